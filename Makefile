@@ -1,0 +1,76 @@
+# make demo   the environment, the bundled model, and a comparison of techniques in reports/demo.html
+# make test   the environment, linters and every test
+# make app    the dashboard      make lab    the notebooks      make bench  the measurements
+# make clean  what the tools left behind; `make distclean` the environment too
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP_FLAGS ?=
+
+.DELETE_ON_ERROR:
+.PHONY: help environment model demo test lint app lab bench clean distclean
+
+help:
+	@sed -n '1,4s/^# //p' Makefile
+
+environment: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) \
+		--constraint constraints.txt --editable ".[test,dev]"
+	@touch $@
+
+model: $(STAMP)
+	@$(BIN)/workbench fetch smollm2-135m
+
+# The first prompt of every task, so that a technique is seen where it helps and where it does not.
+reports/demo.jsonl: $(wildcard data/workbench_data/prompts/*.jsonl)
+	@mkdir -p reports
+	@for file in $^; do sed -n 1p "$$file"; done > $@
+
+demo: model reports/demo.jsonl
+	$(BIN)/workbench compare smollm2-135m --prompts reports/demo.jsonl --max-new-tokens 48 --seed 0 \
+		--technique prompt_lookup \
+		--technique draft_model \
+		--technique unified_layer_skip \
+		--technique streaming_llm \
+		--technique snap_kv:keep=0.5 \
+		--technique random_eviction:keep=0.5 \
+		--technique token_select \
+		--technique entropy_adaptive \
+		--technique prompt_lookup+snap_kv:keep=0.5 \
+		--out reports/demo.html --json reports/demo.json
+	@echo
+	@echo "The report:    reports/demo.html (open it in any browser; it needs no network)"
+	@echo "The dashboard: make app"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+test: $(STAMP) lint model
+	$(BIN)/pytest --cov --cov-report=term
+
+app: model
+	$(BIN)/workbench app
+
+lab: model
+	$(BIN)/jupyter lab notebooks
+
+bench: model
+	@mkdir -p reports
+	@failed=""; for file in tests/benchmarks/bench_*.py; do \
+		echo "== $$file"; $(BIN)/python "$$file" || failed="$$failed $$file"; \
+	done; test -z "$$failed" || { echo "beyond its limit, or red:$$failed"; exit 1; }
+
+clean:
+	rm -rf build dist reports .pytest_cache .ruff_cache .import_linter_cache .coverage .coverage.* htmlcov
+	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV) *.egg-info

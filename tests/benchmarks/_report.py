@@ -1,0 +1,43 @@
+"""What every benchmark needs: refuse on red, pair the timings, write the table."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def passing(*tests: str) -> None:
+    """Run the tests of what is timed; stop here if one fails."""
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "--no-header", *tests], cwd=ROOT, check=False)
+    if done.returncode:
+        sys.exit(f"no report: {' '.join(tests)} failed")
+
+
+def ratio_interval(
+    baseline: Sequence[float], other: Sequence[float], samples: int = 2000
+) -> tuple[float, float, float]:
+    """Median of ``baseline / other`` over paired rounds, and its 95 % bootstrap interval."""
+    ratios = [a / b for a, b in zip(baseline, other, strict=True)]
+    generator = random.Random(0)
+    medians = sorted(statistics.median(generator.choices(ratios, k=len(ratios))) for _ in range(samples))
+    return statistics.median(ratios), medians[int(0.025 * samples)], medians[int(0.975 * samples)]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def write(name: str, note: str, text: str) -> None:
+    """Print a report and keep it under ``reports/``."""
+    folder = ROOT / "reports"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.md").write_text(f"# {name}\n\n{note}\n\n{text}\n", "utf-8")
+    print(f"\n{note}\n\n{text}")

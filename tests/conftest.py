@@ -1,0 +1,45 @@
+"""Shared by all tests: shapes checked at every call, the models, and no network.
+
+``WORKBENCH_TYPECHECK=0`` leaves the checks out, which shows whether a failure is one of types.
+"""
+
+import os
+
+# Before anything imports transformers: no test may reach a hub, and none may say so to a telemetry service.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+from pathlib import Path
+
+import jaxtyping
+import pytest
+
+
+def shaped_modules():
+    """Modules that annotate shapes; only these are checked, as checking every call would slow the decode loop."""
+    root = Path(__file__).resolve().parents[1]
+    for home in (root, root / "kernels"):
+        for file in home.glob("workbench*/**/*.py"):
+            if "from jaxtyping import" in file.read_text("utf-8"):
+                yield ".".join(file.relative_to(home).with_suffix("").parts).removesuffix(".__init__")
+
+
+if os.environ.get("WORKBENCH_TYPECHECK", "1") != "0":
+    jaxtyping.install_import_hook(sorted(shaped_modules()), "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def bundled():
+    """The bundled model with its real weights, in float32 on the CPU; fetched on first use."""
+    import workbench
+
+    return workbench.load("smollm2-135m", dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Make a tiny random model: ``tiny(family)``, with a seed if a second one is wanted."""
+    from workbench.models.tiny import tiny
+
+    return tiny

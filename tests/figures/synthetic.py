@@ -1,0 +1,242 @@
+"""Traces and studies with the shape of real ones, made from a formula and a seed, with a vocabulary full of traps."""
+
+from __future__ import annotations
+
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from workbench import trace
+from workbench.trace import variable
+
+MARKUP = "</script><img src=x onerror=alert(1)>"
+TRAPS = [MARKUP, "\n", " ", "\t", "<b>", "\u202e", "\u2028", "日本", "", '"', "\\", "'", "&amp;", "\x00", "{{", "é"]
+WORDS = [" the", " cap", "ital", " of", " France", " is", " Paris", ".", ",", " and", " def", " return", " extra", "ordinary"]
+VOCABULARY = [*WORDS, *TRAPS]
+
+
+@dataclass
+class Model:
+    """What :func:`workbench.trace.build` asks of a model."""
+
+    name: str = "tiny-llama"
+    revision: str = "none"
+    dtype: str = "float32"
+    device: str = "cpu"
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(VOCABULARY[i] for i in ids)
+
+
+def _dataset(variables: dict[str, xr.Variable], **coords: Any) -> xr.Dataset:
+    return xr.Dataset(variables, {name: np.asarray(values) for name, values in coords.items()})
+
+
+def ids(tokens: int, seed: int = 0) -> np.ndarray:
+    """Token ids with every trap among the last of them."""
+    drawn = np.random.default_rng(seed).integers(0, len(WORDS), tokens)
+    traps = np.arange(len(WORDS), len(VOCABULARY))[: max(tokens - 4, 0)]
+    if len(traps):
+        drawn[-len(traps) :] = traps
+    return drawn
+
+
+def observed(tokens: int = 40, layers: int = 12, heads: int = 6, experts: int = 8, model: str = "tiny-llama") -> xr.DataTree:
+    """A trace with all five probes."""
+    rng = np.random.default_rng(1)
+    depth, blocks = np.arange(-1, layers), np.arange(layers)
+    late = (np.arange(layers + 1) / layers)[:, None]
+    chance = np.clip(0.02 + 0.9 * late**2 * rng.uniform(0.4, 1, (layers + 1, tokens)), 0, 1)
+    top = rng.integers(0, len(VOCABULARY), (layers + 1, tokens, 5))
+    top[layers * 3 // 4 :, :, 0] = top[-1, :, 0]
+    lens = _dataset(
+        {
+            "top_token": variable("layer token candidate", top.astype(np.int32), "token id", "best tokens"),
+            "top_probability": variable(
+                "layer token candidate", chance[..., None] * 0.5 ** np.arange(5), "probability", "their probability"
+            ),
+            "entropy": variable("layer token", 10.8 * (1 - chance), "nats", "entropy"),
+            "kl_to_last": variable("layer token", 9 * (1 - late) * chance, "nats", "KL divergence"),
+            "final_token": variable("token", top[-1, :, 0].astype(np.int32), "token id", "best token"),
+            "final_rank": variable("layer token", (49000 * (1 - late) ** 3 * chance).astype(int), "rank", "rank"),
+            "final_probability": variable("layer token", chance * late, "probability", "probability"),
+            "settle_layer": variable("token", np.full(tokens, layers * 3 // 4 - 1), "layer", "settling layer"),
+        },
+        layer=depth,
+        token=np.arange(tokens),
+        candidate=np.arange(5),
+    )
+    edges = [0, *(2**power for power in range((tokens - 1).bit_length()))]
+    sampled = np.unique(np.linspace(0, tokens - 1, min(256, tokens)).round().astype(int))
+    step, width = -(-len(sampled) // 128), -(-tokens // 128)
+    queries, keys = sampled[::step], np.arange(-(-tokens // width)) * width
+    scores = np.where(keys[None] <= queries[:, None], np.exp(-np.abs(queries[:, None] - keys[None]) / 9) + 0.01, 0)
+    scores[:, 0] += 0.3
+    shares = rng.uniform(0.02, 0.8, (layers, heads))
+    spread = rng.dirichlet(np.ones(len(edges)), (layers, heads))
+    sparsity = _dataset(
+        {
+            "keys_needed": variable(
+                "layer head mass", shares[..., None] * tokens * np.array([0.5, 0.6, 1]), "keys", "keys needed"
+            ),
+            "keys_needed_share": variable("layer head mass", shares[..., None] * [0.5, 0.6, 1], "1", "share needed"),
+            "entropy": variable("layer head", 5 * shares, "nats", "attention entropy"),
+            "first_share": variable("layer head", 1 - shares, "1", "mass on the first 4 tokens"),
+            "recent_share": variable("layer head", shares / 2, "1", "mass on the last 64 tokens"),
+            "distance_histogram": variable("layer head distance_bin", spread, "1", "mass by distance"),
+            "map": variable(
+                "query_bin key_bin", scores / scores.sum(1, keepdims=True), "probability", "attention", layer=3, head=2
+            ),
+        },
+        layer=blocks, head=np.arange(heads), mass=[0.9, 0.95, 0.99], distance_bin=edges, query_bin=queries, key_bin=keys,
+    ).assign_attrs(queries=len(sampled))  # fmt: skip
+    apart = np.abs(depth[:, None] - depth[None])
+    span = np.arange(1, layers + 1)
+    angle = np.where(blocks[:, None] + span[None] <= layers, 0.05 * np.sqrt(span)[None] + 0.002 * blocks[:, None], np.nan)
+    influence = rng.uniform(0.01, 0.3, layers)
+    similarity = _dataset(
+        {
+            "cka": variable("layer other_layer", np.exp(-apart / layers), "1", "linear CKA"),
+            "input_output_cosine": variable("block", 1 - influence, "1", "cosine"),
+            "block_influence": variable("block", influence, "1", "block influence"),
+            "angular_distance": variable("start_layer span", angle, "1", "angular distance"),
+        },
+        layer=depth, other_layer=depth, block=blocks, start_layer=blocks, span=span,
+    )  # fmt: skip
+    pairs = rng.uniform(0, 0.1, (layers, experts, experts))
+    load = rng.dirichlet(np.full(experts, 4.0), layers)
+    mixture = _dataset(
+        {
+            "load": variable("layer expert", load, "1", "share of assignments"),
+            "router_entropy": variable("layer", rng.uniform(1, 2, layers), "nats", "router entropy"),
+            "coactivation": variable("layer expert other_expert", (pairs + pairs.swapaxes(1, 2)) / 2, "1", "share of tokens"),
+        },
+        layer=blocks * 2, expert=np.arange(experts), other_expert=np.arange(experts),
+    )  # fmt: skip
+    residual = _dataset(
+        {
+            "attention_share": variable("block", rng.uniform(0.05, 0.5, layers), "1", "attention share"),
+            "mlp_share": variable("block", rng.uniform(0.1, 0.9, layers), "1", "MLP share"),
+            "attention_cosine": variable("block", rng.uniform(-0.3, 0.3, layers), "1", "attention cosine"),
+            "mlp_cosine": variable("block", rng.uniform(-0.5, 0.3, layers), "1", "MLP cosine"),
+            "skip_kl": variable("block", rng.exponential(0.2, layers) + 6 * (blocks == 0), "nats", "KL when skipped"),
+            "skip_top1_change": variable("block", rng.uniform(0, 0.5, layers), "1", "top token changes"),
+        },
+        block=blocks,
+    )
+    probes = {"logit_lens": lens, "attention_sparsity": sparsity, "layer_similarity": similarity}
+    probes |= {"expert_coactivation": mixture, "residual_contribution": residual}
+    groups = {"tokens": trace.tokens(ids(tokens)), **{f"probes/{name}": data for name, data in probes.items()}}
+    used = range(len(VOCABULARY))
+    return trace.build(groups, model=Model(model), kind="observe", recipe=list(probes), used=used)
+
+
+RUNS = [
+    ("baseline", "", True, 1.0, 0),
+    ("prompt lookup", "prompt_lookup:ngram=3", True, 1.42, 4),
+    ("half the KV cache", "snap_kv:keep=0.5", False, 1.06, 0),
+    ("random eviction", "random_eviction:keep=0.5", False, 1.07, 0),
+    ("layer skip", "unified_layer_skip:speedup=1.5", False, 1.41, 0),
+    ("both <b>&</b> " + MARKUP, "prompt_lookup+snap_kv:keep=0.5", False, 1.44, 4),
+    ("draft model", "draft_model:model=tiny", True, 0.83, 3),
+    ("streaming", "streaming_llm:window=256", False, 1.05, 0),
+]
+
+
+def study(runs: int = 8, prompts: int = 5, repeats: int = 3, tokens: int = 64) -> xr.DataTree:
+    """A study of up to eight runs, whose text holds every trap."""
+    rng = np.random.default_rng(2)
+    shape = (runs, prompts)
+    steps = _steps(rng, shape, tokens)
+    counts = {name: np.nansum(np.where(steps[name] < 0, 0, steps[name]), 2) for name in ("drafted", "accepted", "flops", "bytes")}
+    faster = np.array([run[3] for run in RUNS[:runs]])[:, None, None]
+    seconds = 0.02 * tokens / faster * rng.normal(1, 0.03, (*shape, repeats))
+    loss = np.array([0 if run[2] else 0.03 + 0.04 * i for i, run in enumerate(RUNS[:runs])])[:, None]
+    agreement = np.clip(1 - loss * rng.uniform(0.3, 1.7, shape), 0, 1)
+    exact = np.repeat(np.array([[run[2]] for run in RUNS[:runs]], dtype=int), prompts, 1)
+
+    def by_prompt(values: Any, units: str, name: str) -> xr.Variable:
+        return variable("run prompt", np.broadcast_to(values, shape).astype(float), units, name)
+
+    forwards = (steps["tokens"] >= 0).sum(2)
+    scores = {
+        "new_tokens": by_prompt(tokens, "tokens", "new tokens"),
+        "forwards": by_prompt(forwards, "forwards", "forwards"),
+        "drafted": by_prompt(counts["drafted"], "tokens", "drafted"),
+        "accepted": by_prompt(counts["accepted"], "tokens", "accepted"),
+        "flops": by_prompt(counts["flops"], "FLOP", "operations, counted"),
+        "bytes": by_prompt(counts["bytes"], "bytes", "bytes moved, counted"),
+        "cache_bytes_peak": by_prompt(23e6 * np.where(loss > 0, 0.5, 1), "bytes", "largest cache"),
+        "equal_to_baseline": by_prompt(exact, "1", "equal to the baseline"),
+        "kl": by_prompt((1 - agreement) * 0.8, "nats", "KL divergence"),
+        "top1_agreement": by_prompt(agreement, "1", "top-1 agreement"),
+        "perplexity": by_prompt(6 + 20 * (1 - agreement), "1", "perplexity"),
+        "rouge_l": by_prompt(agreement**2, "1", "ROUGE-L"),
+        "score": by_prompt(np.nan, "1", "task score"),
+    }
+    timing = {
+        "seconds": variable("run prompt repeat", seconds, "s", "wall clock, measured"),
+        "speedup": variable("run prompt repeat", seconds[:1] / seconds, "1", "speed-up, measured"),
+        "tokens_per_second": variable("run prompt repeat", tokens / seconds, "tokens/s", "speed, measured"),
+    }
+    slow = np.array([1.0, 4.0])
+    modelled = {
+        "seconds": variable("run prompt hardware", seconds[..., :1] / 9 * slow, "s", "seconds, modelled"),
+        "speedup": variable("run prompt hardware", (seconds[:1, :, :1] / seconds[..., :1]) ** 1.3 + 0 * slow, "1", "modelled"),
+    }
+    units = {"seconds": "s", "draft_seconds": "s", "layers": "layers", "keys_read": "keys", "flops": "FLOP", "bytes": "bytes"}
+    facts = {name: variable("run prompt step", data, units.get(name, "tokens"), name) for name, data in steps.items()}
+    groups = {
+        "scores": xr.Dataset(scores), "timing": xr.Dataset(timing), "modelled": xr.Dataset(modelled),
+        "steps": xr.Dataset(facts), "text": _text(steps, shape, tokens),
+    }  # fmt: skip
+    named = [
+        {"name": name, "technique": spec, "exact_declared": exact, "simulated": False} for name, spec, exact, *_ in RUNS[:runs]
+    ]
+    asked = [{"id": f"{MARKUP} {i}", "task": "chat", "prompt": f"Say {MARKUP}\nnow\u202e"} for i in range(prompts)]
+    return trace.build(
+        groups, model=Model(), kind="study", recipe=[run["technique"] for run in named], used=range(len(VOCABULARY)),
+        runs=named, prompts=asked, hardware=["H100", "RTX 4090"], baseline=0,
+    )  # fmt: skip
+
+
+def _steps(rng: np.random.Generator, shape: tuple[int, int], tokens: int) -> dict[str, np.ndarray]:
+    names = ("tokens", "drafted", "accepted", "layers")
+    found = {name: np.full((*shape, tokens), -1, dtype=np.int32) for name in names}
+    found |= {name: np.full((*shape, tokens), np.nan) for name in ("keys_read", "seconds", "draft_seconds", "flops", "bytes")}
+    for run, prompt in np.ndindex(shape):
+        left, step, drafts = tokens, 0, RUNS[run][4]
+        while left:
+            accepted = min(int(rng.integers(0, drafts + 1)), left - 1) if step and drafts else 0
+            at = (run, prompt, step)
+            found["tokens"][at], found["accepted"][at], found["drafted"][at] = accepted + 1, accepted, drafts if step else 0
+            found["layers"][at] = 20 if "skip" in RUNS[run][0] else 30
+            found["keys_read"][at] = (200 + tokens - left) * (0.5 if "KV" in RUNS[run][0] else 1)
+            found["seconds"][at] = 0.4 if step == 0 else rng.gamma(40, 0.0005) * (1 + 0.1 * accepted)
+            found["draft_seconds"][at] = 0.0002 * drafts
+            found["flops"][at] = (256 if step == 0 else 1 + drafts) * 2.7e8
+            found["bytes"][at] = 5.4e8 + 2e4 * (tokens - left)
+            left, step = left - accepted - 1, step + 1
+    return found
+
+
+def _text(steps: dict[str, np.ndarray], shape: tuple[int, int], tokens: int) -> xr.Dataset:
+    made, draft = (np.full((*shape, tokens), -1, dtype=np.int32) for _ in range(2))
+    words = np.broadcast_to(ids(tokens, 3), (*shape, tokens)).astype(np.int32)
+    for run, prompt in np.ndindex(shape):
+        count = np.maximum(steps["tokens"][run, prompt], 0)
+        made[run, prompt] = np.repeat(np.arange(len(count)), count)
+        place = np.concatenate([np.arange(n) for n in count])
+        draft[run, prompt] = place < np.repeat(np.maximum(steps["accepted"][run, prompt], 0), count)
+    return xr.Dataset(
+        {
+            "id": variable("run prompt token", words, "token id", "token"),
+            "step": variable("run prompt token", made, "step", "step that made the token"),
+            "accepted_draft": variable("run prompt token", draft, "1", "whether the token came from a draft"),
+        }
+    )
+
+

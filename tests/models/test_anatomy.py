@@ -1,0 +1,98 @@
+"""Every family's steps are the model's own, and a wrong row of the table is caught at load."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from workbench.errors import UnsupportedModel
+from workbench.models.anatomy import Anatomy
+from workbench.models.attention import attention_rows
+from workbench.models.families import FAMILIES
+from workbench.models.proof import prove
+from workbench.models.tiny import tiny
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_proven(family):
+    proof = tiny(family).proof
+    assert proof["logits"] < 1e-4 and proof["attention_row_sum"] < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_residual_stream_of_every_layer_is_the_models_own(family):
+    model = tiny(family)
+    tokens = torch.arange(3, 15)[None]
+    positions = torch.arange(12)
+    hidden = model.hf(tokens, output_hidden_states=True).hidden_states
+    x = model.anatomy.embed(tokens, positions)
+    ropes = model.anatomy.rope(positions)
+    torch.testing.assert_close(x, hidden[0])
+    for block in model.anatomy.blocks[:-1]:
+        query, key, value = block.enter(x, ropes.get(block.rope_kind))
+        rows = attention_rows(query, key, block.scale, block.window)
+        x = block.leave(x, rows @ value.repeat_interleave(block.heads // block.kv_heads, 1))
+        torch.testing.assert_close(x, hidden[block.index + 1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "wrong"),
+    [
+        ("llama", {"mlp_norm": "input_layernorm"}),
+        ("qwen3", {"query_norm": None, "key_norm": None}),
+        ("olmo2", {"attention_post_norm": None}),
+        ("gpt_neox", {"interleaved": False}),
+        ("gpt_neox", {"parallel_residual": None}),
+        ("opt", {"position_offset": 0}),
+        ("gemma3_text", {"window": None}),
+    ],
+)
+def test_a_wrong_row_does_not_pass_the_proof(family, wrong, monkeypatch):
+    hf = tiny(family).hf
+    monkeypatch.setitem(FAMILIES, family, dataclasses.replace(FAMILIES[family], **wrong))
+    with pytest.raises(UnsupportedModel):
+        prove(hf, Anatomy(hf))
+
+
+def test_an_unknown_family_is_refused_and_the_known_ones_are_named():
+    from transformers import BloomConfig, BloomForCausalLM
+
+    hf = BloomForCausalLM(BloomConfig(vocab_size=20, hidden_size=8, n_layer=1, n_head=2))
+    with pytest.raises(UnsupportedModel, match=r"bloom.*Llama.*OLMoE"):
+        Anatomy(hf)
+
+
+def test_an_option_without_support_is_refused(monkeypatch):
+    hf = tiny("opt").hf
+    monkeypatch.setattr(hf.config, "do_layer_norm_before", False)
+    with pytest.raises(UnsupportedModel, match="do_layer_norm_before"):
+        Anatomy(hf)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_joined_projections_share_the_memory_of_the_models_own(family):
+    model = tiny(family)
+    storages = {parameter.untyped_storage().data_ptr() for parameter in model.hf.parameters()}
+    for block in model.anatomy.blocks:
+        assert block.query_key_value.weight.untyped_storage().data_ptr() in storages
+        if block.up is not None:
+            assert block.up.weight.untyped_storage().data_ptr() in storages
+
+
+def test_rotary_tables_grow_with_the_positions_asked():
+    anatomy = tiny("llama").anatomy
+    near, far = anatomy.rope(torch.tensor([5])), anatomy.rope(torch.tensor([5, 5000]))
+    torch.testing.assert_close(near["all"][0][0], far["all"][0][0])
+
+
+def test_experts_agree_with_the_models_own_choice():
+    model = tiny("qwen3_moe")
+    assert [block.router is None for block in model.anatomy.blocks] == [False, True, False, False]
+    block = model.anatomy.blocks[0]
+    logits = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    weights, indices = block.route(logits)
+    _, expected_weights, expected_indices = model.hf.model.layers[0].mlp.gate(
+        logits @ torch.linalg.pinv(block.router.weight.T)
+    )
+    assert torch.equal(indices, expected_indices)
+    torch.testing.assert_close(weights, expected_weights, rtol=1e-3, atol=1e-4)

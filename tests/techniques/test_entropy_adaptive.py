@@ -1,0 +1,79 @@
+"""The switching rule, and both caches right after every switch."""
+
+import math
+import statistics
+
+import pytest
+import torch
+
+from workbench.engine import Decoder, Run, Sampler, generate
+from workbench.models.tiny import tiny
+from workbench.techniques import EntropyAdaptive
+
+PROMPT = list(range(3, 23))
+
+
+def switch(**settings):
+    run = Run(tiny("llama"), tuple(PROMPT), 10, Sampler(), 0)
+    return EntropyAdaptive(small="/2", **settings).start(run)
+
+
+def test_rolling_mean_in_bits_decides():
+    policy = switch(threshold=1.0, window=2, dwell=1)
+    bits = [None, 3.0, 0.5, 0.2, 0.1, 1.0, 2.0]
+    chosen = [policy.choose_model(None if b is None else b * math.log(2)) for b in bits]
+    # means over two: 3.0, 1.75, 0.35, 0.15, 0.55, 1.5
+    assert chosen == [0, 0, 0, 1, 1, 1, 0]
+
+
+def test_a_switch_is_followed_by_a_rest():
+    policy = switch(threshold=1.0, window=1, dwell=3)
+    chosen = [policy.choose_model(value) for value in (None, 0.0, 0.0, 0.0, 9.0, 9.0, 9.0, 9.0)]
+    assert chosen == [0, 0, 0, 1, 1, 1, 0, 0]
+
+
+def halfway(model):
+    """A technique whose threshold splits this model's own entropies in two halves, so that both models write."""
+    alone = EntropyAdaptive(small="/3", threshold=0.0)
+    steps = list(generate(model, PROMPT, [alone], max_new_tokens=30, stop_tokens=()))
+    middle = statistics.median(step.entropy for step in steps) / math.log(2)
+    return EntropyAdaptive(small="/3", threshold=middle, window=1, dwell=1)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2", "mixtral"])
+def test_every_token_is_what_its_model_says_of_the_whole_text(family):
+    model = tiny(family)
+    technique = halfway(model)
+    steps = list(generate(model, PROMPT, [technique], max_new_tokens=30, stop_tokens=()))
+    models = {model.name: model, f"{model.name}/3": model.shallow(3)}
+    assert {step.model for step in steps} == set(models), "both models must write for this to show anything"
+    text = list(PROMPT)
+    for step in steps:
+        fresh = Decoder(models[step.model]).forward(text)[0]
+        assert step.tokens == (int(fresh.argmax()),)
+        text += step.tokens
+
+
+def test_catching_up_takes_one_forward():
+    model = tiny("llama")
+    technique = halfway(model)
+    steps = list(generate(model, PROMPT, [technique], max_new_tokens=30, stop_tokens=()))
+    switched = [b for a, b in zip(steps, steps[1:], strict=False) if a.model != b.model]
+    assert switched and {step.forwards for step in steps} <= {1, 2, 3}
+
+
+@pytest.mark.bundled
+def test_a_higher_threshold_saves_more_and_costs_quality(bundled):
+    from workbench.engine import teacher_force
+    from workbench.tasks import encode_prompt, load_prompts
+
+    ids = encode_prompt(bundled.tokenizer, load_prompts("summarising", limit=1)[0])[:140]
+    losses, flops = [], []
+    for threshold in (0.0, 2.0, 32.0):
+        technique = EntropyAdaptive(small="/0.8", threshold=threshold, dwell=1)
+        logits = torch.cat(list(teacher_force(bundled, ids[:100], ids[100:], [technique])))
+        losses.append(float(torch.nn.functional.cross_entropy(logits, torch.tensor(ids[100:]))))
+        steps = list(generate(bundled, ids[:100], [technique], max_new_tokens=24, stop_tokens=()))
+        flops.append(sum(step.flops for step in steps[12:]))
+    assert losses[0] < losses[2] and flops[2] < flops[0]
+    assert losses[0] <= losses[1] <= losses[2]

@@ -1,0 +1,56 @@
+"""Layers that run follow from the target alone; quality falls with it, and less than when they are cut off the end."""
+
+import pytest
+import torch
+
+from workbench.engine import generate, teacher_force
+from workbench.models.load import evenly
+from workbench.models.tiny import tiny
+from workbench.techniques import UnifiedLayerSkip
+
+
+@pytest.mark.parametrize(("speedup", "kept"), [(1.0, 30), (1.25, 24), (1.5, 20), (2.0, 15), (3.0, 10)])
+def test_the_number_of_layers_follows_from_the_target(speedup, kept):
+    layers = UnifiedLayerSkip(speedup=speedup).kept(30)
+    assert len(layers) == kept and layers[0] == 0 and layers[-1] == 29
+    gaps = [b - a for a, b in zip(layers, layers[1:], strict=False)]
+    assert max(gaps) - min(gaps) <= 1
+
+
+@pytest.mark.parametrize("total", range(2, 40))
+def test_evenly_gives_as_many_layers_as_asked(total):
+    for kept in range(2, total + 1):
+        assert len(evenly(total, kept)) == kept
+
+
+def test_skipped_layers_hold_no_keys_and_are_not_run():
+    model = tiny("llama", layers=6)
+    steps = list(generate(model, list(range(3, 20)), [UnifiedLayerSkip(speedup=2.0)], max_new_tokens=6, stop_tokens=()))
+    assert {step.layers for step in steps} == {(0, 2, 5)}
+    assert [kept > 0 for kept in steps[-1].keys_kept] == [True, False, True, False, False, True]
+
+
+def test_equals_a_model_that_has_only_those_layers():
+    model = tiny("llama", layers=6)
+    continuation = list(range(30, 40))
+    skipped = torch.cat(list(teacher_force(model, [5, 6, 7], continuation, [UnifiedLayerSkip(speedup=2.0)])))
+    cut = torch.cat(list(teacher_force(model.shallow(3), [5, 6, 7], continuation)))
+    torch.testing.assert_close(skipped, cut)
+
+
+@pytest.mark.bundled
+def test_spread_skipping_hurts_less_than_cutting_off_the_last_layers(bundled):
+    from workbench.tasks import encode_prompt, load_prompts
+
+    class LastLayersOff(UnifiedLayerSkip):
+        def kept(self, layers):
+            return list(range(len(super().kept(layers))))
+
+    spread, cut = [], []
+    for prompt in load_prompts("mixed", limit=4):
+        ids = encode_prompt(bundled.tokenizer, prompt)[:200]
+        reference = torch.tensor(ids[101:])
+        for kind, losses in ((UnifiedLayerSkip, spread), (LastLayersOff, cut)):
+            logits = torch.cat(list(teacher_force(bundled, ids[:101], ids[101:], [kind(speedup=1.25)])))
+            losses.append(float(torch.nn.functional.cross_entropy(logits, reference[: len(logits)])))
+    assert sum(spread) < sum(cut), (spread, cut)

@@ -1,0 +1,223 @@
+"""The house rules that a machine can hold: what is where, what is registered, what is tested and what is documented."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from workbench.registry import PROBES, TECHNIQUES, snake_case
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = {
+    "workbench": ROOT / "workbench",
+    "workbench_app": ROOT / "app" / "workbench_app",
+    "workbench_kernels": ROOT / "kernels" / "workbench_kernels",
+    "workbench_data": ROOT / "data" / "workbench_data",
+}
+SKIPPED_FOLDERS = {".git", ".venv", "build", "dist", "reports", "runs", "__pycache__", ".ipynb_checkpoints"}
+LONGEST = 300  # lines
+
+
+def sources():
+    """Every Python file of the project, as paths from its root."""
+    files = (file.relative_to(ROOT) for file in ROOT.rglob("*.py"))
+    return sorted(file for file in files if not SKIPPED_FOLDERS & set(file.parts) and not file.parts[0].startswith("."))
+
+
+def modules():
+    """Every module of the packages, by its import name."""
+    found = []
+    for package, folder in PACKAGES.items():
+        for file in sorted(folder.rglob("*.py")):
+            parts = (package, *file.relative_to(folder).with_suffix("").parts)
+            found.append(".".join(parts).removesuffix(".__init__"))
+    return found
+
+
+def files_of(kind):
+    """The files of techniques or of probes, without those that are not one."""
+    return sorted(file for file in (ROOT / "workbench" / kind).rglob("*.py") if not file.name.startswith("_"))
+
+
+def registered():
+    """Import the techniques and probes; return their registries by the name of their folder."""
+    importlib.import_module("workbench.techniques")
+    importlib.import_module("workbench.probes")
+    return {"techniques": TECHNIQUES, "probes": PROBES}
+
+
+# What is where
+
+
+def test_packages_are_there():
+    for folder in PACKAGES.values():
+        assert (folder / "__init__.py").is_file(), f"{folder} has no __init__.py"
+    for shadow in ("kernels", "app", "data"):  # a package named kernels would hide a library that transformers imports
+        assert not (ROOT / shadow / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("name", modules())
+def test_every_module_imports(name):
+    importlib.import_module(name)
+
+
+@pytest.mark.parametrize("file", sources(), ids=str)
+def test_a_file_is_short_or_says_why_not(file):
+    text = (ROOT / file).read_text("utf-8")
+    if len(text.splitlines()) > LONGEST and file.parts[0] != "tests":
+        assert "length" in (ast.get_docstring(ast.parse(text)) or "").lower(), (
+            f"{file} has more than {LONGEST} lines: split it, or argue its length in its head"
+        )
+
+
+def test_the_registry_stays_small():
+    assert len((ROOT / "workbench" / "registry.py").read_text().splitlines()) <= 50
+
+
+def test_importing_the_library_runs_nothing_and_loads_no_torch():
+    code = "import sys, workbench; assert not {'torch', 'transformers', 'altair', 'gradio'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# Techniques and probes
+
+
+@pytest.mark.parametrize("kind", ["techniques", "probes"])
+def test_every_file_registers_one_class_and_every_class_has_a_file(kind):
+    homes = {}
+    for cls in registered()[kind].values():
+        homes.setdefault(cls.__module__, []).append(cls.__name__)
+    prefix = f"workbench.{kind}."
+    homes = {module: names for module, names in homes.items() if module.startswith(prefix)}
+    files = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files_of(kind)]
+    assert sorted(homes) == sorted(files)
+    for module, names in homes.items():
+        assert len(names) == 1, f"{module} registers {names}"
+        assert module.rpartition(".")[2] == snake_case(names[0]), f"{module} holds {names[0]}"
+
+
+@pytest.mark.parametrize("kind", ["techniques", "probes"])
+def test_every_technique_and_probe_is_tested_documented_and_public(kind):
+    public = importlib.import_module(f"workbench.{kind}")
+    for file in files_of(kind):
+        test = ROOT / "tests" / file.relative_to(ROOT / "workbench").with_name(f"test_{file.name}")
+        assert test.is_file(), f"{file.name} has no {test.relative_to(ROOT)}"
+        tree = ast.parse(test.read_text("utf-8"))
+        names = [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        assert any(name.startswith("test_") for name in names), f"{test.name} tests nothing"
+    for name, cls in registered()[kind].items():
+        assert re.search(r"\b(19|20)\d\d\b", cls.paper), f"{name}: its paper has no year"
+        assert getattr(public, cls.__name__) is cls, f"{name} is not among the public names"
+        assert "Paper" in (importlib.import_module(cls.__module__).__doc__ or ""), f"{name}: no Paper in its head"
+
+
+def test_techniques_import_neither_one_another_nor_probes():
+    for file in files_of("techniques"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                named = [f"{node.module}.{alias.name}" if node.level == 0 else "." for alias in node.names]
+            elif isinstance(node, ast.Import):
+                named = [alias.name for alias in node.names]
+            else:
+                continue
+            for name in named:
+                allowed = name.startswith("workbench.techniques._")
+                refused = re.match(r"\.|workbench\.(techniques|probes)\b", name)
+                assert allowed or not refused, f"{file.name} imports {name}"
+
+
+def technique_table():
+    """The README's table as the registry says it."""
+    lines = ["| name | slots | exact | paper |", "| --- | --- | --- | --- |"]
+    for name, cls in registered()["techniques"].items():
+        lines.append(f"| `{name}` | {', '.join(cls.slots)} | {'yes' if cls.exact else 'no'} | {cls.paper} |")
+    return "\n".join(lines)
+
+
+def test_the_readme_lists_the_techniques_of_the_registry():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    found = re.search(r"(?s)<!-- techniques -->\n(.*?)\n<!-- /techniques -->", readme)
+    assert found, "README.md has no <!-- techniques --> … <!-- /techniques -->"
+    assert found[1].strip() == technique_table(), "run: .venv/bin/python tests/test_architecture.py"
+
+
+# Packaging
+
+
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+def requirements(lines):
+    parsed = (Requirement(line) for line in lines)
+    return {(each.name.lower(), str(each.specifier), str(each.marker or "")) for each in parsed}
+
+
+def test_the_conda_environment_agrees_with_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
+    plain = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    (nested,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    assert f"python{project()['requires-python']}" in plain
+    extras = project()["optional-dependencies"]
+    wanted = requirements(project()["dependencies"] + extras["test"] + extras["dev"])
+    assert requirements(line for line in nested if not line.startswith("-")) == wanted
+
+
+def test_the_constraints_pin_every_requirement_within_its_range():
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    extras = project()["optional-dependencies"]
+    for line in project()["dependencies"] + extras["test"] + extras["dev"]:
+        wanted = Requirement(line)
+        pinned = pins.get(wanted.name.lower())
+        assert pinned is not None, f"{wanted.name} is not pinned"
+        assert wanted.specifier.contains(pinned), f"{wanted.name} {pinned} is outside {wanted.specifier}"
+    assert pins["torch"] == "2.13.0"
+
+
+# What must not be in the tree
+
+
+def tracked():
+    """Files that git knows or would take, where there is a git; else none are checked and the test says so."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an unpacked source archive has no git to list files")
+def test_no_file_is_large_or_names_a_place_on_one_machine():
+    place = re.compile(rb"/(?:home|root|Users)/\w|/work/\w|[A-Z]:\\Users")
+    for file in tracked():
+        assert file.stat().st_size <= 1_000_000, f"{file.relative_to(ROOT)} is too large to commit"
+        if file.suffix not in {".png", ".safetensors", ".woff2", ".ico"}:
+            found = place.search(file.read_bytes())
+            assert not found, f"{file.relative_to(ROOT)} names {found[0].decode()}"
+
+
+def test_no_test_is_skipped_without_a_reason():
+    for file in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            place = f"{file.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                bare = {"pytest.mark.skip", "pytest.mark.xfail"} & {ast.unparse(each) for each in node.decorator_list}
+                assert not bare, f"{place} has {bare} without a reason"
+            if isinstance(node, ast.Call):
+                called, keywords = ast.unparse(node.func), {keyword.arg for keyword in node.keywords}
+                if called in {"pytest.mark.skipif", "pytest.mark.xfail"}:
+                    assert "reason" in keywords, f"{place} skips without a reason"
+                if called in {"pytest.skip", "pytest.mark.skip", "pytest.xfail"}:
+                    assert node.args or "reason" in keywords, f"{place} skips without a reason"
+
+
+if __name__ == "__main__":  # write the table into the README
+    written = ROOT / "README.md"
+    around = re.compile(r"(?s)(<!-- techniques -->\n).*?(\n<!-- /techniques -->)")
+    written.write_text(around.sub(lambda found: found[1] + technique_table() + found[2], written.read_text("utf-8")))

@@ -1,0 +1,75 @@
+"""Dynamic-inference workbench: one instrumented decode loop, techniques and probes on it, and what they say.
+
+>>> import workbench as wb                                               # doctest: +SKIP
+>>> model = wb.load("smollm2-135m")                                      # doctest: +SKIP
+>>> seen = wb.observe(model, "The capital of France is", [wb.probes.LogitLens(top_k=5)])      # doctest: +SKIP
+>>> study = wb.compare(model, prompts, {"lookup": [wb.techniques.PromptLookup()]})            # doctest: +SKIP
+
+Public names arrive when they are first asked for: importing this package runs nothing and loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workbench import cost, figures, metrics, models, probes, tasks, techniques, trace
+    from workbench.engine.generate import generate
+    from workbench.models.load import load
+    from workbench.studies.compare import compare
+    from workbench.studies.observe import observe
+    from workbench.studies.run import run
+    from workbench.studies.study import Study
+
+    __version__: str
+
+_OBJECTS = {
+    "Study": "workbench.studies.study",
+    "compare": "workbench.studies.compare",
+    "generate": "workbench.engine.generate",
+    "load": "workbench.models.load",
+    "observe": "workbench.studies.observe",
+    "run": "workbench.studies.run",
+}
+_MODULES = ("cost", "figures", "metrics", "models", "probes", "tasks", "techniques", "trace")
+
+__all__ = [
+    "Study",
+    "__version__",
+    "compare",
+    "cost",
+    "figures",
+    "generate",
+    "load",
+    "metrics",
+    "models",
+    "observe",
+    "probes",
+    "run",
+    "tasks",
+    "techniques",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _OBJECTS:
+        found = getattr(importlib.import_module(_OBJECTS[name]), name)
+    elif name in _MODULES:
+        found = importlib.import_module(f"workbench.{name}")
+    elif name == "__version__":
+        from importlib import metadata
+
+        try:
+            found = metadata.version("dynamic-inference-workbench")
+        except metadata.PackageNotFoundError:  # a source tree on the path that was never installed
+            found = "0+unknown"
+    else:
+        raise AttributeError(f"module 'workbench' has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,327 @@
+"""The shell's way in: ``workbench models|techniques|probes|fetch|observe|compare|app``.
+
+The names of commands and options are stable. What a person got wrong is one line on stderr and exit code 2; what went
+wrong in running is one line and exit code 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import workbench as wb
+from workbench.errors import CorruptModel, NumericalError, OutOfMemory, PromptError, SettingError, WorkbenchError
+
+_RUNNING = (CorruptModel, NumericalError, OutOfMemory)
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except WorkbenchError as error:
+            line = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
+            typer.echo(f"workbench: {line}", err=True)
+            raise typer.Exit(1 if isinstance(error, _RUNNING) else 2) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Run inference techniques beside their baseline, observe a model, and see what each token cost.",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A bundled name, a Hugging Face id, or a local folder or GGUF file.")]
+Prompt = Annotated[list[str] | None, typer.Option("--prompt", help="A prompt, given to the model as it is; repeatable.")]
+Prompts = Annotated[str | None, typer.Option(help="A JSON Lines file, or the name of a bundled task.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only so many prompts of --prompts.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Device = Annotated[str | None, typer.Option(help="By default a GPU if there is one.")]
+
+
+def main() -> None:
+    """Entry point of the ``workbench`` command."""
+    app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"workbench {wb.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the bundled models and the supported families."""
+    rows = [
+        {
+            "name": row.name,
+            "description": row.description,
+            "licence": row.licence,
+            "terms": row.terms,
+            "fetched": wb.models.bundled.installed(row.name) is not None,
+        }
+        for row in wb.models.bundled.BUNDLED.values()
+    ]
+    families = list(wb.models.FAMILIES)
+    if as_json:
+        _print_json({"bundled": rows, "families": families})
+        return
+    for row in rows:
+        state = "fetched" if row["fetched"] else f"not fetched: workbench fetch {row['name']}"
+        typer.echo(f"{row['name']:<16} {row['description']} ({row['licence']}; {state})")
+    typer.echo(f"families: {', '.join(families)}; from Hugging Face ids or local folders")
+
+
+@app.command()
+def techniques(
+    as_json: AsJson = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the README.")] = False,
+) -> None:
+    """List the techniques with slots, settings and papers."""
+    rows = [
+        {**_about(name, cls), "slots": list(cls.slots), "exact": cls.exact}
+        for name, cls in _registered("techniques").items()
+    ]
+    if as_json:
+        _print_json(rows)
+    elif markdown:
+        typer.echo("| name | slots | exact | paper |\n| --- | --- | --- | --- |")
+        for row in rows:
+            exact = "yes" if row["exact"] else "no"
+            typer.echo(f"| `{row['name']}` | {', '.join(row['slots'])} | {exact} | {row['paper']} |")
+    else:
+        _print_rows(rows, lambda row: f"{', '.join(row['slots'])}; {'exact' if row['exact'] else 'may differ'}")
+
+
+@app.command()
+def probes(as_json: AsJson = False) -> None:
+    """List the probes with the sites they read, settings and papers."""
+    rows = [{**_about(name, cls), "sites": list(cls.sites)} for name, cls in _registered("probes").items()]
+    if as_json:
+        _print_json(rows)
+    else:
+        _print_rows(rows, lambda row: ", ".join(row["sites"]))
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A bundled model; see: workbench models.")],
+    accept_terms: Annotated[bool, typer.Option(help="You have read and accept the model's terms.")] = False,
+) -> None:
+    """Fetch a bundled model into the cache, its checksum verified."""
+    bundled = wb.models.bundled
+    row = bundled.BUNDLED.get(name)
+    if row is not None and row.terms and not accept_terms and bundled.installed(name) is None:
+        with contextlib.suppress(WorkbenchError):  # without an index the refusal below still names their address
+            typer.echo(bundled.terms(name))
+    typer.echo(bundled.fetch(name, accept_terms, lambda line: typer.echo(line, err=True)))
+
+
+@app.command()
+def observe(
+    model: Model,
+    probe: Annotated[list[str], typer.Option(help="NAME[:key=value,…]; repeatable.")],
+    out: Annotated[Path, typer.Option(help="A file that ends in .html, .zarr or .nc.")],
+    prompt: Prompt = None,
+    prompts: Prompts = None,
+    limit: Limit = None,
+    dtype: Dtype = "float32",
+    device: Device = None,
+) -> None:
+    """Run prompts through a model and let probes read it; one file for each prompt, named after its id if several."""
+    from workbench.settings import parse
+
+    chosen = [built for spec in probe for built in parse(spec, _registered("probes"))]
+    if not chosen:
+        raise SettingError(f"give at least one --probe; known: {', '.join(_registered('probes'))}")
+    asked = _prompts(prompt, prompts, limit)
+    files = [_place(out, (".html", ".zarr", ".nc"), None if len(asked) == 1 else name) for name, _ in asked]
+    loaded = wb.load(model, dtype, device)
+    for file, (name, each) in zip(files, asked):
+        text = each if isinstance(each, str) else wb.tasks.encode_prompt(loaded.tokenizer, each)
+        tree = wb.observe(loaded, text, chosen)
+        if file.suffix == ".html":
+            wb.figures.report(tree, file, title=f"{loaded.name}: {name}")
+        else:
+            wb.trace.save(tree, file)
+        typer.echo(file)
+
+
+@app.command()
+def compare(
+    model: Model,
+    technique: Annotated[
+        list[str] | None, typer.Option(help="SPEC: name[:key=value,…], several in one run joined by +; repeatable.")
+    ] = None,
+    prompt: Prompt = None,
+    prompts: Prompts = None,
+    limit: Limit = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    dtype: Dtype = "float32",
+    device: Device = None,
+    seed: int = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed generations of every run on every prompt.")] = 2,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    ignore_stop: Annotated[bool, typer.Option("--ignore-stop", help="Go on after a stop token.")] = False,
+    quality: Annotated[bool, typer.Option(help="Measure the teacher-forced quality.")] = True,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Use the compiled single-token step.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The report (.html), or the study itself (.zarr, .nc).")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the runs' numbers as JSON.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="A folder that keeps what is finished, to go on from.")] = None,
+) -> None:
+    """Run techniques beside the baseline on the same prompts, and print quality and cost."""
+    from workbench.settings import parse
+
+    recipes: dict[str, list[Any]] = {"baseline": []}
+    for spec in technique or []:
+        if spec in recipes and spec != "baseline":
+            raise SettingError(f"--technique {spec} is given twice")
+        recipes[spec] = parse(spec, _registered("techniques"))
+    out = out and _place(out, (".html", ".zarr", ".nc"))
+    json_file = json_file and _place(json_file, (".json",))
+    asked = [each for _, each in _prompts(prompt, prompts, limit)]
+    loaded = wb.load(model, dtype, device)
+    cancel = threading.Event()
+    with _interrupt(cancel):
+        study = wb.compare(
+            loaded, asked, recipes, max_new_tokens, repeats, temperature, top_p, top_k, seed,
+            _progress(), cancel, quality, () if ignore_stop else None, None, resume, compiled=compiled,
+        )  # fmt: skip
+    for line in study.lines():
+        typer.echo(line)
+    if json_file:
+        study.to_json(json_file)
+    if out:
+        (study.save_html if out.suffix == ".html" else study.save)(out)
+        typer.echo(f"written: {out}")
+    if study.partial:
+        raise typer.Exit(130)
+    if study.runs[0]["failed"] is not None:
+        raise typer.Exit(1)
+
+
+@app.command("app")
+def dashboard(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where on this machine it listens.")] = 7860,
+) -> None:
+    """Open the dashboard in the browser's reach, on this machine only."""
+    from workbench_app.main import launch
+
+    launch(port=port)
+
+
+def _registered(kind: str) -> Any:
+    from workbench import registry
+
+    getattr(wb, kind)  # importing them fills the registry
+    return {"techniques": registry.TECHNIQUES, "probes": registry.PROBES}[kind]
+
+
+def _about(name: str, cls: type) -> dict[str, Any]:
+    from workbench.settings import describe
+
+    summary = (cls.__doc__ or "").strip().splitlines()[0]
+    return {"name": name, "class": cls.__name__, "summary": summary, "paper": cls.paper, "settings": describe(cls)}
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_rows(rows: list[dict[str, Any]], facts: Callable[[dict[str, Any]], str]) -> None:
+    for row in rows:
+        typer.echo(f"{row['name']}  ({facts(row)})\n    {row['summary']}\n    {row['paper']}")
+        for name, field in row["settings"].items():
+            typer.echo(f"      {name}={field.get('default')}  {_bounds(field)}{field.get('description', '')}")
+
+
+def _bounds(field: dict[str, Any]) -> str:
+    if "enum" in field:
+        return f"({' | '.join(map(str, field['enum']))}) "
+    low, high = field.get("minimum", field.get("exclusiveMinimum")), field.get("maximum", field.get("exclusiveMaximum"))
+    return "" if low is None and high is None else f"({'' if low is None else low} … {'' if high is None else high}) "
+
+
+def _prompts(texts: list[str] | None, source: str | None, limit: int | None) -> list[tuple[str, Any]]:
+    """Prompts by id, from exactly one of the two options."""
+    if bool(texts) == bool(source):
+        raise PromptError("give either --prompt TEXT or --prompts FILE")
+    if texts:
+        return [(f"prompt-{place + 1}", text) for place, text in enumerate(texts)]
+    return [(prompt.id, prompt) for prompt in wb.tasks.load_prompts(source, limit)]
+
+
+def _place(file: Path, suffixes: tuple[str, ...], name: str | None = None) -> Path:
+    """Where to write, refused now rather than after the work; with a name, that of one file of several."""
+    if file.suffix not in suffixes:
+        raise SettingError(f"{file} should end in {' or '.join(suffixes)}")
+    if name is not None:
+        file = file.with_name(f"{file.stem}-{re.sub(r'[^A-Za-z0-9_-]+', '-', name)}{file.suffix}")
+    if file.is_dir():
+        raise SettingError(f"{file} exists already: choose another name")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError(f"{file.parent} cannot be made: {error.strerror}") from error
+    return file
+
+
+def _progress() -> Callable[[int, int, str], None]:
+    """Progress on stderr: one line rewritten on a terminal, else a line for every tenth part."""
+    terminal, said = sys.stderr.isatty(), -1
+
+    def say(done: int, total: int, message: str) -> None:
+        nonlocal said
+        line = f"[{done}/{total}] {''.join(c if c.isprintable() else ' ' for c in message)}"
+        if terminal:
+            typer.echo(f"\r{line[:100]:<100}" + ("\n" if done == total else ""), nl=False, err=True)
+        elif (tenth := 10 * done // total) > said:
+            said = tenth
+            typer.echo(line, err=True)
+
+    return say
+
+
+@contextlib.contextmanager
+def _interrupt(cancel: threading.Event) -> Iterator[None]:
+    """The first Ctrl-C ends the study with what it has, the second ends the program."""
+
+    def stop(number: int, frame: Any) -> None:
+        if cancel.is_set():
+            raise KeyboardInterrupt
+        cancel.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

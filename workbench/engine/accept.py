@@ -1,0 +1,83 @@
+"""Which drafted tokens are kept: greedy match, and rejection that preserves the sampled distribution.
+
+Source
+------
+Leviathan et al., Fast Inference from Transformers via Speculative Decoding, 2022, arXiv 2211.17192; Chen et al.,
+Accelerating Large Language Model Decoding with Speculative Sampling, 2023, arXiv 2302.01318; siblings of a tree one
+after the other as in Miao et al., SpecInfer, 2023, arXiv 2305.09781.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from workbench.engine.sampling import Sampler
+from workbench.engine.slots import Draft
+
+
+def accept(draft: Draft, logits: Tensor, sampler: Sampler) -> tuple[list[int], int]:
+    """Walk down a draft as far as the model agrees.
+
+    Parameters
+    ----------
+    draft : Draft
+        A chain or a tree.
+    logits : Tensor [1 + nodes, vocabulary]
+        The model's logits before the first node (row 0) and after every node.
+    sampler : Sampler
+        Greedy: a node is kept if it is the most probable token. Sampled: a node drawn from q is kept with probability
+        min(1, p / q), otherwise the next sibling is tried against the residual max(0, p - q), normalised; a node chosen
+        without chance counts as drawn from a distribution that has only it. The result is distributed as p.
+
+    Returns
+    -------
+    path : list of int
+        Nodes kept.
+    next_token : int
+        The model's own token after them.
+    """
+    children: dict[int, list[int]] = {}
+    for node in range(len(draft.tokens)):
+        children.setdefault(draft.parent(node), []).append(node)
+    return _greedy(draft, logits, children) if sampler.greedy else _sampled(draft, logits, sampler, children)
+
+
+def _greedy(draft: Draft, logits: Tensor, children: dict[int, list[int]]) -> tuple[list[int], int]:
+    best = logits.argmax(-1).tolist()
+    path: list[int] = []
+    here = -1
+    while True:
+        match = [node for node in children.get(here, ()) if draft.tokens[node] == best[here + 1]]
+        if not match:
+            return path, best[here + 1]
+        here = match[0]
+        path.append(here)
+
+
+def _sampled(
+    draft: Draft, logits: Tensor, sampler: Sampler, children: dict[int, list[int]]
+) -> tuple[list[int], int]:
+    path: list[int] = []
+    here = -1
+    while True:
+        target = sampler.distribution(logits[here + 1])
+        kept = None
+        for node in children.get(here, ()):
+            token = draft.tokens[node]
+            if draft.probabilities is None:
+                drawn_from = torch.zeros_like(target)
+                drawn_from[token] = 1.0
+            else:
+                drawn_from = draft.probabilities[node].to(target)
+            if sampler.chance.flip(min(1.0, float(target[token] / drawn_from[token]))):
+                kept = node
+                break
+            residual = (target - drawn_from).clamp_(min=0)
+            total = residual.sum()
+            # Rounding can leave nothing where p and q are equal; then p itself is the right law.
+            target = residual / total if total > 0 else target
+        if kept is None:
+            return path, sampler.chance.draw(target)
+        here = kept
+        path.append(here)

@@ -1,0 +1,90 @@
+"""The single-token step, compiled: everything between two attentions as one kernel.
+
+Attention and the cache stay outside, so eviction, selection and switching work unchanged. Layers of the same structure
+share one compiled function, since their weights are its arguments. Compiling takes some seconds once per model and is
+reported; where it fails (no C++ compiler, say) the plain steps run and the reason is kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from workbench.models.anatomy import Anatomy
+from workbench.models.block import Block, Rope
+
+_KNOWN: WeakKeyDictionary[Anatomy, CompiledSteps] = WeakKeyDictionary()
+
+
+class CompiledSteps:
+    """Compiled ``leave`` and ``enter`` of neighbouring blocks, for one token.
+
+    Attributes
+    ----------
+    warm_up_seconds : float
+        Wall clock that compiling took.
+    failure : str
+        Why nothing was compiled; empty if all is well.
+    """
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        self._blocks = [copy.copy(block) for block in anatomy.blocks]
+        for block in self._blocks:
+            block.multiply = _sum_of_products
+        self._between = torch.compile(_leave_and_enter, dynamic=False)
+        self.warm_up_seconds = 0.0
+        self.failure = ""
+        self._warm_up(anatomy)
+
+    def usable(self, index: int, upcoming: int | None) -> bool:
+        """Whether the step from one block to the next is compiled: both are dense, and compiling worked."""
+        dense = self._blocks[index].router is None
+        return not self.failure and upcoming is not None and dense
+
+    def leave_and_enter(
+        self, index: int, upcoming: int, x: Tensor, attended: Tensor, ropes: dict[str, Rope]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Residual stream after block ``index``, and queries, keys and values of block ``upcoming``."""
+        block, following = self._blocks[index], self._blocks[upcoming]
+        after, query, key, value = self._between(block, following, x, attended, ropes.get(following.rope_kind))
+        return after, (query, key, value)
+
+    @torch.inference_mode()
+    def _warm_up(self, anatomy: Anatomy) -> None:
+        start = time.perf_counter()
+        position = torch.zeros(1, dtype=torch.long, device=anatomy.device)
+        ropes = anatomy.rope(position)
+        x = anatomy.embed(position[None], position)
+        try:
+            for index in range(len(self._blocks) - 1):
+                if self.usable(index, index + 1):
+                    block = self._blocks[index]
+                    attended = x.new_zeros(1, block.heads, 1, block.head_dim)
+                    self.leave_and_enter(index, index + 1, x, attended, ropes)
+        except Exception as error:  # the compiler raises whatever its backends raise
+            self.failure = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        self.warm_up_seconds = time.perf_counter() - start
+
+
+def compiled_steps(anatomy: Anatomy) -> CompiledSteps:
+    """The compiled steps of a model; compiled at the first call, kept as long as the model lives."""
+    if anatomy not in _KNOWN:
+        _KNOWN[anatomy] = CompiledSteps(anatomy)
+    return _KNOWN[anatomy]
+
+
+def _leave_and_enter(
+    block: Block, following: Block, x: Tensor, attended: Tensor, rope: Rope | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    after = block.leave(x, attended)
+    return (after, *following.enter(after, rope))
+
+
+def _sum_of_products(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """One row times a weight as a reduction, which the compiler fuses with what stands before it."""
+    product = (weight.float() * x.float().view(1, -1)).sum(-1).to(x.dtype).view(1, 1, -1)
+    return product if bias is None else product + bias

@@ -1,0 +1,253 @@
+"""One model with its cache and its policies: every forward of the loop goes through here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from workbench.cost.count import BlockCost
+from workbench.engine.attention import ancestors, attend, mean_keys, node_depths, visible
+from workbench.engine.cache import KeyValueCache, LayerCache
+from workbench.models import Block, Model
+
+Watch = Callable[[str, int, Any], None]
+
+
+class Decoder:
+    """A model, its key-value cache, and the policies that decide what runs in it.
+
+    Parameters
+    ----------
+    model : Model
+    reserve : int
+        Tokens to make room for after the prompt.
+    policies : dict of str to object
+        Policy of each slot among ``context``, ``depth``, ``experts``, ``attention`` and ``cache``; missing ones run
+        everything.
+    watch : callable, optional
+        ``watch(site, layer, value)`` is told every site as it passes; see :data:`workbench.models.SITES`. The value of
+        ``query_key_value`` is a tuple of three; of the others a tensor.
+    compiled : bool
+        Whether single-token passes use the compiled steps of :mod:`workbench.engine.compiled`; policies that look
+        inside a block fall back to the plain ones.
+
+    Attributes
+    ----------
+    layers_run, keys_read, experts_run : list
+        What ran since :meth:`reset_counts`: layer numbers, mean keys read by a query of each, experts of each sparse
+        layer.
+    flops, bytes, forwards : int
+        Counted since then.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        reserve: int = 0,
+        policies: dict[str, Any] | None = None,
+        watch: Watch | None = None,
+        compiled: bool = False,
+    ) -> None:
+        policies = policies or {}
+        self.model = model
+        self.anatomy = model.anatomy
+        self.cache = KeyValueCache(model.layers, reserve)
+        self.context = policies.get("context")
+        self.depth = policies.get("depth")
+        self.experts = policies.get("experts")
+        self.attention = policies.get("attention")
+        self.cache_policy = policies.get("cache")
+        self.watch = watch
+        self._costs = [_block_cost(block) for block in self.anatomy.blocks]
+        self._unembedding = self.anatomy.unembedding.numel()
+        self._compiled = None
+        if compiled and watch is None and self.experts is None:
+            from workbench.engine.compiled import compiled_steps
+
+            self._compiled = compiled_steps(self.anatomy)
+        self.reset_counts()
+
+    def reset_counts(self) -> None:
+        """Start counting anew."""
+        self.layers_run: list[int] = []
+        self.keys_read: list[float] = []
+        self.experts_run: list[int] = []
+        self.flops = self.bytes = self.forwards = 0
+
+    @torch.inference_mode()
+    def prefill(self, tokens: Sequence[int], chunk: int | None = None, logits: str = "last") -> Tensor | None:
+        """Run a prompt (or the rest of one) into the cache, whole or in chunks of ``chunk`` tokens.
+
+        Returns
+        -------
+        Tensor
+            Logits [1, vocabulary] after the last token; with ``logits="all"`` [tokens, vocabulary]; None with "none".
+        """
+        size = chunk or len(tokens)
+        rows = []
+        for start in range(0, len(tokens), size):
+            part = tokens[start : start + size]
+            last = start + size >= len(tokens)
+            wanted = logits if last or logits == "all" else "none"
+            rows.append(self.forward(part, logits=wanted, prefill=True, last_chunk=last))
+        return torch.cat(rows) if logits == "all" else rows[-1]
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        tokens: Sequence[int],
+        parents: Sequence[int] | None = None,
+        logits: str = "last",
+        prefill: bool = False,
+        last_chunk: bool = False,
+    ) -> Tensor | None:
+        """Run tokens after those already in the cache.
+
+        Parameters
+        ----------
+        tokens : sequence of int
+        parents : sequence of int, optional
+            For a tree: place of each token's parent in ``tokens``, -1 for the first. By default a chain.
+        logits : {"last", "all", "none"}
+        prefill, last_chunk : bool
+            Whether these are prompt tokens, and the last of them.
+
+        Returns
+        -------
+        Tensor [1 or tokens, vocabulary] or None
+        """
+        anatomy, cache = self.anatomy, self.cache
+        count, start = len(tokens), cache.length
+        depths = node_depths(parents, count)
+        positions = torch.tensor([start + depth for depth in depths], device=anatomy.device)
+        x = anatomy.embed(torch.tensor([list(tokens)], device=anatomy.device), positions)
+        ropes = anatomy.rope(positions)
+        tree = None if parents is None or depths == list(range(count)) else ancestors(parents, count, anatomy.device)
+        masks: dict[Any, tuple[Tensor | None, float]] = {}
+        for layer in cache.layers:
+            layer.appended = 0
+        if self.watch is not None:
+            self.watch("embedding", -1, x)
+        index = self._next(-1, x)
+        carried = None
+        while index is not None:
+            block = anatomy.blocks[index]
+            if self.context is not None and prefill:
+                kept = self.context.select(index, x, positions)
+                if kept is not None:
+                    x, positions, carried = x[:, kept], positions[kept], None
+                    ropes, masks = anatomy.rope(positions), {}
+            rope = ropes.get(block.rope_kind)
+            query, key, value = carried if carried is not None else block.enter(x, rope)
+            carried = None
+            layer = cache.layers[index]
+            self._append(layer, key, value, positions, start)
+            attended, keys_read = self._attend(block, query, layer, positions, tree, masks)
+            if self.watch is not None:
+                self.watch("query_key_value", index, (query, key, value))
+            if self.cache_policy is not None and prefill and last_chunk:
+                self.cache_policy.prefilled(index, query, layer)
+            # A depth policy looks at the residual stream between blocks, so only the plain steps serve it.
+            upcoming = index + 1 if index + 1 < anatomy.layers else None
+            fused = self._compiled is not None and self.depth is None and x.shape[1] == 1
+            if fused and self._compiled.usable(index, upcoming):
+                x, carried = self._compiled.leave_and_enter(index, upcoming, x, attended, ropes)
+            else:
+                x = block.leave(x, attended, self._watch_layer(index), self._choose_experts(block))
+                upcoming = self._next(index, x)
+            self._count(index, x.shape[1], keys_read, layer.length)
+            if self.watch is not None:
+                self.watch("residual", index, x)
+            index = upcoming
+        cache.length += count
+        cache.note_peak()
+        self.forwards += 1
+        if logits == "none":
+            return None
+        rows = x[0] if logits == "all" else x[0, -1:]
+        self.flops += 2 * self._unembedding * rows.shape[0]
+        self.bytes += self._unembedding * anatomy.unembedding.element_size()
+        return anatomy.unembed(rows)
+
+    def _next(self, index: int, x: Tensor) -> int | None:
+        if self.depth is not None:
+            return self.depth.next_layer(index, x)
+        return index + 1 if index + 1 < self.anatomy.layers else None
+
+    def _append(self, layer: LayerCache, key: Tensor, value: Tensor, positions: Tensor, start: int) -> None:
+        layer.append(key, value, positions)
+        complete = layer.length == start + len(positions) if self.context is None else False
+        if layer.contiguous and not complete:
+            known = torch.arange(layer.length - len(positions), device=positions.device)
+            layer.mark_positions(torch.cat((known, positions)))
+
+    def _attend(
+        self,
+        block: Block,
+        query: Tensor,
+        layer: LayerCache,
+        positions: Tensor,
+        tree: Tensor | None,
+        masks: dict[Any, tuple[Tensor | None, float]],
+    ) -> tuple[Tensor, float]:
+        count, held = query.shape[2], layer.length
+        if count > 1 and count == held and tree is None and block.window is None and self.attention is None:
+            out = F.scaled_dot_product_attention(
+                query, layer.keys, layer.values, is_causal=True, scale=block.scale, enable_gqa=True
+            )
+            return out, (held + 1) / 2
+        key = (held, block.window, layer.contiguous) if layer.contiguous else (block.index,)
+        if key not in masks:
+            mask = visible(layer, count, positions, tree, block.window)
+            masks[key] = mask, mean_keys(mask, held)
+        mask, keys_read = masks[key]
+        if self.attention is not None:
+            chosen = self.attention.attend(block.index, query, layer, mask, block.scale)
+            if chosen is not None:
+                return chosen
+        keys, values = layer.keys, layer.values
+        if count == 1 and block.window is not None and layer.contiguous and held > block.window:
+            keys, values, mask = keys[:, :, -block.window :], values[:, :, -block.window :], None
+        return attend(query, keys, values, mask, block.scale), keys_read
+
+    def _watch_layer(self, index: int) -> Callable[[str, Tensor], None] | None:
+        watch = self.watch
+        return None if watch is None else lambda site, value: watch(site, index, value)
+
+    def _choose_experts(self, block: Block) -> Callable[[int, Tensor], tuple[Tensor, Tensor]] | None:
+        if block.router is None:
+            return None
+
+        def choose(_: int, logits: Tensor) -> tuple[Tensor, Tensor]:
+            own = self.experts is None
+            weights, indices = block.route(logits) if own else self.experts.choose_experts(block, logits)
+            self.experts_run.append(int(indices.unique().numel()))
+            self._experts_per_token = indices.shape[1]
+            return weights, indices
+
+        return choose
+
+    def _count(self, index: int, tokens: int, keys_read: float, held: int) -> None:
+        cost = self._costs[index]
+        sparse = cost.expert > 0
+        self.layers_run.append(index)
+        self.keys_read.append(keys_read)
+        self.flops += cost.flops(tokens, keys_read, self._experts_per_token if sparse else 0)
+        touched = min(held, keys_read) if tokens == 1 else held
+        self.bytes += cost.bytes(tokens, touched, self.experts_run[-1] if sparse else 0)
+
+
+def _block_cost(block: Block) -> BlockCost:
+    dense = [block.query_key_value, block.attention_output]
+    dense += [block.up, block.down] if block.router is None else []
+    elements = sum(projection.weight.numel() for projection in dense)
+    expert = 0
+    if block.router is not None:
+        elements += block.router.weight.numel()
+        expert = block.router.gate_up[0].numel() + block.router.down[0].numel()
+    weight = block.query_key_value.weight
+    return BlockCost(elements, expert, block.heads, block.kv_heads, block.head_dim, weight.element_size())

@@ -1,0 +1,96 @@
+"""Choosing tokens: temperature, top-k, top-p, and where chance comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from workbench.errors import NumericalError, SettingError
+
+
+class Chance:
+    """The one source of chance of a run: seeded, and replaceable by a test that walks through every outcome."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def flip(self, probability: float) -> bool:
+        """True with ``probability``."""
+        return float(torch.rand((), generator=self._generator, dtype=torch.float64)) < probability
+
+    def draw(self, probabilities: Tensor) -> int:
+        """An index with the given probabilities [n]."""
+        return int(torch.multinomial(probabilities.cpu(), 1, generator=self._generator))
+
+
+@dataclass
+class Sampler:
+    """From logits to a distribution, and from a distribution to a token.
+
+    Parameters
+    ----------
+    temperature : float
+        0 is greedy.
+    top_p : float
+        Smallest set of tokens whose probability reaches it; 1 keeps all. Holtzman et al., 2019, arXiv 1904.09751.
+    top_k : int
+        The k most probable tokens; 0 keeps all.
+    chance : Chance
+
+    Raises
+    ------
+    SettingError
+        If a setting is out of range.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    chance: Chance = field(default_factory=Chance)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature <= 100:
+            raise SettingError(f"temperature must lie in 0 … 100, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise SettingError(f"top_p must lie in (0, 1], not {self.top_p}")
+        if self.top_k < 0:
+            raise SettingError(f"top_k must be 0 (all tokens) or more, not {self.top_k}")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+    def distribution(self, logits: Tensor) -> Tensor:
+        """Probabilities [..., vocabulary] in float32 that tokens are drawn from; not for greedy sampling."""
+        scaled = logits.float() / self.temperature
+        if self.top_k and self.top_k < scaled.shape[-1]:
+            least = scaled.topk(self.top_k, -1).values[..., -1:]
+            scaled = scaled.masked_fill(scaled < least, float("-inf"))
+        probabilities = scaled.softmax(-1)
+        if self.top_p < 1:
+            ordered, order = probabilities.sort(-1, descending=True)
+            before = ordered.cumsum(-1) - ordered
+            ordered = ordered.masked_fill(before >= self.top_p, 0.0)
+            probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
+            probabilities = probabilities / probabilities.sum(-1, keepdim=True)
+        return probabilities
+
+    def choose(self, logits: Tensor) -> int:
+        """A token from logits [vocabulary]."""
+        return int(logits.argmax()) if self.greedy else self.chance.draw(self.distribution(logits))
+
+
+def check_finite(logits: Tensor, where: str) -> None:
+    """Raise NumericalError if any of ``logits`` is NaN or positive infinity."""
+    if not bool(torch.isfinite(logits.amax())):
+        raise NumericalError(
+            f"{where} gave NaN or infinite logits: use float32 or bfloat16 instead of float16, or check the weights"
+        )
+
+
+def entropy(logits: Tensor) -> float:
+    """Entropy [nats] of the distribution of logits [vocabulary]."""
+    logs = logits.float().log_softmax(-1)
+    return float(-(logs.exp() * logs).sum())

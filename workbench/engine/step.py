@@ -1,0 +1,59 @@
+"""What one turn of the loop yields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Facts of one turn: the prefill of the prompt, or one decode step.
+
+    Attributes
+    ----------
+    index : int
+        0 is the prefill.
+    phase : {"prefill", "decode"}
+    tokens : tuple of int
+        Tokens produced, in order; cut after a stop token.
+    drafted, accepted : int
+        Tokens drafted, and those of them that were kept.
+    layers : tuple of int
+        Layers run, in order of running.
+    keys_read : tuple of float
+        For each layer run, keys read by a query, averaged over queries and KV heads.
+    keys_kept : tuple of int
+        For each layer of the model, keys in its cache after the step.
+    experts : tuple of int
+        For each mixture-of-experts layer run, how many experts ran.
+    model : str
+        Name of the model that took the step.
+    forwards : int
+        Forwards of that model; more than one where a switch made it catch up, or a prefill came in chunks.
+    seconds, draft_seconds : float
+        Wall clock of the step, and the part of it that drafting took [s].
+    flops, bytes : int
+        Counted floating-point operations, and bytes of weights and cache read and written, drafting included.
+    cache_bytes : int
+        Bytes allocated for keys and values after the step, over all models.
+    entropy : float or None
+        Entropy of the next-token distribution before the step's first token [nats], where a technique asked for it.
+    """
+
+    index: int
+    phase: str
+    tokens: tuple[int, ...]
+    drafted: int
+    accepted: int
+    layers: tuple[int, ...]
+    keys_read: tuple[float, ...]
+    keys_kept: tuple[int, ...]
+    experts: tuple[int, ...]
+    model: str
+    forwards: int
+    seconds: float
+    draft_seconds: float
+    flops: int
+    bytes: int
+    cache_bytes: int
+    entropy: float | None = None

@@ -1,0 +1,42 @@
+"""Figures: functions from a trace or a study to an Altair chart, and offline pages that hold them.
+
+An import line here is all the registration there is; a report shows the figures in this order.
+"""
+# ruff: noqa: I001
+
+from workbench.figures._figure import FIGURES, figure
+from workbench.figures._html import fragment, save_html
+from workbench.figures._notebook import show
+from workbench.figures._report import report
+from workbench.figures.quality_speed import quality_speed
+from workbench.figures.cost_breakdown import cost_breakdown, modelled_time
+from workbench.figures.compute_strip import compute_strip
+from workbench.figures.acceptance import acceptance
+from workbench.figures.logit_lens import logit_lens
+from workbench.figures.attention_sparsity import attention_sparsity
+from workbench.figures.attention_map import attention_distance, attention_map
+from workbench.figures.layer_similarity import angular_distance, layer_similarity
+from workbench.figures.residual_contribution import residual_contribution
+from workbench.figures.expert_coactivation import expert_coactivation
+
+__all__ = [
+    "FIGURES",
+    "acceptance",
+    "angular_distance",
+    "attention_distance",
+    "attention_map",
+    "attention_sparsity",
+    "compute_strip",
+    "cost_breakdown",
+    "expert_coactivation",
+    "figure",
+    "fragment",
+    "layer_similarity",
+    "logit_lens",
+    "modelled_time",
+    "quality_speed",
+    "report",
+    "residual_contribution",
+    "save_html",
+    "show",
+]

@@ -1,0 +1,56 @@
+"""Pieces that several figures are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from workbench.figures._theme import SEQUENTIAL
+
+LAYER_LABEL = "datum.value < 0 ? 'embedding' : datum.value"
+
+
+def cell(count: int, room: float, least: float = 3, most: float = 26) -> float:
+    """Side of the cells of a heat map [whole pixels], so that ``count`` of them take at most about ``room``."""
+    return float(np.clip(room // max(count, 1), least, most))
+
+
+def sparse_axis(values: Any, most: int = 22) -> alt.Axis:
+    """An axis of a heat map that labels at most ``most`` of its values, evenly, and layer -1 as the embedding."""
+    kept = sorted({int(value) for value in values})
+    step = -(-len(kept) // most)
+    return alt.Axis(
+        values=kept[::step], labelExpr=LAYER_LABEL, labelAngle=0, labelOverlap=False, ticks=False, domain=False
+    )
+
+
+def heat_map(
+    table: pd.DataFrame,
+    x: tuple[str, str],
+    y: tuple[str, str],
+    value: tuple[str, str],
+    tooltip: list[alt.Tooltip],
+    *,
+    side: tuple[float, float],
+    domain: tuple[float, float] | None = None,
+    percent: bool = False,
+    layers_up: bool = True,
+) -> alt.Chart:
+    """Cells of a table of whole-numbered rows and columns; each of x, y, value is a field and a title with its unit."""
+    scale = alt.Scale(scheme=SEQUENTIAL, domain=list(domain)) if domain else alt.Scale(scheme=SEQUENTIAL)
+    legend = alt.Legend(title=value[1], orient="right", gradientLength=160, tickCount=5, format="%" if percent else "~g")
+    order = "descending" if layers_up else "ascending"
+    return (
+        alt.Chart(table)
+        .mark_rect()
+        .encode(
+            x=alt.X(f"{x[0]}:O", title=x[1], axis=sparse_axis(table[x[0]], 30)),
+            y=alt.Y(f"{y[0]}:O", title=y[1], sort=order, axis=sparse_axis(table[y[0]])),
+            color=alt.Color(f"{value[0]}:Q", scale=scale, legend=legend),
+            tooltip=tooltip,
+        )
+        .properties(width=alt.Step(side[0]), height=alt.Step(side[1]))
+    )

@@ -1,0 +1,191 @@
+"""One offline page with everything a trace or a study says."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from workbench.figures import _html
+from workbench.figures._answers import LEVELS, answers, prompt_text
+from workbench.figures._figure import FIGURES, Figure, tree_of
+from workbench.figures._runs import labels, runs
+from workbench.trace import vocabulary
+
+_TEXT = ' class="text"'
+MOST_RUNS = 8  # charts of one run each, for so many runs
+
+_STYLE = """
+main { max-width: 960px; margin: 0 auto; padding: 16px; }
+h1 { font-size: 24px; } h2 { font-size: 19px; margin-top: 32px; } h3 { font-size: 15px; }
+figure { margin: 20px 0; }
+table { border-collapse: collapse; font-size: 13px; }
+caption { text-align: left; padding: 4px 0; opacity: 0.85; }
+th, td { border-bottom: 1px solid var(--line); padding: 4px 10px 4px 0; text-align: right; vertical-align: top; }
+th { font-weight: 600; } th[scope=row], td.text { text-align: left; overflow-wrap: anywhere; min-width: 8em; }
+thead th:first-child { text-align: left; }
+.wide { overflow-x: auto; }
+details { margin: 10px 0; } summary { cursor: pointer; font-weight: 600; }
+details details { margin-left: 16px; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.6 "DejaVu Sans Mono", Menlo, Consolas, monospace;
+  border-left: 3px solid var(--line); padding: 4px 0 4px 12px; margin: 8px 0; }
+.draft { text-decoration: underline; text-underline-offset: 3px; }
+""" + "\n".join(
+    f".c{level} {{ background: color-mix(in srgb, var(--heat) {level * 7}%, transparent); }}"
+    for level in range(1, LEVELS + 1)
+)
+
+
+def report(
+    trace: Any,
+    path: str | Path,
+    title: str | None = None,
+    figures: Mapping[str, Any] | Sequence[str] | None = None,
+    table: pd.DataFrame | None = None,
+) -> Path:
+    """Write a trace or a study as one file that opens offline.
+
+    It holds the comparison table, all figures that the trace has the data for, every prompt and answer with the tokens
+    shaded by what they cost, and the settings and versions.
+
+    Parameters
+    ----------
+    trace : DataTree or Study
+    path : path
+        Its folder is made if it is missing.
+    title : str, optional
+    figures : mapping of str to chart, or sequence of str, optional
+        Charts by title, or names of figures; all that apply if left out.
+    table : DataFrame, optional
+        The comparison; a study's own ``table()`` if left out.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    TraceError
+        If ``trace`` is neither a trace nor a study.
+    """
+    tree = tree_of(trace)
+    if table is None and callable(getattr(trace, "table", None)):
+        table = trace.table()
+    title = title or f"{tree.attrs['model']}: {_what(tree)}"
+    charts = dict(figures) if isinstance(figures, Mapping) else _charts(tree, figures)
+    specs = {name: _html.specification(chart) for name, chart in charts.items()}
+    body = [f"<main>\n<h1>{html.escape(title)}</h1>", _facts(tree)]
+    if table is not None:
+        body += ["<h2>Comparison</h2>", _table(table, "Each run beside the baseline.")]
+    placed = {}
+    body += ["<h2>Figures</h2>"] if specs else []
+    for number, (name, spec) in enumerate(specs.items()):
+        placed[f"chart-{number}"] = spec
+        drawn = _html.place(f"chart-{number}", spec)
+        body.append(f'<figure data-figure="{html.escape(name, quote=True)}">{drawn}</figure>')
+    body += [_texts(tree), _settings(tree), "</main>"]
+    return _html.write(_html.page("\n".join(body), placed, title=title, style=_STYLE), path)
+
+
+def _what(tree: xr.DataTree) -> str:
+    if tree.attrs["kind"] == "study":
+        return f"{len(runs(tree))} runs compared"
+    return {"observe": "what the probes saw", "generate": "one run"}[tree.attrs["kind"]]
+
+
+def _charts(tree: xr.DataTree, names: Sequence[str] | None) -> dict[str, Any]:
+    charts = {}
+    for figure in [FIGURES[name] for name in names] if names is not None else FIGURES.values():
+        if figure.applies(tree):
+            charts |= _for_runs(figure, tree) if figure.each_run else {figure.name: figure.draw(tree)}
+    return charts
+
+
+def _for_runs(figure: Figure, tree: xr.DataTree) -> dict[str, Any]:
+    charts = {}
+    for number, name in enumerate(labels(tree)[:MOST_RUNS]):
+        if figure.shows is None or figure.shows(tree, number):
+            charts[f"{figure.name}: {name}"] = figure.draw(tree, run=number)
+    return charts
+
+
+def _facts(tree: xr.DataTree) -> str:
+    attrs = tree.attrs
+    facts = (f"{name}: {html.escape(str(attrs[name]))}" for name in ("model", "dtype", "device", "seed"))
+    return f"<p>{' · '.join(facts)}</p>"
+
+
+def _table(table: pd.DataFrame, caption: str) -> str:
+    if not isinstance(table.index, pd.RangeIndex):
+        table = table.reset_index()
+    head = "".join(f'<th scope="col">{html.escape(_column(name))}</th>' for name in table.columns)
+    rows = []
+    for row in table.itertuples(index=False):
+        cells = [f'<th scope="row">{_value(row[0])}</th>'] if len(row) else []
+        cells += [f"<td{'' if _numeric(value) else _TEXT}>{_value(value)}</td>" for value in row[1:]]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    return (
+        f'<div class="wide"><table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _column(name: Any) -> str:
+    return " ".join(str(part) for part in name if str(part)) if isinstance(name, tuple) else str(name)
+
+
+def _numeric(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def _value(value: Any) -> str:
+    if value is None or (_numeric(value) and not np.isfinite(value)):
+        return "-"
+    if _numeric(value) and float(value) != round(float(value)):
+        return f"{float(value):.4g}"
+    if _numeric(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return html.escape(str(value))
+
+
+def _texts(tree: xr.DataTree) -> str:
+    if "text" in tree.children:
+        return answers(tree)
+    if "tokens" in tree.children:
+        text = "".join(vocabulary(tree).get(int(number), f"[{number}]") for number in tree["tokens/id"].values)
+        count = f"{tree['tokens'].sizes['token']} tokens"
+        return f"<h2>Prompt</h2>\n<details open><summary>{count}</summary>{prompt_text(text)}</details>"
+    return ""
+
+
+def _settings(tree: xr.DataTree) -> str:
+    plain, nested = [], []
+    for name, value in tree.attrs.items():
+        if name in ("vocabulary", "prompts", "runs"):
+            continue
+        with contextlib.suppress(ValueError):
+            value = json.loads(value) if isinstance(value, str) else value
+        if isinstance(value, dict):
+            nested.append(_pairs(name, value))
+        else:
+            plain.append((name, value if not isinstance(value, list) else ", ".join(map(str, value)) or "none"))
+    listed = [
+        {"run": run.get("name"), **{key: value for key, value in run.items() if key != "name"}}
+        for run in json.loads(tree.attrs.get("runs", "[]"))
+    ]
+    found = [_pairs("settings", dict(plain)), *nested]
+    if listed:
+        found.insert(0, _table(pd.DataFrame(listed).fillna("").astype(str), "Runs and their recipes."))
+    inside = "\n".join(found)
+    return f"<h2>Settings and versions</h2>\n<details open><summary>Settings</summary>\n{inside}\n</details>"
+
+
+def _pairs(caption: str, values: Mapping[str, Any]) -> str:
+    return _table(pd.DataFrame({"name": list(values), "value": [str(value) for value in values.values()]}), caption)

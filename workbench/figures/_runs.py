@@ -1,0 +1,108 @@
+"""What a study says about its runs: their names, and numbers over prompts with intervals."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from workbench.errors import TraceError
+from workbench.figures._text import shorten, visible
+from workbench.metrics import bootstrap_median
+
+DRAWS = 2000
+
+
+def runs(tree: xr.DataTree) -> list[dict[str, Any]]:
+    """The runs of a study, each with ``name``, ``technique``, ``exact_declared`` and ``simulated``."""
+    listed = json.loads(tree.attrs.get("runs", "[]"))
+    return listed or [{"name": json.loads(tree.attrs["recipe"]) or "run"}]
+
+
+def labels(tree: xr.DataTree, length: int = 34) -> list[str]:
+    """Names of the runs, visible, short and all different."""
+    found: list[str] = []
+    for run in runs(tree):
+        name = shorten(visible(str(run.get("name", "run")), spaces=False), length)
+        same = sum(other == name or other.startswith(f"{name} (") for other in found)
+        found.append(f"{name} ({same + 1})" if same else name)
+    return found
+
+
+def index_of(tree: xr.DataTree, run: int | str | None) -> int:
+    """Number of a run given by number or name; the last one for None.
+
+    Raises
+    ------
+    TraceError
+        If there is no such run.
+    """
+    names = [str(item.get("name")) for item in runs(tree)]
+    if run is None:
+        return len(names) - 1
+    if isinstance(run, str) and run in names:
+        return names.index(run)
+    if isinstance(run, int) and -len(names) <= run < len(names):
+        return run % len(names)
+    raise TraceError(f"there is no run {run!r}; the study has {', '.join(names)}")
+
+
+def baseline(tree: xr.DataTree) -> int:
+    """Number of the baseline run."""
+    return int(tree.attrs.get("baseline", 0))
+
+
+def hardware(tree: xr.DataTree, name: str | int | None = None) -> tuple[int, str]:
+    """Number and name of a piece of modelled hardware; the first one for None.
+
+    Raises
+    ------
+    TraceError
+        If nothing was modelled for it.
+    """
+    known = [str(item) for item in json.loads(tree.attrs.get("hardware", "[]"))]
+    wanted = 0 if name is None else name
+    if isinstance(wanted, str) and wanted in known:
+        return known.index(wanted), wanted
+    if isinstance(wanted, int) and 0 <= wanted < len(known):
+        return wanted, known[wanted]
+    raise TraceError(f"no cost was modelled for {name!r}; there is {', '.join(known) or 'none'}")
+
+
+def group(tree: xr.DataTree, name: str) -> xr.Dataset:
+    """A group of a study, or of a trace of one run on one prompt as if it were a study."""
+    data = tree[name].to_dataset()
+    for dim in ("prompt", "run"):
+        if dim not in data.dims:
+            data = data.drop_vars(dim, errors="ignore").expand_dims(dim)
+    return data
+
+
+def mean_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """Mean over prompts and its 95 % bootstrap interval, prompts drawn with replacement.
+
+    Parameters
+    ----------
+    values : array [prompts]
+        NaN is left out.
+
+    Returns
+    -------
+    tuple of float
+        Mean, low, high; all NaN if there is nothing to count.
+    """
+    table = np.asarray(values, dtype=float)
+    table = table[np.isfinite(table)]
+    if not len(table):
+        return (float("nan"),) * 3
+    drawn = table[np.random.default_rng(seed).integers(0, len(table), (DRAWS, len(table)))]
+    low, high = np.quantile(drawn.mean(axis=1), [0.025, 0.975])
+    return float(table.mean()), float(low), float(high)
+
+
+def median_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Median over prompts and repeats [prompts, repeats] and its 95 % bootstrap interval."""
+    found = bootstrap_median(values)
+    return found.median, found.low, found.high

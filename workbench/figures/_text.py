@@ -1,0 +1,73 @@
+"""Text that comes from models and people, made visible and short enough to draw."""
+
+from __future__ import annotations
+
+import textwrap
+import unicodedata
+from typing import Any
+
+import altair as alt
+import xarray as xr
+
+from workbench.trace import vocabulary
+
+_MARKS = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "␣"}
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
+
+
+def visible(text: str, *, spaces: bool = True) -> str:
+    """Text with everything that has no shape of its own spelled out.
+
+    A newline is ⏎, a space ␣, a tab ⇥; control and format characters, among them those that turn the reading
+    direction, become ``\\u202e`` and the like; an empty text is ∅.
+
+    Parameters
+    ----------
+    text : str
+    spaces : bool
+        If False, plain spaces stay as they are.
+    """
+    if not text:
+        return "∅"
+    return "".join(_spell(character, spaces) for character in text)
+
+
+def _spell(character: str, spaces: bool) -> str:
+    if character == " " and not spaces:
+        return character
+    if character in _MARKS:
+        return _MARKS[character]
+    if unicodedata.category(character) in _HIDDEN:
+        code = ord(character)
+        return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    return character
+
+
+def shorten(text: str, length: int) -> str:
+    """At most ``length`` characters, the last an ellipsis where something was cut."""
+    return text if len(text) <= length else text[: max(length - 1, 1)] + "…"
+
+
+def columns(text: str) -> int:
+    """How many columns of a monospaced font a text takes; wide East Asian characters take two."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+class Texts(dict[int, str]):
+    """Token id -> its text, visible; an id that the trace has no text for is shown as its number."""
+
+    def __init__(self, tree: xr.DataTree):
+        super().__init__({number: visible(text) for number, text in vocabulary(tree).items()})
+
+    def __missing__(self, number: int) -> str:
+        return f"[{number}]"
+
+    def short(self, number: Any, length: int = 24) -> str:
+        """The text of a token, cut to ``length`` characters."""
+        return shorten(self[int(number)], length)
+
+
+def heading(text: str, *notes: str, width: int = 108) -> alt.TitleParams:
+    """A title, with notes on what is shown and what was left out under it, folded to ``width`` characters."""
+    lines = [line for note in notes if note for line in textwrap.wrap(visible(note, spaces=False), width)]
+    return alt.TitleParams(text=visible(text, spaces=False), subtitle=lines)

@@ -1,0 +1,126 @@
+"""What the model would say after each block: the top token by layer and position."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import altair as alt
+import numpy as np
+import xarray as xr
+
+from workbench.errors import TraceError
+from workbench.figures._figure import ROWS, figure
+from workbench.figures._reduce import frame
+from workbench.figures._text import Texts, heading
+from workbench.figures._theme import BRIGHT, LETTERS, MONOSPACE, SEQUENTIAL
+
+COLOURS = {
+    "probability": ("top_probability", "probability of the top token"),
+    "entropy": ("entropy", "entropy [nats]"),
+    "kl": ("kl_to_last", "KL divergence of the last layer from this one [nats]"),
+    "rank": ("final_rank", "rank of the final token (0 is best)"),
+}
+
+
+@figure("tokens/id", "probes/logit_lens/top_token")
+def logit_lens(
+    tree: xr.DataTree,
+    *,
+    last: int = 12,
+    colour: Literal["probability", "entropy", "kl", "rank"] = "probability",
+) -> alt.TopLevelMixin:
+    """A table of top tokens, one row per layer and one column per token of the prompt.
+
+    Parameters
+    ----------
+    tree : DataTree or Study
+        With ``probes/logit_lens``.
+    last : int
+        How many tokens, counted from the end of the prompt; fewer if the cells would pass 5,000.
+    colour : {"probability", "entropy", "kl", "rank"}
+        What the colour of a cell says.
+
+    Raises
+    ------
+    TraceError
+        If the trace lacks what is asked for.
+    """
+    data = tree["probes/logit_lens"].to_dataset()
+    if colour not in COLOURS or COLOURS[colour][0] not in data:
+        raise TraceError(f"colour={colour!r} is none of {', '.join(k for k, v in COLOURS.items() if v[0] in data)}")
+    total, layers = data.sizes["token"], data.sizes["layer"]
+    kept = min(max(last, 1), total, max(ROWS // layers, 1))
+    data = data.isel(token=slice(total - kept, total))
+    table = _table(tree, data, total - kept, COLOURS[colour][0], colour == "rank")
+    wide, tall = float(np.clip(760 // kept, 12, 86)), 20 if layers <= 40 else 13
+    base = alt.Chart(table).encode(
+        x=alt.X("token:N", sort=None, title="token of the prompt, with its position")
+        .axis(labelAngle=-40 if wide >= 34 else -90, labelLimit=130, labelOverlap=False, ticks=False, domain=False),
+        y=alt.Y("layer:O", sort="descending", title="after block")
+        .axis(labelExpr="datum.value < 0 ? 'embedding' : datum.value", ticks=False, domain=False),
+    )  # fmt: skip
+    top = float(np.nanmax(table["value"]))
+    scale = alt.Scale(scheme=SEQUENTIAL, domain=[0, 1 if colour == "probability" else top or 1])
+    if colour == "rank":
+        scale = alt.Scale(scheme=SEQUENTIAL, type="symlog", domain=[0, max(top, 1)], reverse=True)
+    legend = alt.Legend(title=COLOURS[colour][1], orient="bottom", gradientLength=260)
+    cells = base.mark_rect(strokeWidth=1.5).encode(
+        color=alt.Color("value:Q", scale=scale, legend=legend), tooltip=_tooltip(table.columns)
+    )
+    marks = [cells, base.mark_rect(fillOpacity=0, stroke="#c75b12", strokeWidth=2).transform_filter("datum.settles")]
+    if wide >= 34:
+        letters = base.mark_text(font=MONOSPACE, fontSize=10.5 if tall > 15 else 9, limit=wide - 4)
+        marks.append(letters.encode(text="top:N", color=LETTERS))
+    notes = (
+        f"Tokens {total - kept} to {total - 1} of {total} are shown." if kept < total else "",
+        "Outlined: from this layer on, the top token is the last layer's." if "settle_layer" in data else "",
+    )
+    title = heading(f"Logit lens of {tree.attrs['model']}", *notes)
+    return alt.layer(*marks).properties(width=alt.Step(wide), height=alt.Step(tall), title=title)
+
+
+def _table(tree: xr.DataTree, data: xr.Dataset, start: int, value: str, ranks: bool) -> Any:
+    texts = Texts(tree)
+    grid = data["top_token"].isel(candidate=0).transpose("layer", "token")
+    shape = grid.shape
+    inputs = tree["tokens/id"].values
+    names = [f"{start + i} {texts.short(inputs[start + i], 16)}" for i in range(shape[1])]
+    layers = data["layer"].values
+    columns = {
+        "layer": np.repeat(layers, shape[1]),
+        "token": np.tile(np.array(names, dtype=object), shape[0]),
+        "top": np.array([texts.short(token) for token in grid.values.ravel()], dtype=object),
+    }
+    for name in ("entropy", "kl_to_last", "final_rank", "final_probability"):
+        if name in data:
+            columns[name] = data[name].transpose("layer", "token").values.astype(float)
+    if "final_token" in data:
+        final = np.array([texts.short(token) for token in data["final_token"].values], dtype=object)
+        columns["final"] = np.tile(final, shape[0])
+    for place in range(data.sizes["candidate"]):
+        best = data.isel(candidate=place)
+        token = best["top_token"].transpose("layer", "token").values.ravel()
+        chance = best["top_probability"].transpose("layer", "token").values.ravel()
+        pairs = [f"{texts.short(t)}  {100 * p:.3g} %" for t, p in zip(token, chance, strict=True)]
+        columns[f"top {place + 1}"] = np.array(pairs, dtype=object)
+    chosen = data[value] if value != "top_probability" else data[value].isel(candidate=0)
+    columns["value"] = chosen.transpose("layer", "token").values.astype(float)
+    share = columns["value"] / (1 if value == "top_probability" else np.nanmax(columns["value"]) or 1)
+    if ranks:
+        share = 1 - np.log1p(columns["value"]) / (np.log1p(np.nanmax(columns["value"])) or 1)
+    columns["bright"] = share > BRIGHT
+    settles = np.zeros(shape, dtype=bool)
+    if "settle_layer" in data:
+        settles = layers[:, None] == data["settle_layer"].values[None, :]
+    return frame({**columns, "settles": settles})
+
+
+def _tooltip(columns: Any) -> list[alt.Tooltip]:
+    named = {"final": "final token", "final_rank": "its rank here", "final_probability": "its probability here",
+             "entropy": "entropy [nats]", "kl_to_last": "KL of the last layer from this [nats]"}  # fmt: skip
+    extra = [alt.Tooltip(name, title=name) for name in columns if name.startswith("top ")]
+    return [
+        alt.Tooltip("token:N"), alt.Tooltip("layer:O", title="after block (-1 is the embedding)"), *extra,
+        *(alt.Tooltip(name, title=text, **({} if name == "final" else {"format": ".3~g"}))
+          for name, text in named.items() if name in columns),
+    ]  # fmt: skip

@@ -1,0 +1,83 @@
+"""What each attention and MLP sublayer adds to the residual stream, and what the model loses without the block."""
+
+from __future__ import annotations
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from workbench.figures._figure import figure
+from workbench.figures._parts import sparse_axis
+from workbench.figures._reduce import frame
+from workbench.figures._text import heading
+from workbench.figures._theme import CATEGORIES
+
+_KINDS = {"attention": CATEGORIES[0], "MLP": CATEGORIES[1]}
+
+
+@figure("probes/residual_contribution/attention_share", "probes/residual_contribution/mlp_share")
+def residual_contribution(tree: xr.DataTree) -> alt.TopLevelMixin:
+    """Three panels over the blocks: size and direction of what sublayers add, and the harm of skipping a block.
+
+    Parameters
+    ----------
+    tree : DataTree or Study
+        With ``probes/residual_contribution``.
+    """
+    data = tree["probes/residual_contribution"].to_dataset()
+    blocks = data["block"].values
+    panels = [_lines(data, blocks, "share", "size of the addition / stream")]
+    if "attention_cosine" in data and "mlp_cosine" in data:
+        panels.append(_lines(data, blocks, "cosine", "cosine with the stream"))
+    if "skip_kl" in data:
+        panels.append(_bars(data, blocks))
+    title = heading(
+        f"What the blocks of {tree.attrs['model']} add to the residual stream",
+        "Mean over tokens. Size: norm of the sublayer's addition over the norm of the stream before it.",
+    )
+    return alt.vconcat(*panels).properties(title=title)
+
+
+def _blocks(blocks: np.ndarray) -> alt.X:
+    return alt.X("block:O", title="block", axis=sparse_axis(blocks, 32))
+
+
+def _lines(data: xr.Dataset, blocks: np.ndarray, what: str, title: str) -> alt.Chart:
+    table = pd.concat(
+        frame({"block": blocks, "sublayer": np.full(len(blocks), kind, dtype=object), "value": data[name].values})
+        for kind, name in (("attention", f"attention_{what}"), ("MLP", f"mlp_{what}"))
+    )
+    shapes = alt.Shape("sublayer:N", title="sublayer").scale(domain=list(_KINDS), range=["circle", "square"])
+    return (
+        alt.Chart(table)
+        .mark_line(point={"size": 36, "filled": True})
+        .encode(
+            x=_blocks(blocks),
+            y=alt.Y("value:Q", title=title),
+            color=alt.Color("sublayer:N", title="sublayer").scale(domain=list(_KINDS), range=list(_KINDS.values())),
+            shape=shapes,
+            tooltip=[alt.Tooltip("block:O"), alt.Tooltip("sublayer:N"),
+                     alt.Tooltip("value:Q", title=title, format=".3~g")],
+        )
+        .properties(width=640, height=130)
+    )  # fmt: skip
+
+
+def _bars(data: xr.Dataset, blocks: np.ndarray) -> alt.Chart:
+    table = frame({"block": blocks, "kl": data["skip_kl"].values})
+    hover = [alt.Tooltip("block:O"), alt.Tooltip("kl:Q", title="KL without the block [nats]", format=".3~g")]
+    if "skip_top1_change" in data:
+        table["changed"] = data["skip_top1_change"].values
+        hover.append(alt.Tooltip("changed:Q", title="top token changes", format=".1%"))
+    largest = float(np.nanmax(table["kl"])) if table["kl"].notna().any() else 1.0
+    return (
+        alt.Chart(table)
+        .mark_bar(color=CATEGORIES[2])
+        .encode(
+            x=_blocks(blocks),
+            y=alt.Y("kl:Q", title="KL without it [nats]").scale(type="symlog", constant=max(largest / 50, 1e-6)),
+            tooltip=hover,
+        )
+        .properties(width=640, height=130)
+    )

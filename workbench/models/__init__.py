@@ -1,0 +1,8 @@
+"""What a model is: the table of families, its proof at load, the offline models, and loading."""
+
+from workbench.models.anatomy import SITES, Anatomy
+from workbench.models.block import Block
+from workbench.models.families import FAMILIES, Family
+from workbench.models.load import Model, load
+
+__all__ = ["FAMILIES", "SITES", "Anatomy", "Block", "Family", "Model", "load"]

@@ -1,0 +1,252 @@
+"""One decoder block as the few steps that the engine, the techniques and the probes share.
+
+``enter`` gives queries, keys and values from the residual stream; attention itself is the engine's; ``leave`` adds both
+sublayers back to the residual stream. Every supported family runs through these same steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from workbench.models.multiply import Multiply
+
+
+@dataclass
+class Norm:
+    """A root-mean-square or layer norm.
+
+    Attributes
+    ----------
+    kind : {"rms", "layer"}
+    weight : Tensor [width]
+        For Gemma already ``1 + weight``, in float32.
+    bias : Tensor [width] or None
+    eps : float
+    late_cast : bool
+        Whether the weight multiplies before the result is cast back (Gemma) or after (Llama).
+    """
+
+    kind: str
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
+    late_cast: bool = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.kind == "layer":
+            return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+        if x.dtype == torch.float32:
+            return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (wide * self.weight).to(x.dtype) if self.late_cast else self.weight * wide.to(x.dtype)
+
+
+@dataclass
+class Projection:
+    """A linear map ``[out, in]`` with an optional bias."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+
+@dataclass
+class Router:
+    """Router and experts of a mixture-of-experts MLP.
+
+    Attributes
+    ----------
+    weight : Tensor [experts, width]
+    chosen : int
+        Experts per token.
+    normalised : bool
+        Whether the chosen experts' weights are made to sum to one.
+    gate_up : Tensor [experts, 2 * inner, width]
+    down : Tensor [experts, width, inner]
+    """
+
+    weight: Tensor
+    chosen: int
+    normalised: bool
+    gate_up: Tensor
+    down: Tensor
+
+
+Rope = tuple[Tensor, Tensor]
+Watch = Callable[[str, Tensor], None]
+ChooseExperts = Callable[[int, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass
+class Block:
+    """The steps of one decoder block.
+
+    Attributes
+    ----------
+    index : int
+        Layer number, from 0.
+    heads, kv_heads, head_dim : int
+    scale : float
+        What query-key products are multiplied by.
+    window : int or None
+        Sliding window in tokens, the query's own included.
+    rope_kind : str or None
+        Which of the model's rotary tables this layer reads; None where positions are learned.
+    parallel : bool
+        Whether the MLP reads the same residual stream as the attention.
+    """
+
+    index: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+    window: int | None
+    rope_kind: str | None
+    parallel: bool
+    gated: bool
+    interleaved: bool
+    attention_norm: Norm | None
+    attention_post_norm: Norm | None
+    mlp_norm: Norm | None
+    mlp_post_norm: Norm | None
+    query_norm: Norm | None
+    key_norm: Norm | None
+    norm_over_all_heads: bool
+    query_key_value: Projection
+    attention_output: Projection
+    up: Projection | None
+    down: Projection | None
+    router: Router | None
+    activation: Callable[[Tensor], Tensor]
+    multiply: Multiply = field(default_factory=Multiply)
+
+    def enter(self, x: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of a residual stream.
+
+        Parameters
+        ----------
+        x : Tensor [batch, tokens, width]
+            Residual stream before the block.
+        rope : (cosine, signed sine), each [tokens, 1, rotary_dim], or None
+            As :meth:`workbench.models.anatomy.Anatomy.rope` gives them.
+
+        Returns
+        -------
+        queries : Tensor [batch, heads, tokens, head_dim]
+        keys, values : Tensor [batch, kv_heads, tokens, head_dim]
+            Queries and keys are rotated to their positions.
+        """
+        normed = x if self.attention_norm is None else self.attention_norm(x)
+        mixed = self.multiply(normed, self.query_key_value.weight, self.query_key_value.bias)
+        batch, tokens = x.shape[:2]
+        heads, kv_heads = self.heads, self.kv_heads
+        if self.interleaved:
+            mixed = mixed.view(batch, tokens, heads, 3, self.head_dim).transpose(2, 3).flatten(2, 3)
+        else:
+            if self.norm_over_all_heads and self.query_norm is not None:
+                query, key, value = mixed.split(
+                    (heads * self.head_dim, kv_heads * self.head_dim, kv_heads * self.head_dim), -1
+                )
+                mixed = torch.cat((self.query_norm(query), self.key_norm(key), value), -1)
+            mixed = mixed.view(batch, tokens, heads + 2 * kv_heads, self.head_dim)
+        rotated, value = mixed.split((heads + kv_heads, kv_heads), 2)
+        if self.query_norm is not None and not self.norm_over_all_heads:
+            query, key = rotated.split((heads, kv_heads), 2)
+            rotated = torch.cat((self.query_norm(query), self.key_norm(key)), 2)
+        if rope is not None:
+            rotated = rotate(rotated, rope)
+        query, key = rotated.split((heads, kv_heads), 2)
+        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+
+    def attention_sublayer(self, attended: Tensor) -> Tensor:
+        """What the attention adds to the residual stream.
+
+        Parameters
+        ----------
+        attended : Tensor [batch, heads, tokens, head_dim]
+            Weighted values.
+
+        Returns
+        -------
+        Tensor [batch, tokens, width]
+        """
+        out = self.multiply(
+            attended.transpose(1, 2).flatten(2), self.attention_output.weight, self.attention_output.bias
+        )
+        return out if self.attention_post_norm is None else self.attention_post_norm(out)
+
+    def mlp_sublayer(self, x: Tensor, watch: Watch | None = None, choose: ChooseExperts | None = None) -> Tensor:
+        """What the MLP (or the chosen experts) adds to the residual stream ``x`` [batch, tokens, width].
+
+        ``watch("router_logits", logits [batch * tokens, experts])`` is told what the router said; ``choose(layer,
+        logits)`` replaces the choice of experts and returns their weights and indices, each [batch * tokens, any].
+        """
+        normed = x if self.mlp_norm is None else self.mlp_norm(x)
+        if self.router is not None:
+            out = self._experts(normed, watch, choose)
+        else:
+            inner = self.multiply(normed, self.up.weight, self.up.bias)
+            if self.gated:
+                gate, up = inner.chunk(2, -1)
+                inner = self.activation(gate) * up
+            else:
+                inner = self.activation(inner)
+            out = self.multiply(inner, self.down.weight, self.down.bias)
+        return out if self.mlp_post_norm is None else self.mlp_post_norm(out)
+
+    def leave(
+        self, x: Tensor, attended: Tensor, watch: Watch | None = None, choose: ChooseExperts | None = None
+    ) -> Tensor:
+        """Residual stream after the block, from the one before it and the weighted values.
+
+        ``watch`` also sees ``attention_output`` and ``mlp_output``, each [batch, tokens, width].
+        """
+        attention = self.attention_sublayer(attended)
+        middle = x + attention
+        mlp = self.mlp_sublayer(x if self.parallel else middle, watch, choose)
+        if watch is not None:
+            watch("attention_output", attention)
+            watch("mlp_output", mlp)
+        return middle + mlp
+
+    def route(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The model's own choice of experts: weights and indices, each [tokens, chosen], from logits."""
+        weights, indices = logits.float().softmax(-1).topk(self.router.chosen, -1)
+        if self.router.normalised:
+            weights = weights / weights.sum(-1, keepdim=True)
+        return weights, indices
+
+    def _experts(self, normed: Tensor, watch: Watch | None, choose: ChooseExperts | None) -> Tensor:
+        rows = normed.reshape(-1, normed.shape[-1])
+        logits = F.linear(rows, self.router.weight)
+        if watch is not None:
+            watch("router_logits", logits)
+        weights, indices = self.route(logits) if choose is None else choose(self.index, logits)
+        weights = weights.to(rows.dtype)
+        out = torch.zeros_like(rows)
+        for expert in indices.unique().tolist():
+            token, place = torch.where(indices == expert)
+            gate, up = self.multiply(rows[token], self.router.gate_up[expert]).chunk(2, -1)
+            result = self.multiply(self.activation(gate) * up, self.router.down[expert])
+            out.index_add_(0, token, result * weights[token, place, None])
+        return out.view_as(normed)
+
+
+def rotate(x: Tensor, rope: Rope) -> Tensor:
+    """Rotate ``x`` [batch, tokens, heads, head_dim] by (cosine, signed sine) [tokens, 1, rotary_dim].
+
+    Su et al., RoFormer, 2021, arXiv 2104.09864. The sine of the first half carries the minus sign, which saves a
+    negation. Dimensions beyond ``rotary_dim`` pass unchanged.
+    """
+    cosine, sine = rope
+    width = cosine.shape[-1]
+    turned = x if width == x.shape[-1] else x[..., :width]
+    first, second = turned.chunk(2, -1)
+    out = torch.addcmul(turned * cosine, torch.cat((second, first), -1), sine)
+    return out if width == x.shape[-1] else torch.cat((out, x[..., width:]), -1)

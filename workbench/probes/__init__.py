@@ -1,0 +1,19 @@
+"""Probes, one file each. An import line here is all the registration there is."""
+
+from workbench.probes._probe import Probe, Reader, register
+from workbench.probes.attention_sparsity import AttentionSparsity
+from workbench.probes.expert_coactivation import ExpertCoactivation
+from workbench.probes.layer_similarity import LayerSimilarity
+from workbench.probes.logit_lens import LogitLens
+from workbench.probes.residual_contribution import ResidualContribution
+
+__all__ = [
+    "AttentionSparsity",
+    "ExpertCoactivation",
+    "LayerSimilarity",
+    "LogitLens",
+    "Probe",
+    "Reader",
+    "ResidualContribution",
+    "register",
+]

@@ -1,0 +1,89 @@
+"""Which experts a mixture-of-experts model loads, how sure its routers are, and which experts work together.
+
+Paper
+-----
+Load: Fedus et al., Switch Transformers, 2021, arXiv 2101.03961. Co-activation: Muennighoff et al., OLMoE, 2024,
+arXiv 2409.02060, section 5.2.
+
+Deviates
+--------
+OLMoE divides the co-activations of a pair by the activations of its first expert and shows the 32 strongest experts;
+here all pairs are kept and divided by the number of tokens, so that the matrix is symmetric; dividing a row by its
+diagonal entry gives OLMoE's number.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from workbench.errors import SettingError
+from workbench.models import Model
+from workbench.probes._probe import Probe, Reader, axis, register
+from workbench.settings import settings
+from workbench.trace import variable
+
+
+@register
+@settings
+class ExpertCoactivation(Probe):
+    """Load, router entropy and co-activation of the chosen experts, layer by layer, over all tokens.
+
+    Notes
+    -----
+    Writes ``load`` (layer, expert), the share of all assignments, which sums to one over the experts;
+    ``router_entropy`` (layer) [nats], the mean entropy of the router's distribution over all experts;
+    ``coactivation`` (layer, expert, other_expert), the share of tokens that chose both, its diagonal the share of
+    tokens that chose the expert. ``layer`` holds the numbers of the layers that have experts.
+    """
+
+    sites = ("router_logits",)
+    paper = (
+        "Fedus et al., Switch Transformers, 2021, arXiv 2101.03961; Muennighoff et al., OLMoE, 2024, arXiv 2409.02060"
+    )
+
+    def start(self, model: Model, tokens: Tensor) -> _Reader:
+        sparse = [block.index for block in model.anatomy.blocks if block.router is not None]
+        if not sparse:
+            raise SettingError(
+                f"{self.name} needs a mixture-of-experts model (Mixtral, OLMoE, Qwen3-MoE); {model.name} is a dense "
+                f"{model.anatomy.family.title} without experts"
+            )
+        return _Reader(model, sparse)
+
+
+class _Reader(Reader):
+    def __init__(self, model: Model, sparse: list[int]) -> None:
+        self._blocks, self._sparse = model.anatomy.blocks, sparse
+        self._experts = self._blocks[sparse[0]].router.weight.shape[0]
+        self._entropy = np.zeros(len(sparse))
+        self._pairs = torch.zeros(len(sparse), self._experts, self._experts, device=model.device)
+
+    def see(self, site: str, layer: int, value: Any) -> None:
+        place = self._sparse.index(layer)
+        _, chosen = self._blocks[layer].route(value)
+        picked = torch.zeros(len(value), self._experts, device=value.device).scatter_(1, chosen, 1.0)
+        self._pairs[place] = picked.t() @ picked / len(value)
+        self._entropy[place] = float(torch.special.entr(value.float().softmax(-1)).sum(-1).mean())
+
+    def finish(self) -> xr.Dataset:
+        chosen = self._pairs.diagonal(dim1=1, dim2=2)
+        load = chosen / chosen.sum(-1, keepdim=True)
+        variables = {
+            "load": variable("layer expert", load, "1", "share of assignments"),
+            "router_entropy": variable("layer", self._entropy, "nats", "router entropy"),
+            "coactivation": variable(
+                "layer expert other_expert", self._pairs, "1", "share of tokens that chose both experts"
+            ),
+        }
+        experts = np.arange(self._experts)
+        coordinates = {
+            **axis("layer", np.array(self._sparse), "layer", "layer"),
+            **axis("expert", experts, "expert", "expert"),
+            **axis("other_expert", experts, "expert", "other expert"),
+        }
+        return xr.Dataset(variables, coordinates)

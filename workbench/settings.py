@@ -1,0 +1,83 @@
+"""Settings of techniques and probes: typed, bounded, frozen; read from a shell or a page, described for one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from workbench.errors import SettingError
+
+settings = dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
+"""Decorator of a technique's or a probe's class: a frozen dataclass whose fields are checked against their types and
+bounds, ``Annotated[int, Field(ge=1, le=64, description="…")]``."""
+
+
+def build(kind: type, values: dict[str, Any]) -> Any:
+    """An instance of a settings dataclass from loose values; one clear SettingError if they do not fit."""
+    known = {field.name for field in dataclasses.fields(kind)}
+    for name in values:
+        if name not in known:
+            raise SettingError(
+                f"{kind.name} has no setting {name!r}; it has: {', '.join(sorted(known)) or 'none'}"
+            )
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise SettingError(f"{kind.name}: {place}={first.get('input')!r} is not allowed: {first['msg']}") from error
+
+
+def describe(kind: type) -> dict[str, dict[str, Any]]:
+    """Settings of a technique or probe as JSON schema: setting -> type, default, bounds, description, choices."""
+    schema = TypeAdapter(kind).json_schema()
+    described = {}
+    for name, field in schema.get("properties", {}).items():
+        options = field.get("anyOf")
+        if options:
+            field = {**field, **next(option for option in options if option.get("type") != "null")}
+        described[name] = {key: value for key, value in field.items() if key not in ("anyOf", "title")}
+    return described
+
+
+def parse(spec: str, registry: Mapping[str, type]) -> list[Any]:
+    """Instances from a specification ``name[:key=value,…]``, several joined by ``+``.
+
+    Parameters
+    ----------
+    spec : str
+        For example ``prompt_lookup:ngram=3+snap_kv:keep=0.5``. ``baseline`` and an empty string are the empty recipe.
+    registry : mapping of str to class
+
+    Raises
+    ------
+    SettingError
+        If a name, a setting or a value is not known; it says what is.
+    """
+    if spec.strip() in ("", "baseline"):
+        return []
+    built = []
+    for part in spec.split("+"):
+        name, _, rest = part.strip().partition(":")
+        values = {}
+        for pair in filter(None, rest.split(",")):
+            key, equals, value = pair.partition("=")
+            if not equals:
+                raise SettingError(f"{pair!r} in {part!r} is not key=value")
+            values[key.strip()] = value.strip()
+        built.append(build(registry[name], values))
+    return built
+
+
+def spell(instance: Any) -> str:
+    """The specification of an instance, with the settings that differ from their defaults."""
+    changed = [
+        f"{field.name}={getattr(instance, field.name)}"
+        for field in dataclasses.fields(instance)
+        if getattr(instance, field.name) != field.default
+    ]
+    return type(instance).name + (":" + ",".join(changed) if changed else "")

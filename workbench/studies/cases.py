@@ -1,0 +1,105 @@
+"""Prompts as a study takes them: text, token ids, task prompts or plain tables, each with an id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from workbench.errors import PromptError
+from workbench.models import Model
+from workbench.tasks import Prompt, encode_prompt, score
+
+_SHOWN = 20_000  # characters of a prompt that a study keeps
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt of a study.
+
+    Attributes
+    ----------
+    id, task : str
+        ``task`` is empty for a bare text.
+    tokens : list of int
+        What the model is given.
+    source : Prompt or None
+        Where there is a reference to score against.
+    """
+
+    id: str
+    task: str
+    tokens: list[int]
+    source: Prompt | None = None
+
+    def score(self, answer: str) -> float:
+        """The task's own score of an answer, in [0, 1]; NaN without a reference."""
+        return float("nan") if self.source is None else score(answer, self.source)
+
+    def record(self, model: Model) -> dict[str, Any]:
+        """What a study keeps of it, for JSON."""
+        text = model.decode(self.tokens)
+        shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+        return {"id": self.id, "task": self.task, "tokens": len(self.tokens), "text": shown}
+
+
+def cases(model: Model, prompts: Iterable[Any]) -> list[Case]:
+    """Encode every prompt.
+
+    Parameters
+    ----------
+    model : Model
+    prompts : iterable
+        Each a text, which is given to the model as it is; token ids; a :class:`workbench.tasks.Prompt` or an object or
+        mapping with ``prompt`` and optionally ``id``, ``reference``, ``task``, ``chat`` and ``metadata``, which goes
+        into the model's chat format where its task asks for that.
+
+    Raises
+    ------
+    PromptError
+        If there are none, one cannot be encoded (its id is named), or two have the same id.
+    """
+    if isinstance(prompts, str | Mapping | Prompt):
+        prompts = [prompts]
+    found: dict[str, Case] = {}
+    for place, prompt in enumerate(prompts):
+        name = str(_field(prompt, "id") or f"prompt-{place + 1}")
+        if name in found:
+            raise PromptError(f"two prompts have the id {name!r}: ids must differ")
+        try:
+            found[name] = _case(model, name, prompt)
+        except PromptError as error:
+            raise PromptError(f"prompt {name}: {error}") from error
+    if not found:
+        raise PromptError("there are no prompts: give at least one")
+    return list(found.values())
+
+
+def _case(model: Model, name: str, prompt: Any) -> Case:
+    text = _field(prompt, "prompt")
+    if text is None:
+        if isinstance(prompt, Mapping):
+            raise PromptError("the field 'prompt' is missing")
+        return Case(name, "", model.encode(prompt))
+    source = prompt if isinstance(prompt, Prompt) else _task_prompt(name, text, prompt)
+    if isinstance(text, str) and text.strip() and model.tokenizer is not None:
+        text = encode_prompt(model.tokenizer, source)
+    return Case(name, source.task, model.encode(text), source if source.reference is not None else None)
+
+
+def _task_prompt(name: str, text: Any, prompt: Any) -> Prompt:
+    reference, task = _field(prompt, "reference"), str(_field(prompt, "task") or "chat")
+    if reference is not None and not isinstance(reference, str):
+        raise PromptError(f"'reference' must be text, not {type(reference).__name__}")
+    made = Prompt(name, text if isinstance(text, str) else "", reference, task, metadata=_field(prompt, "metadata") or {})
+    chat = _field(prompt, "chat")
+    if chat is None:
+        # A record names its chat format only where that is not the task's own.
+        chat = "chat" not in made.as_record()
+    return replace(made, chat=bool(chat))
+
+
+def _field(prompt: Any, name: str, default: Any = None) -> Any:
+    if isinstance(prompt, Mapping):
+        return prompt.get(name, default)
+    return default if isinstance(prompt, str | list | tuple) else getattr(prompt, name, default)

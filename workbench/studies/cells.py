@@ -1,0 +1,128 @@
+"""What one recipe did on one prompt, and where finished ones are kept so that a study can go on after a stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from workbench.engine.step import Step
+from workbench.errors import WorkbenchError
+from workbench.studies.run import sha256
+
+_VERSION = 1
+NAN = float("nan")
+
+
+@dataclass
+class Cell:
+    """One run on one prompt.
+
+    Attributes
+    ----------
+    steps : list of Step
+        Of the last finished repeat.
+    seconds, time_to_first_token : list of float
+        For each repeat, measured [s]; NaN where it was not reached.
+    new_tokens : list of int
+        For each repeat; 0 where it was not reached.
+    speedup : list of float
+        For each repeat, seconds per token of the baseline over this run's.
+    quality : dict or None
+        Teacher-forced ``kl``, ``top1_agreement`` and ``perplexity``; the baseline's also ``margins``.
+    failed : str or None
+        The message of what stopped it.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    time_to_first_token: list[float] = field(default_factory=list)
+    new_tokens: list[int] = field(default_factory=list)
+    speedup: list[float] = field(default_factory=list)
+    quality: dict[str, Any] | None = None
+    failed: str | None = None
+
+    @classmethod
+    def empty(cls, repeats: int) -> Cell:
+        """A cell of which nothing has run."""
+        return cls([], [NAN] * repeats, [NAN] * repeats, [0] * repeats, [NAN] * repeats)
+
+    @property
+    def tokens(self) -> list[int]:
+        """Tokens of the last finished repeat."""
+        return [token for step in self.steps for token in step.tokens]
+
+    @property
+    def ran(self) -> bool:
+        """Whether at least one repeat was finished."""
+        return bool(self.steps)
+
+    def seconds_per_token(self, repeat: int) -> float:
+        """Of one repeat [s]; NaN where it was not reached."""
+        return self.seconds[repeat] / self.new_tokens[repeat] if self.new_tokens[repeat] else NAN
+
+
+class Cells:
+    """Finished cells in a folder, one JSON file each, named by the hash of their recipe; without a folder, none.
+
+    A file is written beside its place and moved there, and carries a checksum: one that is damaged or half is computed
+    anew rather than believed.
+
+    Parameters
+    ----------
+    folder : path or None
+
+    Raises
+    ------
+    WorkbenchError
+        If the folder cannot be made or written to.
+    """
+
+    def __init__(self, folder: str | Path | None) -> None:
+        self.folder = None if folder is None else Path(folder)
+        if self.folder is not None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise WorkbenchError(f"{self.folder} cannot hold a study: {error.strerror}") from error
+
+    def get(self, recipe_hash: str) -> Cell | None:
+        """The cell of a recipe, if it is there and whole."""
+        if self.folder is None:
+            return None
+        try:
+            stored = json.loads(self._file(recipe_hash).read_text("utf-8"))
+            content = stored["cell"]
+            if stored["version"] != _VERSION or stored["hash"] != recipe_hash or stored["sha256"] != sha256(content):
+                return None
+            steps = [
+                Step(**{key: tuple(value) if isinstance(value, list) else value for key, value in step.items()})
+                for step in content["steps"]
+            ]
+            return Cell(**{**content, "steps": steps})
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+
+    def put(self, recipe_hash: str, cell: Cell) -> None:
+        """Keep a finished cell."""
+        if self.folder is None:
+            return
+        content = json.loads(json.dumps(asdict(cell)))
+        stored = {"version": _VERSION, "hash": recipe_hash, "sha256": sha256(content), "cell": content}
+        try:
+            handle, name = tempfile.mkstemp(dir=self.folder, prefix=".cell-", suffix=".partial")
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8") as file:
+                    json.dump(stored, file)
+                os.replace(name, self._file(recipe_hash))
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise WorkbenchError(f"{self.folder} could not keep a result: {error.strerror}") from error
+
+    def _file(self, recipe_hash: str) -> Path:
+        return self.folder / f"{recipe_hash}.json"

@@ -1,0 +1,175 @@
+"""Steps of a run as arrays and as sums: what every trace, table and figure of a run is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from workbench import trace
+from workbench.engine.step import Step
+
+# variable -> (what of a step, dtype, what stands for nothing, units, long name)
+_STEP: dict[str, tuple[Callable[[Step], Any], Any, Any, str, str]] = {
+    "tokens": (lambda s: len(s.tokens), np.int32, -1, "tokens", "tokens produced"),
+    "drafted": (lambda s: s.drafted, np.int32, -1, "tokens", "tokens drafted"),
+    "accepted": (lambda s: s.accepted, np.int32, -1, "tokens", "drafted tokens kept"),
+    "layers": (lambda s: len(s.layers), np.int32, -1, "layers", "sequential layer passes"),
+    "keys_read": (lambda s: mean(s.keys_read), np.float64, np.nan, "keys", "keys read by a query, mean over layers"),
+    "keys_kept": (lambda s: mean(s.keys_kept), np.float64, np.nan, "keys", "keys in the cache, mean over layers"),
+    "forwards": (lambda s: s.forwards, np.int32, -1, "forwards", "forwards of the model"),
+    "seconds": (lambda s: s.seconds, np.float64, np.nan, "s", "wall clock, measured"),
+    "draft_seconds": (lambda s: s.draft_seconds, np.float64, np.nan, "s", "wall clock of drafting, measured"),
+    "flops": (lambda s: s.flops, np.float64, np.nan, "FLOP", "floating-point operations, counted"),
+    "bytes": (lambda s: s.bytes, np.float64, np.nan, "bytes", "weights and cache read and written, counted"),
+    "cache_bytes": (lambda s: s.cache_bytes, np.float64, np.nan, "bytes", "bytes allocated for the cache"),
+    "entropy": (
+        lambda s: np.nan if s.entropy is None else s.entropy,
+        np.float64,
+        np.nan,
+        "nats",
+        "entropy of the next-token distribution",
+    ),
+}
+
+
+def mean(values: Sequence[float]) -> float:
+    """Mean of a sequence; NaN of an empty one."""
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+def models_of(runs: Sequence[Sequence[Step]]) -> list[str]:
+    """Names of the models that took steps, in order of appearance."""
+    return list(dict.fromkeys(step.model for steps in runs for step in steps))
+
+
+def steps_dataset(steps: Sequence[Step]) -> xr.Dataset:
+    """Facts of every step (step): the group ``steps`` of a run."""
+    return _drop(steps_of_many([[steps]], models_of([steps])), "run", "prompt")
+
+
+def steps_of_many(cells: Sequence[Sequence[Sequence[Step]]], models: list[str]) -> xr.Dataset:
+    """Facts of every step (run, prompt, step), padded with -1 or NaN.
+
+    Parameters
+    ----------
+    cells : sequence of sequence of sequence of Step
+        Steps of every prompt of every run.
+    models : list of str
+        Their place is the variable ``model``.
+    """
+    length = max((len(steps) for row in cells for steps in row), default=0)
+    shape = (len(cells), len(cells[0]) if cells else 0, length)
+    columns = {
+        **_STEP,
+        "model": (lambda s: models.index(s.model), np.int32, -1, "model", "place of the model that took the step"),
+    }
+    data = {}
+    for name, (what, dtype, nothing, units, long_name) in columns.items():
+        values = np.full(shape, nothing, dtype=dtype)
+        for run, row in enumerate(cells):
+            for prompt, steps in enumerate(row):
+                values[run, prompt, : len(steps)] = [what(step) for step in steps]
+        data[name] = trace.variable("run prompt step", values, units, long_name)
+    return xr.Dataset(data, coords=_places(run=shape[0], prompt=shape[1], step=length))
+
+
+def text_dataset(steps: Sequence[Step]) -> xr.Dataset:
+    """Every token produced and the step it came from (token): the group ``text`` of a run."""
+    return _drop(text_of_many([[steps]]), "run", "prompt")
+
+
+def text_of_many(cells: Sequence[Sequence[Sequence[Step]]]) -> xr.Dataset:
+    """Tokens (run, prompt, token), the step that made each and whether it was drafted, padded with -1."""
+    length = max((sum(len(step.tokens) for step in steps) for row in cells for steps in row), default=0)
+    shape = (len(cells), len(cells[0]) if cells else 0, length)
+    tokens, made_by, drafted = (np.full(shape, -1, dtype=np.int32) for _ in range(3))
+    for run, row in enumerate(cells):
+        for prompt, steps in enumerate(row):
+            written = [
+                (token, place, int(number < step.accepted))
+                for place, step in enumerate(steps)
+                for number, token in enumerate(step.tokens)
+            ]
+            for target, values in zip((tokens, made_by, drafted), zip(*written)):
+                target[run, prompt, : len(written)] = values
+    data = {
+        "id": trace.variable("run prompt token", tokens, "token id", "token"),
+        "step": trace.variable("run prompt token", made_by, "step", "step that made the token"),
+        "accepted_draft": trace.variable("run prompt token", drafted, "1", "whether the token came from a draft"),
+    }
+    return xr.Dataset(data, coords=_places(run=shape[0], prompt=shape[1], token=length))
+
+
+def layers_dataset(steps: Sequence[Step], layers: int) -> xr.Dataset:
+    """What every layer did in every step (step, layer): the group ``layers`` of a run."""
+    return _drop(layers_of_many([[steps]], layers), "run", "prompt")
+
+
+def layers_of_many(cells: Sequence[Sequence[Sequence[Step]]], layers: int) -> xr.Dataset:
+    """What every layer did (run, prompt, step, layer), padded with -1 or NaN.
+
+    Parameters
+    ----------
+    cells : sequence of sequence of sequence of Step
+    layers : int
+        Of the main model; a larger model that took a step widens the result.
+    """
+    flat = [step for row in cells for steps in row for step in steps]
+    layers = max([layers, *(len(step.keys_kept) for step in flat), *(1 + max(step.layers, default=-1) for step in flat)])
+    length = max((len(steps) for row in cells for steps in row), default=0)
+    shape = (len(cells), len(cells[0]) if cells else 0, length, layers)
+    passes = np.full(shape, -1, dtype=np.int16)
+    read, kept = (np.full(shape, np.nan, dtype=np.float32) for _ in range(2))
+    for run, row in enumerate(cells):
+        for prompt, steps in enumerate(row):
+            for place, step in enumerate(steps):
+                here = run, prompt, place
+                ran = np.asarray(step.layers, dtype=int)
+                passes[here] = count = np.bincount(ran, minlength=layers)
+                sums = np.bincount(ran, weights=np.asarray(step.keys_read, dtype=float), minlength=layers)
+                read[here] = np.where(count > 0, sums / np.maximum(count, 1), np.nan)
+                kept[here][: len(step.keys_kept)] = step.keys_kept
+    dims = "run prompt step layer"
+    data = {
+        "passes": trace.variable(dims, passes, "passes", "times the layer ran"),
+        "keys_read": trace.variable(dims, read, "keys", "keys read by a query, mean over its passes"),
+        "keys_kept": trace.variable(dims, kept, "keys", "keys in the layer's cache after the step"),
+    }
+    return xr.Dataset(data, coords=_places(run=shape[0], prompt=shape[1], step=length, layer=layers))
+
+
+def sums(steps: Sequence[Step]) -> dict[str, float]:
+    """Counts of a whole run: the part of ``scores`` that its steps alone decide.
+
+    ``accepted_per_forward`` divides by all forwards, the prefill's too; ``keys_read`` is the mean over decode steps and
+    layers (over the prefill where there is nothing else); ``keys_kept`` is that of the last step.
+    """
+    new_tokens = sum(len(step.tokens) for step in steps)
+    forwards = sum(step.forwards for step in steps)
+    accepted = sum(step.accepted for step in steps)
+    decoded = [step for step in steps if step.phase == "decode"] or steps
+    return {
+        "new_tokens": new_tokens,
+        "forwards": forwards,
+        "drafted": sum(step.drafted for step in steps),
+        "accepted": accepted,
+        "accepted_per_forward": accepted / forwards if forwards else float("nan"),
+        "layers_per_token": sum(len(step.layers) for step in steps) / new_tokens if new_tokens else float("nan"),
+        "keys_kept": mean(steps[-1].keys_kept) if steps else float("nan"),
+        "keys_read": mean([keys for step in decoded for keys in step.keys_read]),
+        "cache_bytes_peak": max((step.cache_bytes for step in steps), default=0),
+        "flops": sum(step.flops for step in steps),
+        "bytes": sum(step.bytes for step in steps),
+        "draft_seconds": sum(step.draft_seconds for step in steps),
+    }
+
+
+def _places(**sizes: int) -> dict[str, np.ndarray]:
+    return {name: np.arange(size) for name, size in sizes.items()}
+
+
+def _drop(dataset: xr.Dataset, *dims: str) -> xr.Dataset:
+    return dataset.isel({dim: 0 for dim in dims}, drop=True)

@@ -1,0 +1,116 @@
+"""A study before it runs: every setting, prompt and recipe checked, so that nothing fails late that could fail early."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from workbench.cost.hardware import NAMES, Hardware
+from workbench.engine import Chance, Run, Sampler
+from workbench.engine.recipe import Recipe
+from workbench.errors import PromptError, SettingError
+from workbench.models import Model
+from workbench.settings import parse
+from workbench.studies.cases import Case
+from workbench.studies.run import recipe as recipe_of
+from workbench.studies.run import sha256
+
+BASELINE = "baseline"
+
+
+@dataclass
+class Plan:
+    """A study that has been checked and can run.
+
+    Attributes
+    ----------
+    recipes : dict of str to list of Technique
+        The baseline first.
+    options : dict
+        Of :func:`workbench.generate`, the same for every run.
+    """
+
+    model: Model
+    cases: list[Case]
+    recipes: dict[str, list[Any]]
+    options: dict[str, Any]
+    repeats: int
+    quality: bool
+    hardware: list[Hardware] = field(default_factory=list)
+
+    @property
+    def seed(self) -> int:
+        return self.options["seed"]
+
+    def hash(self, name: str, case: Case) -> str:
+        """Name of a cell: everything that decides it."""
+        recipe = recipe_of(self.model, case.tokens, self.recipes[name], self.options)
+        return sha256([recipe["hash"], self.repeats, str(self.model.device)])
+
+    def order(self, names: Sequence[str], place: int, repeat: int) -> list[str]:
+        """Whose turn it is in one round: the same circle, started one further on with every prompt and repeat, so that
+        no recipe always comes first into warm or cold caches."""
+        start = (place + repeat) % len(names)
+        return [*names[start:], *names[:start]]
+
+
+def named_recipes(recipes: Mapping[str, Sequence[Any] | str]) -> dict[str, list[Any]]:
+    """Recipes by name with the empty baseline first; specifications are read.
+
+    Raises
+    ------
+    SettingError
+        If a specification cannot be read, something is no technique, or another recipe is named ``baseline``.
+    """
+    from workbench import techniques  # fills the registry that specifications are read with
+    from workbench.registry import TECHNIQUES
+
+    named: dict[str, list[Any]] = {BASELINE: []}
+    for name, recipe in recipes.items():
+        built = parse(recipe, TECHNIQUES) if isinstance(recipe, str) else list(recipe)
+        for each in built:
+            if not isinstance(each, techniques.Technique):
+                raise SettingError(f"{name!r} holds {each!r}, which is no technique")
+        if name == BASELINE and built:
+            raise SettingError("the recipe named 'baseline' must be empty: give this one another name")
+        named[str(name)] = built
+    return named
+
+
+def validate(plan: Plan, hardware: Sequence[str | Hardware] | None) -> None:
+    """Refuse everything that can be known to be wrong before the first forward.
+
+    Raises
+    ------
+    PromptError, SettingError, IncompatibleTechniques
+    """
+    if plan.repeats < 1:
+        raise SettingError(f"repeats must be at least 1, not {plan.repeats}")
+    most = plan.options["max_new_tokens"]
+    if most < 1:
+        raise PromptError(f"max_new_tokens must be at least 1, not {most}")
+    if plan.options["prefill_chunk"] is not None and plan.options["prefill_chunk"] < 1:
+        raise SettingError(f"prefill_chunk must be at least 1, not {plan.options['prefill_chunk']}")
+    for each in hardware or ():
+        if not isinstance(each, Hardware) and each not in NAMES:
+            raise SettingError(f"there is no hardware named {each!r}; known: {', '.join(NAMES)}")
+    positions = plan.model.anatomy.positions
+    for case in plan.cases:
+        if len(case.tokens) + most - 1 > positions:
+            raise PromptError(
+                f"prompt {case.id}: {len(case.tokens):,} tokens and {most:,} new ones exceed the {positions:,} "
+                f"positions of {plan.model.name}: shorten it or ask for fewer"
+            )
+    sampling = (plan.options[name] for name in ("temperature", "top_p", "top_k"))
+    sampler = Sampler(*sampling, Chance(plan.seed))
+    longest = max(plan.cases, key=lambda case: len(case.tokens))
+    start = Run(plan.model, tuple(longest.tokens), most, sampler, plan.seed)
+    for techniques in plan.recipes.values():
+        recipe = Recipe(techniques)
+        try:
+            for technique in techniques:
+                for slot in technique.slots:
+                    recipe.policies(slot, start)
+        finally:
+            recipe.close()

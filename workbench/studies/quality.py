@@ -1,0 +1,87 @@
+"""Two of the three views of quality: along the baseline's text, and against it.
+
+Teacher-forced, a recipe predicts every token of the baseline's continuation from the true text before it, so that one
+early difference is not counted again and again. Free-running, the texts themselves are compared. The third view, the
+task's own score, is in :mod:`workbench.tasks`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from workbench.engine.generate import teacher_force
+from workbench.metrics import first_divergence, kl_divergence, margin, perplexity, rouge_l, top1_agreement
+from workbench.models import Model
+
+
+class Forced:
+    """The baseline's distributions along its own continuation of one prompt, to hold recipes against.
+
+    Parameters
+    ----------
+    model : Model
+    prompt, continuation : list of int
+        The continuation is what the baseline wrote: greedy, or sampled where the study samples.
+    seed : int
+
+    Attributes
+    ----------
+    logits : array [tokens, vocabulary], float32
+    """
+
+    def __init__(self, model: Model, prompt: list[int], continuation: list[int], seed: int = 0) -> None:
+        self.model, self.prompt, self.continuation, self.seed = model, prompt, continuation, seed
+        self.logits = np.concatenate([_array(rows) for rows in teacher_force(model, prompt, continuation, (), seed)])
+
+    @property
+    def margins(self) -> list[float]:
+        """How far the baseline's best token led, at every position [logit]."""
+        return margin(self.logits).tolist()
+
+    def compare(self, techniques: Sequence[Any], cancel: threading.Event | None = None) -> dict[str, float] | None:
+        """Mean KL(baseline || recipe) [nats], share of equal best tokens, perplexity of the continuation.
+
+        A recipe that only drafts runs too: that its divergence is nil is measured, not assumed. None if cancelled.
+        """
+        divergences, agreed, surprise, done = [], 0.0, 0.0, 0
+        for rows in teacher_force(self.model, self.prompt, self.continuation, techniques, self.seed):
+            if cancel is not None and cancel.is_set():
+                return None
+            logits = _array(rows)
+            reference = self.logits[done : done + len(logits)]
+            divergences.append(kl_divergence(reference, logits))
+            agreed += len(logits) * top1_agreement(reference, logits)
+            tokens = np.asarray(self.continuation[done : done + len(logits)])
+            surprise += len(logits) * float(np.log(perplexity(logits, tokens)))
+            done += len(logits)
+        return {
+            "kl": float(np.concatenate(divergences).mean()),
+            "top1_agreement": agreed / done,
+            "perplexity": float(np.exp(surprise / done)),
+        }
+
+
+def against_baseline(model: Model, tokens: list[int], baseline: list[int]) -> dict[str, float]:
+    """Free-running: where two texts part, whether they are equal, and ROUGE-L of one against the other."""
+    parted = first_divergence(baseline, tokens)
+    return {
+        "equal_to_baseline": float(parted == -1),
+        "first_divergence": float(parted),
+        "rouge_l": 1.0 if parted == -1 else rouge_l(model.decode(tokens), model.decode(baseline)),
+    }
+
+
+def answer(model: Model, tokens: Sequence[int]) -> str:
+    """The text of an answer up to the first of the model's stop tokens."""
+    tokens = list(tokens)
+    ends = [place for place, token in enumerate(tokens) if token in model.stop_tokens]
+    return model.decode(tokens[: ends[0]] if ends else tokens)
+
+
+def _array(rows: Tensor) -> np.ndarray:
+    return rows.float().cpu().numpy()

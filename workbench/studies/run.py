@@ -1,0 +1,142 @@
+"""One recipe on one prompt, timed, and its trace."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import xarray as xr
+from torch import Tensor
+
+from workbench import trace
+from workbench.engine.generate import generate
+from workbench.engine.step import Step
+from workbench.models import Model
+from workbench.settings import spell
+from workbench.studies.facts import layers_dataset, steps_dataset, text_dataset
+
+clock = time.perf_counter
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """What one generation did and how long it took.
+
+    Attributes
+    ----------
+    model : Model
+    prompt : list of int
+    recipe : dict
+        Specifications of the techniques, the options of the generation, and ``hash``.
+    steps : list of Step
+    seconds : float
+        Wall clock of the whole generation, prefill and decoding [s].
+    time_to_first_token : float
+        Wall clock up to the end of the prefill [s]; NaN where it was cancelled before.
+    cancelled : bool
+        Whether it ended because it was told to: the text is then a beginning.
+    """
+
+    model: Model
+    prompt: list[int]
+    recipe: dict[str, Any]
+    steps: list[Step]
+    seconds: float
+    time_to_first_token: float
+    cancelled: bool = False
+
+    @property
+    def tokens(self) -> list[int]:
+        """Tokens produced, in order."""
+        return [token for step in self.steps for token in step.tokens]
+
+    @property
+    def text(self) -> str:
+        """The tokens as text."""
+        return self.model.decode(self.tokens)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens over the seconds of the whole generation, measured."""
+        return len(self.tokens) / self.seconds
+
+    @cached_property
+    def trace(self) -> xr.DataTree:
+        """The run as a trace of kind ``generate``: groups ``tokens``, ``text``, ``steps`` and ``layers``."""
+        groups = {
+            "tokens": trace.tokens(self.prompt),
+            "text": text_dataset(self.steps),
+            "steps": steps_dataset(self.steps),
+            "layers": layers_dataset(self.steps, self.model.layers),
+        }
+        return trace.build(
+            groups,
+            model=self.model,
+            kind="generate",
+            recipe=self.recipe,
+            used={*self.prompt, *self.tokens},
+            seed=self.recipe["seed"],
+            seconds=self.seconds,
+            partial=int(self.cancelled),
+            **({"time_to_first_token": self.time_to_first_token} if self.steps else {}),
+        )
+
+
+def run(
+    model: Model, prompt: str | Sequence[int] | Tensor, techniques: Sequence[Any] = (), **options: Any
+) -> RunResult:
+    """Generate with a recipe from beginning to end.
+
+    Parameters
+    ----------
+    model : Model
+    prompt : str or token ids
+    techniques : sequence of Technique
+    **options
+        Of :func:`workbench.generate`.
+
+    Raises
+    ------
+    WorkbenchError
+        As :func:`workbench.generate` does.
+    """
+    ids = model.encode(prompt)
+    steps: list[Step] = []
+    first = float("nan")
+    start = clock()
+    for step in generate(model, ids, techniques, **options):
+        if not steps:
+            first = clock() - start
+        steps.append(step)
+    seconds = clock() - start
+    cancel = options.get("cancel")
+    cancelled = cancel is not None and cancel.is_set()
+    return RunResult(model, ids, recipe(model, ids, techniques, options), steps, seconds, first, cancelled)
+
+
+def recipe(model: Model, prompt: Sequence[int], techniques: Sequence[Any], options: dict[str, Any]) -> dict[str, Any]:
+    """All that decides a run's output, with its SHA-256 as ``hash``; of the prompt only its own SHA-256."""
+    content = {
+        "model": model.name,
+        "revision": model.revision,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "techniques": [
+            {"spec": spell(each), "settings": {f.name: str(getattr(each, f.name)) for f in dataclasses.fields(each)}}
+            for each in techniques
+        ],
+        "prompt_sha256": hashlib.sha256(json.dumps(list(prompt)).encode()).hexdigest(),
+        "seed": options.get("seed", 0),
+        "options": {key: value for key, value in sorted(options.items()) if key not in ("seed", "cancel")},
+    }
+    return {**content, "hash": sha256(content)}
+
+
+def sha256(content: Any) -> str:
+    """SHA-256 of anything JSON can write, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()

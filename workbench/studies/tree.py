@@ -1,0 +1,194 @@
+"""The cells of a study as one tree: what tables, figures and pages read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from workbench import trace
+from workbench.cost.roofline import run_seconds
+from workbench.errors import WorkbenchError
+from workbench.settings import spell
+from workbench.studies.cells import NAN, Cell
+from workbench.studies.facts import layers_of_many, models_of, steps_of_many, sums, text_of_many
+from workbench.studies.plan import BASELINE, Plan
+from workbench.studies.quality import against_baseline, answer
+from workbench.studies.run import recipe as recipe_of
+from workbench.studies.run import sha256
+
+# variable -> (units, long name)
+SCORES: dict[str, tuple[str, str]] = {
+    "new_tokens": ("tokens", "tokens produced"),
+    "forwards": ("forwards", "forwards of the model, prefill included"),
+    "drafted": ("tokens", "tokens drafted"),
+    "accepted": ("tokens", "drafted tokens kept"),
+    "accepted_per_forward": ("tokens", "drafted tokens kept for each forward"),
+    "layers_per_token": ("layers", "sequential layer passes for each new token"),
+    "keys_kept": ("keys", "keys in the cache at the end, mean over layers"),
+    "keys_read": ("keys", "keys read by a query while decoding, mean over layers"),
+    "cache_bytes_peak": ("bytes", "most bytes allocated for the cache"),
+    "flops": ("FLOP", "floating-point operations, counted"),
+    "bytes": ("bytes", "weights and cache read and written, counted"),
+    "draft_seconds": ("s", "wall clock of drafting, measured"),
+    "equal_to_baseline": ("1", "whether the text equals the baseline's"),
+    "first_divergence": ("token", "first token that differs from the baseline's; -1 for none"),
+    "flips": ("1", "whether an exact recipe parted from the baseline in half precision"),
+    "flip_margin": ("logit", "lead of the baseline's best token where the texts part"),
+    "kl": ("nats", "KL(baseline || run) along the baseline's text, mean over tokens"),
+    "top1_agreement": ("1", "share of equal best tokens along the baseline's text"),
+    "perplexity": ("1", "perplexity of the baseline's text"),
+    "rouge_l": ("1", "ROUGE-L of the text against the baseline's"),
+    "score": ("1", "the task's own score"),
+}
+TIMING: dict[str, tuple[str, str]] = {
+    "seconds": ("s", "wall clock of the whole generation, measured"),
+    "tokens_per_second": ("tokens/s", "new tokens for each second of the whole generation, measured"),
+    "time_to_first_token": ("s", "wall clock up to the first token, measured"),
+    "speedup": ("1", "speed-up in seconds per token against the baseline of the same repeat, measured"),
+}
+
+
+def build_tree(plan: Plan, cells: Mapping[str, Sequence[Cell]], partial: bool = False) -> xr.DataTree:
+    """The study tree.
+
+    Parameters
+    ----------
+    plan : Plan
+    cells : mapping of str to sequence of Cell
+        For every recipe of the plan a cell for every prompt, empty where it was not reached.
+    partial : bool
+        Whether the study was stopped before its end.
+
+    Returns
+    -------
+    xarray.DataTree
+        Groups ``scores`` (run, prompt), ``timing`` (run, prompt, repeat), ``steps`` (run, prompt, step), ``layers``
+        (run, prompt, step, layer), ``text`` (run, prompt, token), ``modelled`` (run, prompt, hardware).
+    """
+    rows = [cells[name] for name in plan.recipes]
+    steps = [[cell.steps for cell in row] for row in rows]
+    models = models_of([each for row in steps for each in row]) or [plan.model.name]
+    groups = {
+        "scores": _scores(plan, rows),
+        "timing": _timing(plan, rows),
+        "steps": steps_of_many(steps, models),
+        "layers": layers_of_many(steps, plan.model.layers),
+        "text": text_of_many(steps),
+        "modelled": _modelled(plan, rows),
+    }
+    dtype = _dtype(plan)
+    recipe = {
+        "runs": {name: recipe_of(plan.model, [], each, plan.options)["techniques"] for name, each in plan.recipes.items()},
+        "options": plan.options,
+        "repeats": plan.repeats,
+        "prompts_sha256": sha256([case.tokens for case in plan.cases]),
+    }
+    return trace.build(
+        groups,
+        model=plan.model,
+        kind="study",
+        recipe={**recipe, "hash": sha256([plan.model.name, plan.model.revision, dtype, recipe])},
+        used={token for row in rows for cell in row for token in cell.tokens},
+        seed=plan.seed,
+        runs=[_run_record(name, plan, cells[name]) for name in plan.recipes],
+        prompts=[case.record(plan.model) for case in plan.cases],
+        models=models,
+        hardware=[each.name for each in plan.hardware],
+        hardware_details=[
+            {"name": each.name, "flops": each.peak(dtype), "bandwidth": each.bandwidth, "source": each.source}
+            for each in plan.hardware
+        ],
+        baseline=list(plan.recipes).index(BASELINE),
+        partial=int(partial),
+    )
+
+
+def _run_record(name: str, plan: Plan, row: Sequence[Cell]) -> dict[str, Any]:
+    techniques = plan.recipes[name]
+    failures = {case.id: cell.failed for case, cell in zip(plan.cases, row) if cell.failed is not None}
+    return {
+        "name": name,
+        "technique": "+".join(map(spell, techniques)) or BASELINE,
+        "exact_declared": all(technique.exact for technique in techniques),
+        "simulated": any(getattr(technique, "simulated", False) for technique in techniques),
+        "failed": next(iter(failures.values()), None),
+        "failed_prompts": list(failures),
+    }
+
+
+def _scores(plan: Plan, rows: Sequence[Sequence[Cell]]) -> xr.Dataset:
+    values = {name: np.full((len(rows), len(plan.cases)), NAN) for name in SCORES}
+    half = _dtype(plan) != "float32"
+    for place, case in enumerate(plan.cases):
+        baseline = rows[0][place]
+        margins = (baseline.quality or {}).get("margins", [])
+        for run, (row, techniques) in enumerate(zip(rows, plan.recipes.values())):
+            cell = row[place]
+            if not cell.ran:
+                continue
+            found = sums(cell.steps)
+            if cell.quality is not None:
+                found |= {name: cell.quality[name] for name in ("kl", "top1_agreement", "perplexity")}
+            found["score"] = _task_score(plan, case, cell)
+            if baseline.ran:
+                found |= against_baseline(plan.model, cell.tokens, baseline.tokens)
+                parted = int(found["first_divergence"])
+                exact = all(technique.exact for technique in techniques)
+                found["flips"] = float(exact and half and parted >= 0)
+                if 0 <= parted < len(margins):
+                    found["flip_margin"] = margins[parted]
+            for name, value in found.items():
+                values[name][run, place] = value
+    data = {name: trace.variable("run prompt", values[name], *about) for name, about in SCORES.items()}
+    return xr.Dataset(data, coords={"run": np.arange(len(rows)), "prompt": np.arange(len(plan.cases))})
+
+
+def _task_score(plan: Plan, case: Any, cell: Cell) -> float:
+    try:
+        return case.score(answer(plan.model, cell.tokens))
+    except WorkbenchError:
+        return NAN
+
+
+def _timing(plan: Plan, rows: Sequence[Sequence[Cell]]) -> xr.Dataset:
+    def gather(what: Any) -> np.ndarray:
+        return np.array([[[what(cell, repeat) for repeat in range(plan.repeats)] for cell in row] for row in rows])
+
+    values = {
+        "seconds": gather(lambda cell, repeat: cell.seconds[repeat]),
+        "tokens_per_second": gather(
+            lambda cell, repeat: cell.new_tokens[repeat] / cell.seconds[repeat] if cell.new_tokens[repeat] else NAN
+        ),
+        "time_to_first_token": gather(lambda cell, repeat: cell.time_to_first_token[repeat]),
+        "speedup": gather(lambda cell, repeat: cell.speedup[repeat]),
+    }
+    data = {name: trace.variable("run prompt repeat", values[name], *about) for name, about in TIMING.items()}
+    sizes = zip(("run", "prompt", "repeat"), values["seconds"].shape)
+    return xr.Dataset(data, coords={name: np.arange(size) for name, size in sizes})
+
+
+def _modelled(plan: Plan, rows: Sequence[Sequence[Cell]]) -> xr.Dataset:
+    dtype, shape = _dtype(plan), (len(rows), len(plan.cases), len(plan.hardware))
+    seconds, per_token = np.full(shape, NAN), np.full(shape, NAN)
+    for run, row in enumerate(rows):
+        for place, cell in enumerate(row):
+            flops, moved = ([getattr(step, name) for step in cell.steps] for name in ("flops", "bytes"))
+            for number, hardware in enumerate(plan.hardware):
+                if cell.ran:
+                    seconds[run, place, number] = run_seconds(np.array(flops), np.array(moved), hardware, dtype)
+                    per_token[run, place, number] = seconds[run, place, number] / len(cell.tokens)
+    dims = "run prompt hardware"
+    data = {
+        "seconds": trace.variable(dims, seconds, "s", f"seconds in {dtype}, modelled"),
+        "speedup": trace.variable(
+            dims, per_token[:1] / per_token, "1", f"speed-up in seconds per token in {dtype}, modelled"
+        ),
+    }
+    return xr.Dataset(data, coords={name: np.arange(size) for name, size in zip(dims.split(), shape)})
+
+
+def _dtype(plan: Plan) -> str:
+    return str(plan.model.dtype).removeprefix("torch.")

@@ -1,0 +1,142 @@
+"""A task's own score of an answer: each function takes the answer and its prompt and returns a number in [0, 1]."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from difflib import SequenceMatcher
+from types import MappingProxyType
+
+from workbench.errors import PromptError
+from workbench.tasks.prompts import Prompt
+
+__all__ = [
+    "SCORERS",
+    "bleu",
+    "chrf",
+    "code_similarity",
+    "contains",
+    "edit_similarity",
+    "exact_match",
+    "rouge_l",
+    "score",
+    "scorer_for",
+]
+
+Scorer = Callable[[str, Prompt], float]
+
+
+def exact_match(prediction: str, prompt: Prompt) -> float:
+    """1 if the answer is one of the accepted ones, whatever the spacing around and between its words."""
+    words = prediction.split()
+    return float(any(words == answer.split() for answer in _accepted(prompt)))
+
+
+def contains(prediction: str, prompt: Prompt) -> float:
+    """1 if an accepted answer stands in the text as whole words, whatever the case and spacing.
+
+    The accepted answers are the reference and, where given, those in the metadata's ``answers``. A number
+    inside a longer number does not count.
+    """
+    text = " ".join(prediction.split())
+    patterns = (rf"(?<!\w){re.escape(' '.join(answer.split()))}(?!\w)" for answer in _accepted(prompt))
+    return float(any(re.search(pattern, text, re.IGNORECASE) for pattern in patterns))
+
+
+def rouge_l(prediction: str, prompt: Prompt) -> float:
+    """ROUGE-L F-measure against the reference (`workbench.metrics.text.rouge_l`)."""
+    from workbench.metrics import text
+
+    return text.rouge_l(prediction, _reference(prompt))
+
+
+def chrf(prediction: str, prompt: Prompt) -> float:
+    """chrF2 of one translation against its reference, as sacrebleu computes it, over 100.
+
+    Paper: Popović, "chrF: character n-gram F-score for automatic MT evaluation", 2015.
+    """
+    from sacrebleu import sentence_chrf
+
+    return _unit(sentence_chrf(prediction, [_reference(prompt)]).score / 100)
+
+
+def bleu(prediction: str, prompt: Prompt) -> float:
+    """BLEU of one sentence with sacrebleu's defaults (exponential smoothing, effective order), over 100.
+
+    Paper: Papineni et al., "BLEU: a Method for Automatic Evaluation of Machine Translation", 2002. Deviates:
+    the paper scores a corpus; over single sentences it is noisy, hence chrF is this library's default.
+    """
+    from sacrebleu import sentence_bleu
+
+    return _unit(sentence_bleu(prediction, [_reference(prompt)]).score / 100)
+
+
+def edit_similarity(prediction: str, prompt: Prompt) -> float:
+    """How alike the answer and the reference are character by character (difflib's ratio).
+
+    For copy-editing the text before any correction already scores about 0.95 or more: read differences,
+    not the level.
+    """
+    return SequenceMatcher(None, prediction.strip(), _reference(prompt).strip(), autojunk=False).ratio()
+
+
+def code_similarity(prediction: str, prompt: Prompt) -> float:
+    """`edit_similarity` after cutting the continuation where the function ends.
+
+    The function ends before the first line of the continuation that starts in the first column: what a model goes
+    on to write after the function is not held against it. Trailing space is ignored, indentation is not.
+    """
+    kept = []
+    for line in prediction.splitlines():
+        if kept and line[:1].strip():
+            break
+        kept.append(line.rstrip())
+    wanted = "\n".join(line.rstrip() for line in _reference(prompt).rstrip().splitlines())
+    return SequenceMatcher(None, "\n".join(kept).rstrip(), wanted, autojunk=False).ratio()
+
+
+SCORERS: MappingProxyType[str, Scorer] = MappingProxyType(
+    {
+        "chat": rouge_l,
+        "summarising": rouge_l,
+        "code_completion": code_similarity,
+        "copy_editing": edit_similarity,
+        "translation": chrf,
+        "question_answering": contains,
+        "needle": contains,
+        "humaneval": code_similarity,
+    }
+)
+"""Which scorer a task uses."""
+
+
+def scorer_for(task: str) -> Scorer:
+    """The scorer of a task; a task that is not known (a user's own) is scored by ROUGE-L."""
+    return SCORERS.get(task, rouge_l)
+
+
+def score(prediction: str, prompt: Prompt) -> float:
+    """Score an answer by its task's own scorer.
+
+    Raises
+    ------
+    PromptError
+        The prompt has no reference to compare with.
+    """
+    return scorer_for(prompt.task)(prediction, prompt)
+
+
+def _reference(prompt: Prompt) -> str:
+    if prompt.reference is None:
+        raise PromptError(f"prompt {prompt.id!r} has no reference, so its answers cannot be scored")
+    return prompt.reference
+
+
+def _accepted(prompt: Prompt) -> list[str]:
+    accepted = [_reference(prompt), *prompt.metadata.get("answers", ())]
+    # An empty answer would be found in any text.
+    return [answer for answer in accepted if answer.strip()]
+
+
+def _unit(value: float) -> float:
+    return min(max(value, 0.0), 1.0)

@@ -1,0 +1,71 @@
+"""What every technique is: a frozen dataclass of settings that fills slots of the decode loop."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, ClassVar, Self
+
+from workbench.engine.slots import Run
+from workbench.registry import TECHNIQUES
+from workbench.settings import build
+
+register = TECHNIQUES.register
+
+
+class Technique(abc.ABC):
+    """Base of every technique.
+
+    Attributes
+    ----------
+    slots : tuple of str
+        Slots it claims, of :data:`workbench.engine.SLOTS`.
+    exact : bool
+        Whether greedy output in float32 equals the baseline's token for token, and sampled output its distribution.
+    stepwise : bool
+        Whether it acts between tokens, so that teacher forcing must feed tokens one by one.
+    excludes : tuple of str
+        Names of techniques it does not go together with.
+    paper : str
+        Authors, title, year, arXiv id.
+    name : str
+        Name in the registry, the class name in snake case.
+    """
+
+    slots: ClassVar[tuple[str, ...]]
+    exact: ClassVar[bool]
+    stepwise: ClassVar[bool] = False
+    excludes: ClassVar[tuple[str, ...]] = ()
+    paper: ClassVar[str]
+    name: ClassVar[str]
+
+    @abc.abstractmethod
+    def start(self, run: Run) -> Any:
+        """The policy of one run: an object with the methods of the claimed slots (see
+        :mod:`workbench.engine.slots`). It may hold state; the technique itself may not.
+
+        Raises
+        ------
+        SettingError
+            If the settings do not fit the model.
+        """
+
+    @classmethod
+    @abc.abstractmethod
+    def neutral(cls) -> Self:
+        """The setting at which it must equal the baseline, logits and all."""
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Settings that tests run over; they suit the tiny models."""
+        return (cls(),)
+
+    @classmethod
+    def build(cls, **values: Any) -> Self:
+        """An instance from values that may be strings, as a shell or a page gives them.
+
+        Raises
+        ------
+        SettingError
+            Naming the setting, what was wrong and what is allowed.
+        """
+        return build(cls, values)

@@ -1,0 +1,115 @@
+"""Keep the prompt's keys that its last queries looked at.
+
+Paper
+-----
+Li et al., SnapKV: LLM Knows What You are Looking for Before Generation, 2024, arXiv 2404.14469.
+
+Deviates
+--------
+The paper chooses for each query head from keys repeated for it; here the query heads that share a KV head vote together
+(mean), so that the cache really shrinks under grouped-query attention. The budget is a share of the prompt and includes
+the window, not a fixed number; an average over the edge of the prompt divides by the keys that are there. Of a prompt
+that was prefilled in chunks only the queries of the last chunk are at hand: if they are fewer than the window, they
+vote alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from workbench.engine import LayerCache, Run
+from workbench.engine.eviction import PromptEviction
+from workbench.models import Block
+from workbench.settings import settings
+from workbench.techniques._technique import Technique, register
+
+
+@register
+@settings
+class SnapKV(Technique):
+    """Attention of the prompt's last queries, pooled over neighbours, ranks its earlier keys for every KV head.
+
+    Parameters
+    ----------
+    keep : float
+        Share of the prompt's keys that stays in every layer, the window included; 1 evicts nothing.
+    window : int
+        Last tokens of the prompt whose queries vote and whose keys always stay.
+    kernel : int
+        Neighbouring keys pooled, so that what stands beside a key that is looked at stays with it; 1 pools nothing.
+    pooling : {"avg", "max"}
+    """
+
+    keep: Annotated[float, Field(gt=0, le=1, description="share of the prompt's keys that stays")] = 0.5
+    window: Annotated[int, Field(ge=1, le=256, description="last tokens, which vote and stay")] = 32
+    kernel: Annotated[int, Field(ge=1, le=63, description="neighbouring keys pooled")] = 7
+    pooling: Annotated[Literal["avg", "max"], Field(description="mean or maximum over neighbours")] = "avg"
+
+    slots = ("cache",)
+    exact = False
+    paper = "Li et al., SnapKV: LLM Knows What You are Looking for Before Generation, 2024, arXiv 2404.14469"
+
+    def start(self, run: Run) -> _LookedAt:
+        return _LookedAt(self, run.model.anatomy.blocks)
+
+    @classmethod
+    def neutral(cls) -> Self:
+        return cls(keep=1.0)
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        return cls(window=4, kernel=3), cls(keep=0.3, window=2, kernel=1, pooling="max")
+
+
+class _LookedAt(PromptEviction):
+    """Scores by attention."""
+
+    def __init__(self, technique: SnapKV, blocks: Sequence[Block]) -> None:
+        super().__init__(technique.keep, technique.window)
+        self._kernel, self._pooling, self._blocks = technique.kernel, technique.pooling, blocks
+
+    def scores(self, layer: int, query: Tensor, cache: LayerCache, earlier: int) -> Tensor:
+        block = self._blocks[layer]
+        received = window_attention(query[0, :, -self.window :], cache, block.scale, block.window)[:, :earlier]
+        pad = self._kernel // 2
+        if self._pooling == "avg":
+            pooled = F.avg_pool1d(received, self._kernel, stride=1, padding=pad, count_include_pad=False)
+        else:
+            pooled = F.max_pool1d(received, self._kernel, stride=1, padding=pad)
+        # An even kernel gives one value more than there are keys.
+        return pooled[:, :earlier]
+
+
+def window_attention(query: Tensor, cache: LayerCache, scale: float, window: int | None) -> Tensor:
+    """Attention [kv_heads, entries] that every entry receives from the newest queries.
+
+    Parameters
+    ----------
+    query : Tensor [heads, rows, head_dim]
+        Queries of the ``rows`` newest entries, in order.
+    cache : LayerCache
+    scale : float
+    window : int or None
+        Sliding window of the layer; what lies outside receives nothing.
+
+    Returns
+    -------
+    Tensor
+        float32, summed over queries and averaged over the query heads that share a KV head.
+    """
+    keys = cache.keys[0]
+    rows, held = query.shape[1], cache.length
+    grouped = query.unflatten(0, (keys.shape[0], -1)).flatten(1, 2)
+    scores = (grouped @ keys.transpose(1, 2)).float() * scale
+    scores = scores.unflatten(1, (-1, rows))
+    hidden = torch.ones(rows, held, dtype=torch.bool, device=keys.device).triu(held - rows + 1)
+    if window is not None:
+        positions = cache.positions[0]
+        hidden = hidden | (positions[held - rows :, None] - positions >= window)
+    return scores.masked_fill_(hidden, float("-inf")).softmax(-1).sum(2).mean(1)

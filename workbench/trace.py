@@ -1,0 +1,155 @@
+"""The data model: an :class:`xarray.DataTree` with named dimensions, units, and where it came from.
+
+Every trace has the groups it needs of
+
+- ``tokens``: ``id`` (token);
+- ``probes/<name>``: what a probe measured;
+- ``cost``: facts of each step (step), and of each layer (step, layer);
+- in a study also a leading ``run`` and ``prompt`` dimension.
+
+Every variable carries ``units`` and ``long_name``. Text is never an array: the root's ``vocabulary`` attribute is JSON
+that maps the token ids that occur to their text. The root also carries model, revision, recipe, seed, dtype, device and
+versions. :func:`check` is the one gate.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from workbench.errors import TraceError
+
+SCHEMA = 1
+KINDS = ("observe", "generate", "study")
+REQUIRED = ("schema", "kind", "model", "revision", "recipe", "seed", "dtype", "device", "versions", "vocabulary")
+_VERSIONS = ("torch", "transformers", "xarray", "altair", "dynamic-inference-workbench")
+
+
+def variable(dims: str | Sequence[str], values: Any, units: str, long_name: str, **attrs: Any) -> xr.Variable:
+    """A variable as every trace wants it.
+
+    Parameters
+    ----------
+    dims : str or sequence of str
+        One name, or several separated by spaces.
+    values : array or Tensor
+    units : str
+        Such as "nats", "s", "bytes", "tokens", "token id", "layer", "probability", or "1" for a plain ratio.
+    long_name : str
+        As an axis would say it.
+    """
+    names = dims.split() if isinstance(dims, str) else list(dims)
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float().numpy() if values.is_floating_point() else values.numpy()
+    return xr.Variable(names, np.asarray(values), {"units": units, "long_name": long_name, **attrs})
+
+
+def tokens(ids: Sequence[int]) -> xr.Dataset:
+    """The ``tokens`` group of a prompt."""
+    return xr.Dataset(
+        {"id": variable("token", np.asarray(ids, dtype=np.int32), "token id", "token")},
+        coords={"token": np.arange(len(ids))},
+    )
+
+
+def build(
+    groups: Mapping[str, xr.Dataset],
+    *,
+    model: Any,
+    kind: str,
+    recipe: Any,
+    used: Iterable[int],
+    seed: int = 0,
+    **more: Any,
+) -> xr.DataTree:
+    """A checked trace from its groups.
+
+    Parameters
+    ----------
+    groups : mapping of str to Dataset
+        Group path -> data.
+    model : Model
+        Gives name, revision, dtype, device and the text of tokens.
+    kind : {"observe", "generate", "study"}
+    recipe : JSON-able
+    used : iterable of int
+        Token ids whose text is kept.
+    seed : int
+    **more
+        Further root attributes; anything but numbers and strings is stored as JSON.
+    """
+    attrs = {
+        "schema": SCHEMA,
+        "kind": kind,
+        "model": model.name,
+        "revision": model.revision,
+        "recipe": json.dumps(recipe),
+        "seed": seed,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "versions": json.dumps(versions()),
+        "vocabulary": json.dumps({str(i): model.decode([i]) for i in sorted(used) if i >= 0}),
+    }
+    for key, value in more.items():
+        attrs[key] = value if isinstance(value, str | int | float) else json.dumps(value)
+    tree = xr.DataTree.from_dict({"/": xr.Dataset(attrs=attrs), **groups})
+    return check(tree)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what shapes a number."""
+    found = {"python": platform.python_version()}
+    for name in _VERSIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def vocabulary(tree: xr.DataTree) -> dict[int, str]:
+    """Token id -> text, for the tokens that occur in a trace."""
+    return {int(key): text for key, text in json.loads(tree.attrs["vocabulary"]).items()}
+
+
+def check(tree: xr.DataTree) -> xr.DataTree:
+    """Pass a trace that is well formed; raise TraceError naming everything that is not."""
+    faults = [f"the root lacks the attribute {name!r}" for name in REQUIRED if name not in tree.attrs]
+    if not faults and tree.attrs["kind"] not in KINDS:
+        faults.append(f"kind {tree.attrs['kind']!r} is none of {', '.join(KINDS)}")
+    if not faults and tree.attrs["schema"] != SCHEMA:
+        faults.append(f"schema {tree.attrs['schema']} is not {SCHEMA}: it was written by another version")
+    for node in tree.subtree:
+        for name, array in node.data_vars.items():
+            where = f"{node.path}/{name}".replace("//", "/")
+            faults += [f"{where} has no {want}" for want in ("units", "long_name") if not array.attrs.get(want)]
+            if array.dtype.kind not in "biuf":
+                faults.append(f"{where} holds {array.dtype}, not numbers: keep text as integer codes")
+    if faults:
+        raise TraceError("not a trace: " + "; ".join(faults[:8]))
+    return tree
+
+
+def save(tree: xr.DataTree, path: str | Path) -> Path:
+    """Write a trace as netCDF (``.nc``) or as a Zarr store (``.zarr``), whole or not at all."""
+    from workbench.store import write
+
+    return write(check(tree), Path(path))
+
+
+def open(path: str | Path) -> xr.DataTree:
+    """Read a trace back, its checksums verified, and check it."""
+    from workbench.store import read
+
+    return check(read(Path(path)))
+
+
+__all__ = ["SCHEMA", "build", "check", "open", "save", "tokens", "variable", "versions", "vocabulary"]
