@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
+_PATIENCE = 0.25  # s
 Report = Callable[[int, int, str], None]
 
 
 def watched(work: Callable[[Report, threading.Event], Any], stop: threading.Event) -> Generator[tuple, None, Any]:
     """Run ``work(report, stop)`` in a thread, yield its reports ``(done, total, message)``, and return its result.
 
+    The last report is repeated while there is no new one, so that whoever listens can notice that nobody does any more.
     Closing the generator sets ``stop`` and waits for the thread, so that nothing runs on unseen.
 
     Raises
@@ -21,6 +24,7 @@ def watched(work: Callable[[Report, threading.Event], Any], stop: threading.Even
         Whatever the work raised.
     """
     reports: queue.SimpleQueue[tuple | None] = queue.SimpleQueue()
+    last: tuple = (0, 1, "warming up")
     outcome: dict[str, Any] = {}
 
     def run() -> None:
@@ -35,8 +39,10 @@ def watched(work: Callable[[Report, threading.Event], Any], stop: threading.Even
     thread.start()
     finished = False
     try:
-        while (report := reports.get()) is not None:
-            yield report
+        while last is not None:
+            yield last
+            with contextlib.suppress(queue.Empty):
+                last = reports.get(timeout=_PATIENCE)
         finished = True
     finally:
         if not finished:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+
 import workbench as wb
 from workbench.errors import WorkbenchError
 from workbench_app.controls import words

@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 import gradio as gr
+
 import workbench.techniques
 from workbench.errors import SettingError
 from workbench.registry import TECHNIQUES
@@ -61,15 +62,16 @@ def control(name: str, field: dict[str, Any]) -> gr.components.Component:
         return gr.Dropdown(choices=list(field["enum"]), value=default, **shared)
     if kind == "boolean":
         return gr.Checkbox(value=bool(default), **shared)
-    if kind in ("integer", "number"):
+    if kind in ("integer", "number") and default is not None:
         low, high = bounds(field)
         step = 1 if kind == "integer" else step_of(field)
-        if None not in (low, high, default) and (high - low) / step <= _WIDEST_SLIDER:
+        if None not in (low, high) and (high - low) / step <= _WIDEST_SLIDER:
             return gr.Slider(low, high, value=default, step=step, **shared)
         precision = 0 if kind == "integer" else None
         return gr.Number(value=default, minimum=low, maximum=high, precision=precision, **shared)
+    # A number box cannot be left empty, so a number that may be none is written as text.
     text = default if kind == "string" or default is None else json.dumps(default)
-    return gr.Textbox(value=text, max_lines=1, max_length=500, **shared)
+    return gr.Textbox(value=text, max_lines=1, max_length=500, placeholder="none" if default is None else None, **shared)
 
 
 @dataclass

@@ -44,7 +44,7 @@ def column_html(column: Column, race: Race, title: str) -> str:
     """
     full = scale(race.columns, race.model.layers)
     return (
-        f'<section class="column" data-state="{column.state}">'
+        f'<section class="answer" data-state="{column.state}">'
         f'<header><b>{safe(title)}</b><code>{safe(column.name)}</code></header>'
         f'<div class="badges">{badges(column, race)}</div>'
         f'<dl class="numbers">{numbers(column, race.baseline)}</dl>'

@@ -35,7 +35,11 @@ def contenders(model, ids, new):
 
     def transformers_generate():
         model.hf.generate(
-            inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=new, min_new_tokens=new, do_sample=False,
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=new,
+            min_new_tokens=new,
+            do_sample=False,
             pad_token_id=0,
         )
 

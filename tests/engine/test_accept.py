@@ -10,7 +10,12 @@ from workbench.engine import Draft, Sampler
 from workbench.engine.accept import accept
 
 VOCABULARY = 4
-SETTINGS = [{"temperature": 0.7}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.8}, {"temperature": 1.3, "top_k": 3}]
+SETTINGS = [
+    {"temperature": 0.7},
+    {"temperature": 1.0},
+    {"temperature": 1.0, "top_p": 0.8},
+    {"temperature": 1.3, "top_k": 3},
+]
 
 
 def logits_after(prefix):

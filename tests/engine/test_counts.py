@@ -1,5 +1,7 @@
 """Counted operations against torch's own counter, and bytes against what is there."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -38,7 +40,7 @@ def test_decode_flops_grow_by_one_key_for_each_token():
     steps = list(generate(model, list(range(3, 13)), max_new_tokens=5, stop_tokens=()))[1:]
     block = model.anatomy.blocks[0]
     growth = 4 * block.heads * block.head_dim * model.layers
-    assert {b.flops - a.flops for a, b in zip(steps, steps[1:], strict=False)} == {growth}
+    assert {b.flops - a.flops for a, b in pairwise(steps)} == {growth}
     assert [step.keys_read[0] for step in steps] == [11, 12, 13, 14]
 
 

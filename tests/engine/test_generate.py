@@ -1,4 +1,4 @@
-"""The decode loop: equal to transformers' own, exact under drafts of every kind, and well behaved when things go wrong."""
+"""The decode loop: equal to transformers' own, exact under drafts of every kind, well behaved when things go wrong."""
 
 import threading
 

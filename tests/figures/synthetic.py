@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,22 @@ from workbench.trace import variable
 
 MARKUP = "</script><img src=x onerror=alert(1)>"
 TRAPS = [MARKUP, "\n", " ", "\t", "<b>", "\u202e", "\u2028", "日本", "", '"', "\\", "'", "&amp;", "\x00", "{{", "é"]
-WORDS = [" the", " cap", "ital", " of", " France", " is", " Paris", ".", ",", " and", " def", " return", " extra", "ordinary"]
+WORDS = [
+    " the",
+    " cap",
+    "ital",
+    " of",
+    " France",
+    " is",
+    " Paris",
+    ".",
+    ",",
+    " and",
+    " def",
+    " return",
+    " extra",
+    "ordinary",
+]
 VOCABULARY = [*WORDS, *TRAPS]
 
 
@@ -44,7 +58,9 @@ def ids(tokens: int, seed: int = 0) -> np.ndarray:
     return drawn
 
 
-def observed(tokens: int = 40, layers: int = 12, heads: int = 6, experts: int = 8, model: str = "tiny-llama") -> xr.DataTree:
+def observed(
+    tokens: int = 40, layers: int = 12, heads: int = 6, experts: int = 8, model: str = "tiny-llama"
+) -> xr.DataTree:
     """A trace with all five probes."""
     rng = np.random.default_rng(1)
     depth, blocks = np.arange(-1, layers), np.arange(layers)
@@ -91,11 +107,14 @@ def observed(tokens: int = 40, layers: int = 12, heads: int = 6, experts: int = 
                 "query_bin key_bin", scores / scores.sum(1, keepdims=True), "probability", "attention", layer=3, head=2
             ),
         },
-        layer=blocks, head=np.arange(heads), mass=[0.9, 0.95, 0.99], distance_bin=edges, query_bin=queries, key_bin=keys,
+        layer=blocks, head=np.arange(heads), mass=[0.9, 0.95, 0.99],
+        distance_bin=edges, query_bin=queries, key_bin=keys,
     ).assign_attrs(queries=len(sampled))  # fmt: skip
     apart = np.abs(depth[:, None] - depth[None])
     span = np.arange(1, layers + 1)
-    angle = np.where(blocks[:, None] + span[None] <= layers, 0.05 * np.sqrt(span)[None] + 0.002 * blocks[:, None], np.nan)
+    angle = np.where(
+        blocks[:, None] + span[None] <= layers, 0.05 * np.sqrt(span)[None] + 0.002 * blocks[:, None], np.nan
+    )
     influence = rng.uniform(0.01, 0.3, layers)
     similarity = _dataset(
         {
@@ -112,7 +131,7 @@ def observed(tokens: int = 40, layers: int = 12, heads: int = 6, experts: int = 
         {
             "load": variable("layer expert", load, "1", "share of assignments"),
             "router_entropy": variable("layer", rng.uniform(1, 2, layers), "nats", "router entropy"),
-            "coactivation": variable("layer expert other_expert", (pairs + pairs.swapaxes(1, 2)) / 2, "1", "share of tokens"),
+            "coactivation": variable("layer expert other_expert", (pairs + pairs.swapaxes(1, 2)) / 2, "1", "share"),
         },
         layer=blocks * 2, expert=np.arange(experts), other_expert=np.arange(experts),
     )  # fmt: skip
@@ -151,7 +170,10 @@ def study(runs: int = 8, prompts: int = 5, repeats: int = 3, tokens: int = 64) -
     rng = np.random.default_rng(2)
     shape = (runs, prompts)
     steps = _steps(rng, shape, tokens)
-    counts = {name: np.nansum(np.where(steps[name] < 0, 0, steps[name]), 2) for name in ("drafted", "accepted", "flops", "bytes")}
+    counts = {
+        name: np.nansum(np.where(steps[name] < 0, 0, steps[name]), 2)
+        for name in ("drafted", "accepted", "flops", "bytes")
+    }
     faster = np.array([run[3] for run in RUNS[:runs]])[:, None, None]
     seconds = 0.02 * tokens / faster * rng.normal(1, 0.03, (*shape, repeats))
     loss = np.array([0 if run[2] else 0.03 + 0.04 * i for i, run in enumerate(RUNS[:runs])])[:, None]
@@ -185,18 +207,28 @@ def study(runs: int = 8, prompts: int = 5, repeats: int = 3, tokens: int = 64) -
     slow = np.array([1.0, 4.0])
     modelled = {
         "seconds": variable("run prompt hardware", seconds[..., :1] / 9 * slow, "s", "seconds, modelled"),
-        "speedup": variable("run prompt hardware", (seconds[:1, :, :1] / seconds[..., :1]) ** 1.3 + 0 * slow, "1", "modelled"),
+        "speedup": variable(
+            "run prompt hardware", (seconds[:1, :, :1] / seconds[..., :1]) ** 1.3 + 0 * slow, "1", "modelled"
+        ),
     }
-    units = {"seconds": "s", "draft_seconds": "s", "layers": "layers", "keys_read": "keys", "flops": "FLOP", "bytes": "bytes"}
+    units = {
+        "seconds": "s",
+        "draft_seconds": "s",
+        "layers": "layers",
+        "keys_read": "keys",
+        "flops": "FLOP",
+        "bytes": "bytes",
+    }
     facts = {name: variable("run prompt step", data, units.get(name, "tokens"), name) for name, data in steps.items()}
     groups = {
         "scores": xr.Dataset(scores), "timing": xr.Dataset(timing), "modelled": xr.Dataset(modelled),
         "steps": xr.Dataset(facts), "text": _text(steps, shape, tokens),
     }  # fmt: skip
     named = [
-        {"name": name, "technique": spec, "exact_declared": exact, "simulated": False} for name, spec, exact, *_ in RUNS[:runs]
+        {"name": name, "technique": spec, "exact_declared": exact, "simulated": False}
+        for name, spec, exact, *_ in RUNS[:runs]
     ]
-    asked = [{"id": f"{MARKUP} {i}", "task": "chat", "prompt": f"Say {MARKUP}\nnow\u202e"} for i in range(prompts)]
+    asked = [{"id": f"{MARKUP} {i}", "task": "chat", "text": f"Say {MARKUP}\nnow\u202e"} for i in range(prompts)]
     return trace.build(
         groups, model=Model(), kind="study", recipe=[run["technique"] for run in named], used=range(len(VOCABULARY)),
         runs=named, prompts=asked, hardware=["H100", "RTX 4090"], baseline=0,
@@ -206,13 +238,19 @@ def study(runs: int = 8, prompts: int = 5, repeats: int = 3, tokens: int = 64) -
 def _steps(rng: np.random.Generator, shape: tuple[int, int], tokens: int) -> dict[str, np.ndarray]:
     names = ("tokens", "drafted", "accepted", "layers")
     found = {name: np.full((*shape, tokens), -1, dtype=np.int32) for name in names}
-    found |= {name: np.full((*shape, tokens), np.nan) for name in ("keys_read", "seconds", "draft_seconds", "flops", "bytes")}
+    found |= {
+        name: np.full((*shape, tokens), np.nan) for name in ("keys_read", "seconds", "draft_seconds", "flops", "bytes")
+    }
     for run, prompt in np.ndindex(shape):
         left, step, drafts = tokens, 0, RUNS[run][4]
         while left:
             accepted = min(int(rng.integers(0, drafts + 1)), left - 1) if step and drafts else 0
             at = (run, prompt, step)
-            found["tokens"][at], found["accepted"][at], found["drafted"][at] = accepted + 1, accepted, drafts if step else 0
+            found["tokens"][at], found["accepted"][at], found["drafted"][at] = (
+                accepted + 1,
+                accepted,
+                drafts if step else 0,
+            )
             found["layers"][at] = 20 if "skip" in RUNS[run][0] else 30
             found["keys_read"][at] = (200 + tokens - left) * (0.5 if "KV" in RUNS[run][0] else 1)
             found["seconds"][at] = 0.4 if step == 0 else rng.gamma(40, 0.0005) * (1 + 0.1 * accepted)
@@ -238,5 +276,3 @@ def _text(steps: dict[str, np.ndarray], shape: tuple[int, int], tokens: int) -> 
             "accepted_draft": variable("run prompt token", draft, "1", "whether the token came from a draft"),
         }
     )
-
-

@@ -1,6 +1,7 @@
 """Every specimen compiles for every target, and fits the device. Started by ``test_separate_processes.py``."""
 
 import pytest
+
 from workbench_kernels.specimen import SPECIMENS, TARGETS, Specimen
 
 SHARED_MEMORY_BYTES = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}

@@ -5,6 +5,7 @@ Started by ``test_separate_processes.py`` under ``TRITON_INTERPRET=1``.
 
 import pytest
 import torch
+
 from workbench_kernels.dispatch import interpreting
 from workbench_kernels.unembed_statistics import Norm, unembed_statistics
 from workbench_kernels.unembed_statistics.combine import LOWEST_KEY, candidates_of

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+
 from workbench_kernels.dispatch import BackendUnavailable, choose_backend
 from workbench_kernels.unembed_statistics import Norm, UnembedStatistics, chunked, unembed_statistics
 from workbench_kernels.unembed_statistics.combine import candidates_of, keys_of

@@ -37,9 +37,7 @@ def test_choices_cover_the_rows_up_to_the_next_larger_one(monkeypatch):
 
 def test_bias_and_leading_dimensions_are_kept():
     x, weight, bias = torch.randn(2, 3, 5), torch.randn(6, 5), torch.randn(6)
-    torch.testing.assert_close(
-        Multiply({8: "columns"})(x, weight, bias), torch.nn.functional.linear(x, weight, bias)
-    )
+    torch.testing.assert_close(Multiply({8: "columns"})(x, weight, bias), torch.nn.functional.linear(x, weight, bias))
 
 
 def test_measured_knows_every_size_and_small_weights_are_not_timed():

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from itertools import pairwise
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def test_catching_up_takes_one_forward():
     model = tiny("llama")
     technique = halfway(model)
     steps = list(generate(model, PROMPT, [technique], max_new_tokens=30, stop_tokens=()))
-    switched = [b for a, b in zip(steps, steps[1:], strict=False) if a.model != b.model]
+    switched = [b for a, b in pairwise(steps) if a.model != b.model]
     assert switched and {step.forwards for step in steps} <= {1, 2, 3}
 
 

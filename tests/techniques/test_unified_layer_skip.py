@@ -1,5 +1,7 @@
 """Layers that run follow from the target alone; quality falls with it, and less than when they are cut off the end."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ from workbench.techniques import UnifiedLayerSkip
 def test_the_number_of_layers_follows_from_the_target(speedup, kept):
     layers = UnifiedLayerSkip(speedup=speedup).kept(30)
     assert len(layers) == kept and layers[0] == 0 and layers[-1] == 29
-    gaps = [b - a for a, b in zip(layers, layers[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(layers)]
     assert max(gaps) - min(gaps) <= 1
 
 

@@ -55,9 +55,7 @@ def _greedy(draft: Draft, logits: Tensor, children: dict[int, list[int]]) -> tup
         path.append(here)
 
 
-def _sampled(
-    draft: Draft, logits: Tensor, sampler: Sampler, children: dict[int, list[int]]
-) -> tuple[list[int], int]:
+def _sampled(draft: Draft, logits: Tensor, sampler: Sampler, children: dict[int, list[int]]) -> tuple[list[int], int]:
     path: list[int] = []
     here = -1
     while True:

@@ -59,7 +59,7 @@ def visible(
 ) -> Bool[Tensor, "*kv_heads tokens keys"] | None:
     """Mask [tokens, keys] or [kv_heads, tokens, keys]: True where a key is visible to a new token; None if all are."""
     held = layer.length
-    if count == 1 and (window is None or held <= window and layer.contiguous):
+    if count == 1 and (window is None or (held <= window and layer.contiguous)):
         return None
     own = torch.ones(count, count, dtype=torch.bool, device=positions.device).tril() if tree is None else tree
     mask = torch.cat((own.new_ones(count, held - count), own), 1)

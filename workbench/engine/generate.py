@@ -107,6 +107,9 @@ class _Loop:
         self.stopper = recipe.policy("stop", run)
         self.acceptor = recipe.policy("accept", run)
         self.drafter = recipe.policy("draft", run)
+        # A technique that does not fit the model says so now, not at the first token.
+        for slot in _DECODER_SLOTS:
+            recipe.policies(slot, run)
         self.decoders: dict[int, Decoder] = {}
 
     @contextlib.contextmanager

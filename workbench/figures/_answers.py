@@ -8,7 +8,7 @@ import json
 import numpy as np
 import xarray as xr
 
-from workbench.figures._runs import group, labels
+from workbench.figures._runs import each_token, group, labels
 from workbench.figures._text import visible
 from workbench.trace import vocabulary
 
@@ -42,7 +42,7 @@ def answers(tree: xr.DataTree) -> str:
     text, steps = group(tree, "text"), group(tree, "steps")
     prompts = json.loads(tree.attrs.get("prompts", "[]")) or [{}] * text.sizes["prompt"]
     words = vocabulary(tree)
-    seconds = steps["seconds"].values / np.maximum(steps["tokens"].values, 1)
+    seconds = each_token(steps, "seconds").values
     decode = seconds[..., 1:]
     decode = decode[np.isfinite(decode)]
     edges = np.quantile(decode, np.linspace(0, 1, LEVELS + 1)[1:-1]) if len(decode) else np.zeros(LEVELS - 1)
@@ -51,7 +51,7 @@ def answers(tree: xr.DataTree) -> str:
         parts = [str(prompt[key]) for key in ("id", "task") if prompt.get(key) not in (None, "")]
         name = " · ".join(parts) or f"prompt {number}"
         inside = []
-        if isinstance(asked := prompt.get("prompt", prompt.get("text")), str):
+        if isinstance(asked := prompt.get("text"), str):
             inside.append(f"<h3>Prompt</h3>{prompt_text(asked)}")
         for run, label in enumerate(labels(tree)):
             here = text.isel(run=run, prompt=number)

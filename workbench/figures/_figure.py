@@ -84,10 +84,11 @@ def figure(
 
 
 def _missing(tree: xr.DataTree, needs: Iterable[str]) -> list[str]:
-    missing = []
+    missing, groups = [], {node.path.strip("/") for node in tree.subtree}
     for need in needs:
         group, _, variable = need.rpartition("/")
-        if group.strip("/") not in {node.path.strip("/") for node in tree.subtree} or variable not in tree[group]:
+        found = group.strip("/") in groups and tree[group].data_vars.get(variable)
+        if found is None or found is False or not found.size:
             missing.append(need)
     return missing
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 LETTER = 6.6  # pixels, of the width of an average letter at the size of labels
 Box = tuple[float, float, float, float]
@@ -22,7 +23,7 @@ def place_labels(
     """Positions for labels beside their points.
 
     Each label in turn takes the nearest free place round its point: free of the labels placed before, of all points and
-    obstacles, and inside the plot. Where there is none, the place with the least overlap, another label's counting most.
+    obstacles, and inside the plot. Where there is none, the place with the least overlap; other labels count most.
 
     Parameters
     ----------
@@ -76,3 +77,43 @@ def _overlap(one: Box, other: Box) -> float:
     wide = min(one[2], other[2]) - max(one[0], other[0])
     tall = min(one[3], other[3]) - max(one[1], other[1])
     return wide * tall if wide > 0 and tall > 0 else 0.0
+
+
+def add_labels(
+    table: pd.DataFrame, across: Sequence[float], up: Sequence[float], size: tuple[float, float], *, reverse: bool
+) -> None:
+    """Add the places of labels to the points of a chart, in the units of its axes.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With ``run``, and ``speed`` and ``quality`` with ``_low`` and ``_high`` beside them. Gets ``label_x`` and
+        ``label_y``, ``far`` for a label that had to leave its point, and ``end_x`` and ``end_y`` of a line to it.
+    across, up : (low, high)
+        Domains of the axes.
+    size : (width, height)
+        Of the plot, in pixels.
+    reverse : bool
+        Whether low values are at the top.
+    """
+    origin, spans = np.array([across[0], up[0]]), np.array([across[1] - across[0], up[1] - up[0]])
+
+    def pixels(x: str, y: str) -> np.ndarray:
+        share = (table[[x, y]].to_numpy() - origin) / spans
+        return np.where([False, not reverse], 1 - share, share) * size
+
+    points = pixels("speed", "quality")
+    corners = [pixels(f"speed_{end}", "quality") for end in ("low", "high")]
+    corners += [pixels("speed", f"quality_{end}") for end in ("low", "high")]
+    bars = []
+    for one, other in (corners[:2], corners[2:]):
+        bars += [(*row - 1, *end + 1) for row, end in zip(np.fmin(one, other), np.fmax(one, other), strict=True)]
+    spots = np.array(place_labels([tuple(point) for point in points], list(table["run"]), size, bars))
+    ends = spots.copy()
+    ends[:, 0] = np.clip(points[:, 0], spots[:, 0], spots[:, 0] + LETTER * table["run"].str.len())
+    down = spots[:, 1] - points[:, 1]
+    ends[:, 1] -= 7 * np.sign(down)
+    table["far"] = np.abs(down) > 24
+    for name, places in (("label", spots), ("end", ends)):
+        share = places / np.array(size)
+        table[[f"{name}_x", f"{name}_y"]] = origin + spans * np.where([False, not reverse], 1 - share, share)

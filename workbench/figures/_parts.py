@@ -39,9 +39,9 @@ def heat_map(
     percent: bool = False,
     layers_up: bool = True,
 ) -> alt.Chart:
-    """Cells of a table of whole-numbered rows and columns; each of x, y, value is a field and a title with its unit."""
+    """Cells of a table of whole-numbered rows and columns; x, y, value: a field and its title with unit."""
     scale = alt.Scale(scheme=SEQUENTIAL, domain=list(domain)) if domain else alt.Scale(scheme=SEQUENTIAL)
-    legend = alt.Legend(title=value[1], orient="right", gradientLength=160, tickCount=5, format="%" if percent else "~g")
+    legend = alt.Legend(title=value[1], gradientLength=160, tickCount=5, format="%" if percent else "~g")
     order = "descending" if layers_up else "ascending"
     return (
         alt.Chart(table)

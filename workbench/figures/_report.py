@@ -29,8 +29,7 @@ figure { margin: 20px 0; }
 table { border-collapse: collapse; font-size: 13px; }
 caption { text-align: left; padding: 4px 0; opacity: 0.85; }
 th, td { border-bottom: 1px solid var(--line); padding: 4px 10px 4px 0; text-align: right; vertical-align: top; }
-th { font-weight: 600; } th[scope=row], td.text { text-align: left; overflow-wrap: anywhere; min-width: 8em; }
-thead th:first-child { text-align: left; }
+th { font-weight: 600; } th[scope=row], .text { text-align: left; overflow-wrap: anywhere; min-width: 8em; }
 .wide { overflow-x: auto; }
 details { margin: 10px 0; } summary { cursor: pointer; font-weight: 600; }
 details details { margin-left: 16px; }
@@ -77,7 +76,7 @@ def report(
     """
     tree = tree_of(trace)
     if table is None and callable(getattr(trace, "table", None)):
-        table = trace.table()
+        table = trace.table(text=True)
     title = title or f"{tree.attrs['model']}: {_what(tree)}"
     charts = dict(figures) if isinstance(figures, Mapping) else _charts(tree, figures)
     specs = {name: _html.specification(chart) for name, chart in charts.items()}
@@ -125,11 +124,15 @@ def _facts(tree: xr.DataTree) -> str:
 def _table(table: pd.DataFrame, caption: str) -> str:
     if not isinstance(table.index, pd.RangeIndex):
         table = table.reset_index()
-    head = "".join(f'<th scope="col">{html.escape(_column(name))}</th>' for name in table.columns)
+    texts = [not any(_numeric(value) for value in table.iloc[:, place]) for place in range(table.shape[1])]
+    head = "".join(
+        f'<th scope="col"{_TEXT * text}>{html.escape(_column(name))}</th>'
+        for name, text in zip(table.columns, texts, strict=True)
+    )
     rows = []
     for row in table.itertuples(index=False):
         cells = [f'<th scope="row">{_value(row[0])}</th>'] if len(row) else []
-        cells += [f"<td{'' if _numeric(value) else _TEXT}>{_value(value)}</td>" for value in row[1:]]
+        cells += [f"<td{_TEXT * text}>{_value(value)}</td>" for value, text in zip(row[1:], texts[1:], strict=True)]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return (
         f'<div class="wide"><table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>'
@@ -160,8 +163,9 @@ def _texts(tree: xr.DataTree) -> str:
         return answers(tree)
     if "tokens" in tree.children:
         text = "".join(vocabulary(tree).get(int(number), f"[{number}]") for number in tree["tokens/id"].values)
-        count = f"{tree['tokens'].sizes['token']} tokens"
-        return f"<h2>Prompt</h2>\n<details open><summary>{count}</summary>{prompt_text(text)}</details>"
+        count = tree["tokens"].sizes["token"]
+        opened = " open" if count <= 1000 else ""
+        return f"<h2>Prompt</h2>\n<details{opened}><summary>{count:,} tokens</summary>{prompt_text(text)}</details>"
     return ""
 
 
@@ -175,7 +179,7 @@ def _settings(tree: xr.DataTree) -> str:
         if isinstance(value, dict):
             nested.append(_pairs(name, value))
         else:
-            plain.append((name, value if not isinstance(value, list) else ", ".join(map(str, value)) or "none"))
+            plain.append((name, "; ".join(str(part) or "none" for part in value) if isinstance(value, list) else value))
     listed = [
         {"run": run.get("name"), **{key: value for key, value in run.items() if key != "name"}}
         for run in json.loads(tree.attrs.get("runs", "[]"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ DRAWS = 2000
 def runs(tree: xr.DataTree) -> list[dict[str, Any]]:
     """The runs of a study, each with ``name``, ``technique``, ``exact_declared`` and ``simulated``."""
     listed = json.loads(tree.attrs.get("runs", "[]"))
-    return listed or [{"name": json.loads(tree.attrs["recipe"]) or "run"}]
+    return listed or [{"name": "run"}]
 
 
 def labels(tree: xr.DataTree, length: int = 34) -> list[str]:
@@ -80,6 +81,22 @@ def group(tree: xr.DataTree, name: str) -> xr.Dataset:
     return data
 
 
+def each_token(steps: xr.Dataset, cost: str) -> xr.DataArray:
+    """What one token of each step cost: the step's cost over its tokens, NaN where no step was.
+
+    Keys read are those of a query, and are not divided.
+
+    Parameters
+    ----------
+    steps : Dataset
+        Of :func:`group`, with or without its leading dimensions; ``step`` becomes the last.
+    cost : str
+        A variable of it.
+    """
+    values = steps[cost].where(steps["tokens"] > 0).transpose(..., "step")
+    return values if cost == "keys_read" else values / steps["tokens"].clip(min=1)
+
+
 def mean_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
     """Mean over prompts and its 95 % bootstrap interval, prompts drawn with replacement.
 
@@ -102,7 +119,19 @@ def mean_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float, floa
     return float(table.mean()), float(low), float(high)
 
 
+def ratio(parts: np.ndarray, tokens: np.ndarray) -> tuple[float, float, float]:
+    """A sum over prompts for each token of all prompts, as the study's table has it; a count has no interval."""
+    total = np.nansum(np.where(np.isnan(parts), 0, tokens))
+    return float(np.nansum(parts) / total) if total else float("nan"), float("nan"), float("nan")
+
+
 def median_interval(values: np.ndarray) -> tuple[float, float, float]:
     """Median over prompts and repeats [prompts, repeats] and its 95 % bootstrap interval."""
     found = bootstrap_median(values)
     return found.median, found.low, found.high
+
+
+def front(speed: Iterable[float], good: Iterable[float]) -> list[bool]:
+    """Which points lie on the Pareto front: no other is at least as high in both and higher in one."""
+    points = list(zip(speed, good, strict=True))
+    return [not any(s >= x and g >= y and (s > x or g > y) for s, g in points) for x, y in points]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import textwrap
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
+import numpy as np
 import xarray as xr
 
 from workbench.trace import vocabulary
@@ -51,6 +53,37 @@ def shorten(text: str, length: int) -> str:
 def columns(text: str) -> int:
     """How many columns of a monospaced font a text takes; wide East Asian characters take two."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def flow(
+    widths: Sequence[float], groups: Sequence[int], breaks: Sequence[bool], width: float, gap: float = 0.4
+) -> tuple[np.ndarray, np.ndarray]:
+    """Set pieces one after another in rows, as a paragraph is.
+
+    Parameters
+    ----------
+    widths : sequence of float
+    groups : sequence of int
+        Pieces of different groups get a gap between them.
+    breaks : sequence of bool
+        Whether a new row begins after a piece.
+    width : float
+        Of a row.
+
+    Returns
+    -------
+    start, row : array
+        Left end and row of each piece.
+    """
+    start, row = np.zeros(len(widths)), np.zeros(len(widths), dtype=int)
+    across, down = 0.0, 0
+    for index, wide in enumerate(widths):
+        across += gap if across and groups[index] != groups[index - 1] else 0.0
+        if across + wide > width or (index and breaks[index - 1]):
+            across, down = 0.0, down + 1
+        start[index], row[index] = across, down
+        across += wide
+    return start, row
 
 
 class Texts(dict[int, str]):

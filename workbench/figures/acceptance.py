@@ -13,7 +13,7 @@ from workbench.figures._text import heading
 from workbench.figures._theme import CATEGORIES
 
 BARS = 120
-COLUMNS = ["step", "left", "right", "place", "kind", "tokens", "drafted", "accepted"]
+COLUMNS = ["step", "left", "right", "drafted", "accepted", "kind", "low", "high"]
 
 
 def _drafts(tree: xr.DataTree, run: int) -> bool:
@@ -51,8 +51,8 @@ def acceptance(tree: xr.DataTree, *, run: int | str | None = None, prompt: int |
             continue
         tried, kept = (float(np.nansum(values[:, here]) / known.sum()) for values in (drafted, accepted))
         facts = {"step": start, "left": start - 0.4, "right": start + width - 0.6, "drafted": tried, "accepted": kept}
-        rows.append({**facts, "place": 0, "kind": "drafted, accepted", "tokens": kept})
-        rows.append({**facts, "place": 1, "kind": "drafted, rejected", "tokens": tried - kept})
+        rows.append({**facts, "kind": "drafted, accepted", "low": 0.0, "high": kept})
+        rows.append({**facts, "kind": "drafted, rejected", "low": kept, "high": tried})
     table = pd.DataFrame(rows, columns=COLUMNS)
     kept, tried = np.nansum(accepted[:, 1:]), np.nansum(drafted[:, 1:])
     notes = (
@@ -70,10 +70,10 @@ def acceptance(tree: xr.DataTree, *, run: int | str | None = None, prompt: int |
             .axis(tickMinStep=1, format="d", grid=False)
             .scale(nice=False, zero=False),
             x2="right:Q",
-            y=alt.Y("tokens:Q", title="tokens per step", stack=True),
+            y=alt.Y("low:Q", title="tokens per step"),
+            y2="high:Q",
             color=alt.Color("kind:N", title=None).scale(domain=order, range=[CATEGORIES[0], CATEGORIES[6]])
             .legend(orient="bottom"),
-            order=alt.Order("place:Q"),
             tooltip=[alt.Tooltip("step:Q"), alt.Tooltip("drafted:Q", format=".3~g"),
                      alt.Tooltip("accepted:Q", format=".3~g")],
         )

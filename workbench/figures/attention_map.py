@@ -72,10 +72,9 @@ def attention_distance(tree: xr.DataTree) -> alt.TopLevelMixin:
     array = tree["probes/attention_sparsity/distance_histogram"].transpose("layer", "head", "distance_bin")
     mean = array.mean("head")
     edges = [int(edge) for edge in array["distance_bin"].values]
-    names = [
-        f"{low}" if high == low + 1 else f"{low} to {high - 1}"
-        for low, high in pairwise(edges)
-    ] + [f"{edges[-1]} and more"]
+    names = [f"{low}" if high == low + 1 else f"{low} to {high - 1}" for low, high in pairwise(edges)] + [
+        f"{edges[-1]} and more"
+    ]
     layers, bins = mean.shape
     table = frame(
         {

@@ -8,17 +8,19 @@ import pandas as pd
 import xarray as xr
 
 from workbench.figures._figure import figure
-from workbench.figures._runs import baseline, hardware, labels, mean_interval, median_interval
+from workbench.figures._runs import baseline, hardware, labels, median_interval, ratio
 from workbench.figures._text import heading
 from workbench.figures._theme import CATEGORIES
 
+Bounds = tuple[float, float, float]
 
-@figure("scores/flops", "scores/bytes", "scores/new_tokens", "timing/seconds")
+
+@figure("scores/flops", "scores/bytes", "scores/cache_bytes_peak", "scores/new_tokens", "timing/seconds")
 def cost_breakdown(tree: xr.DataTree) -> alt.TopLevelMixin:
     """Four panels of bars, one bar per run: time, operations and bytes per new token, and the largest cache.
 
-    Time is measured: the median over prompts and repeats with its 95 % bootstrap interval. Operations, bytes and cache
-    are counted: means over prompts. All include the prefill. The dashed line is the baseline.
+    Time is measured: the median over prompts and repeats with its 95 % bootstrap interval. Operations and bytes are
+    counted: sums over prompts for each new token. All include the prefill. The dashed line is the baseline.
 
     Parameters
     ----------
@@ -26,19 +28,21 @@ def cost_breakdown(tree: xr.DataTree) -> alt.TopLevelMixin:
         Of a study.
     """
     scores = tree["scores"].to_dataset().transpose("run", "prompt")
-    made = np.maximum(scores["new_tokens"].values, 1)
-    seconds = tree["timing/seconds"].transpose("run", "prompt", "repeat").values / made[:, :, None]
+    made = scores["new_tokens"].values
+    seconds = tree["timing/seconds"].transpose("run", "prompt", "repeat").values / np.maximum(made, 1)[:, :, None]
+    times = [median_interval(1e3 * each) for each in seconds]
+    flops, moved = (list(map(ratio, scores[name].values, made)) for name in ("flops", "bytes"))
+    cache = [(float(peak), np.nan, np.nan) for peak in scores["cache_bytes_peak"].max("prompt").values]
     panels = [
-        (seconds * 1e3, "measured time per new token [ms]", CATEGORIES[1], True),
-        (scores["flops"].values / made * 1e-9, "counted operations per new token [GFLOP]", CATEGORIES[0], False),
-        (scores["bytes"].values / made * 1e-6, "counted bytes moved per new token [MB]", CATEGORIES[0], False),
+        (times, 1, "measured time per new token [ms]", CATEGORIES[1]),
+        (flops, 1e-9, "counted operations per new token [GFLOP]", CATEGORIES[0]),
+        (moved, 1e-6, "counted bytes moved per new token [MB]", CATEGORIES[0]),
+        (cache, 1e-6, "largest cache [MB]", CATEGORIES[2]),
     ]
-    if "cache_bytes_peak" in scores:
-        panels.append((scores["cache_bytes_peak"].values * 1e-6, "largest cache [MB]", CATEGORIES[2], False))
     title = heading(
         "Cost of each run",
-        "Prefill included. Time: median over prompts and repeats, with its 95 % bootstrap interval; counts: means over "
-        "prompts. Dashed: baseline.",
+        "Prefill included. Time: median over prompts and repeats with its 95 % bootstrap interval. Counts: sum over all "
+        "prompts for each new token; cache: the largest. Dashed: baseline.",
     )
     return _grid(tree, panels).properties(title=title)
 
@@ -53,10 +57,10 @@ def modelled_time(tree: xr.DataTree) -> alt.TopLevelMixin:
         Of a study with ``modelled``.
     """
     seconds = tree["modelled/seconds"].transpose("run", "prompt", "hardware").values
-    made = np.maximum(tree["scores/new_tokens"].transpose("run", "prompt").values, 1)
+    made = tree["scores/new_tokens"].transpose("run", "prompt").values
     panels = [
-        (seconds[:, :, index] / made * 1e3, f"{hardware(tree, index)[1]}: modelled time [ms]", CATEGORIES[5], False)
-        for index in range(seconds.shape[2])
+        (list(map(ratio, seconds[..., i], made)), 1e3, f"{hardware(tree, i)[1]}: modelled [ms]", CATEGORIES[5])
+        for i in range(seconds.shape[2])
     ]
     title = heading(
         "Modelled time per new token of each run",
@@ -65,22 +69,19 @@ def modelled_time(tree: xr.DataTree) -> alt.TopLevelMixin:
     return _grid(tree, panels).properties(title=title)
 
 
-def _grid(tree: xr.DataTree, panels: list[tuple[np.ndarray, str, str, bool]]) -> alt.VConcatChart:
+def _grid(tree: xr.DataTree, panels: list[tuple[list[Bounds], float, str, str]]) -> alt.VConcatChart:
     """Panels in rows of two; the names of the runs stand once in each row."""
     drawn = [_panel(tree, *panel, named=number % 2 == 0) for number, panel in enumerate(panels)]
     return alt.vconcat(*(alt.hconcat(*drawn[i : i + 2], spacing=24) for i in range(0, len(drawn), 2)), spacing=18)
 
 
 def _panel(
-    tree: xr.DataTree, values: np.ndarray, title: str, color: str, intervals: bool, *, named: bool
+    tree: xr.DataTree, values: list[Bounds], scale: float, title: str, color: str, *, named: bool
 ) -> alt.LayerChart:
     names, base = labels(tree, 24), baseline(tree)
-    rows = []
-    for name, row in zip(names, values, strict=True):
-        value, low, high = median_interval(row) if intervals else mean_interval(row)
-        rows.append({"run": name, "value": value, "low": low, "high": high})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(scale * np.array(values), columns=["value", "low", "high"]).assign(run=names)
     table["ratio"] = table["value"] / table["value"][base]
+    intervals = table["low"].notna().any()
     axis = alt.Axis(labelLimit=170, minExtent=150, maxExtent=175, ticks=False, domain=False)
     y = alt.Y("run:N", sort=names, title=None, axis=axis if named else None)
     hover = [alt.Tooltip("run:N"), alt.Tooltip("value:Q", title=title, format=".4~g"),

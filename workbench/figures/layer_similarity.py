@@ -102,5 +102,3 @@ def angular_distance(tree: xr.DataTree) -> alt.TopLevelMixin:
     chart.encoding.x.axis.labelExpr = alt.Undefined
     chart.encoding.color.scale = alt.Scale(scheme=SEQUENTIAL, reverse=True)
     return chart.properties(title=heading(f"Angular distance over runs of blocks of {tree.attrs['model']}"))
-
-

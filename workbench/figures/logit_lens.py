@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import altair as alt
@@ -20,6 +21,11 @@ COLOURS = {
     "kl": ("kl_to_last", "KL divergence of the last layer from this one [nats]"),
     "rank": ("final_rank", "rank of the final token (0 is best)"),
 }
+
+TITLES = {
+    "final_rank": "its rank here", "final_probability": "its probability here",
+    "entropy": "entropy [nats]", "kl_to_last": "KL of the last layer from this [nats]",
+}  # fmt: skip
 
 
 @figure("tokens/id", "probes/logit_lens/top_token")
@@ -80,47 +86,34 @@ def logit_lens(
 
 
 def _table(tree: xr.DataTree, data: xr.Dataset, start: int, value: str, ranks: bool) -> Any:
-    texts = Texts(tree)
-    grid = data["top_token"].isel(candidate=0).transpose("layer", "token")
-    shape = grid.shape
-    inputs = tree["tokens/id"].values
-    names = [f"{start + i} {texts.short(inputs[start + i], 16)}" for i in range(shape[1])]
-    layers = data["layer"].values
-    columns = {
-        "layer": np.repeat(layers, shape[1]),
-        "token": np.tile(np.array(names, dtype=object), shape[0]),
-        "top": np.array([texts.short(token) for token in grid.values.ravel()], dtype=object),
-    }
-    for name in ("entropy", "kl_to_last", "final_rank", "final_probability"):
-        if name in data:
-            columns[name] = data[name].transpose("layer", "token").values.astype(float)
+    texts, data = Texts(tree), data.transpose("layer", "token", "candidate")
+    inputs = tree["tokens/id"].values[start:]
+    names = np.array([f"{start + i} {texts.short(token, 16)}" for i, token in enumerate(inputs)], dtype=object)
+    layers, tokens = data["layer"].values, data["top_token"].values
+    columns = {"layer": np.repeat(layers, len(names)), "token": np.tile(names, len(layers))}
+    columns["top"] = _words(texts.short(token) for token in tokens[..., 0].ravel())
+    columns |= {name: data[name].values for name in TITLES if name in data}
     if "final_token" in data:
-        final = np.array([texts.short(token) for token in data["final_token"].values], dtype=object)
-        columns["final"] = np.tile(final, shape[0])
-    for place in range(data.sizes["candidate"]):
-        best = data.isel(candidate=place)
-        token = best["top_token"].transpose("layer", "token").values.ravel()
-        chance = best["top_probability"].transpose("layer", "token").values.ravel()
-        pairs = [f"{texts.short(t)}  {100 * p:.3g} %" for t, p in zip(token, chance, strict=True)]
-        columns[f"top {place + 1}"] = np.array(pairs, dtype=object)
-    chosen = data[value] if value != "top_probability" else data[value].isel(candidate=0)
-    columns["value"] = chosen.transpose("layer", "token").values.astype(float)
-    share = columns["value"] / (1 if value == "top_probability" else np.nanmax(columns["value"]) or 1)
-    if ranks:
-        share = 1 - np.log1p(columns["value"]) / (np.log1p(np.nanmax(columns["value"])) or 1)
-    columns["bright"] = share > BRIGHT
-    settles = np.zeros(shape, dtype=bool)
-    if "settle_layer" in data:
-        settles = layers[:, None] == data["settle_layer"].values[None, :]
-    return frame({**columns, "settles": settles})
+        columns["final"] = np.tile(_words(texts.short(token) for token in data["final_token"].values), len(layers))
+    chances = data["top_probability"].values
+    for place in range(tokens.shape[-1]):
+        pairs = zip(tokens[..., place].ravel(), chances[..., place].ravel(), strict=True)
+        columns[f"top {place + 1}"] = _words(f"{texts.short(token)}  {100 * chance:.3g} %" for token, chance in pairs)
+    shown = chances[..., 0] if value == "top_probability" else data[value].values.astype(float)
+    largest = 1 if value == "top_probability" else np.nanmax(shown) or 1
+    share = 1 - np.log1p(shown) / np.log1p(largest) if ranks else shown / largest
+    settles = layers[:, None] == data["settle_layer"].values if "settle_layer" in data else np.zeros(shown.shape, bool)
+    return frame({**columns, "value": shown, "bright": share > BRIGHT, "settles": settles})
+
+
+def _words(words: Iterable[str]) -> np.ndarray:
+    return np.array(list(words), dtype=object)
 
 
 def _tooltip(columns: Any) -> list[alt.Tooltip]:
-    named = {"final": "final token", "final_rank": "its rank here", "final_probability": "its probability here",
-             "entropy": "entropy [nats]", "kl_to_last": "KL of the last layer from this [nats]"}  # fmt: skip
-    extra = [alt.Tooltip(name, title=name) for name in columns if name.startswith("top ")]
-    return [
-        alt.Tooltip("token:N"), alt.Tooltip("layer:O", title="after block (-1 is the embedding)"), *extra,
-        *(alt.Tooltip(name, title=text, **({} if name == "final" else {"format": ".3~g"}))
-          for name, text in named.items() if name in columns),
-    ]  # fmt: skip
+    found = [alt.Tooltip("token:N"), alt.Tooltip("layer:O", title="after block (-1 is the embedding)")]
+    found += [alt.Tooltip(f"{name}:N") for name in columns if name.startswith("top ")]
+    found += [alt.Tooltip("final:N", title="final token")] if "final" in columns else []
+    return found + [
+        alt.Tooltip(f"{name}:Q", title=title, format=".3~g") for name, title in TITLES.items() if name in columns
+    ]

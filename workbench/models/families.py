@@ -90,7 +90,14 @@ class Family:
 
 
 _LLAMA = Family("llama", "Llama (SmolLM)")
-_QWEN3 = replace(_LLAMA, name="qwen3", title="Qwen3", window="attention", query_norm="self_attn.q_norm", key_norm="self_attn.k_norm")
+_QWEN3 = replace(
+    _LLAMA,
+    name="qwen3",
+    title="Qwen3",
+    window="attention",
+    query_norm="self_attn.q_norm",
+    key_norm="self_attn.k_norm",
+)
 _OLMO2 = replace(
     _QWEN3,
     name="olmo2",

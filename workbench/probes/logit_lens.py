@@ -15,6 +15,7 @@ logsumexp(x_last)``. Only a model that caps its final logits needs the rows of a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,15 +24,16 @@ import xarray as xr
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
-from workbench_kernels.unembed_statistics import Norm, UnembedStatistics, unembed_statistics
 
 from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.probes._probe import Probe, Reader, axis, register
 from workbench.settings import settings
 from workbench.trace import variable
+from workbench_kernels.unembed_statistics import Norm, UnembedStatistics, unembed_statistics
 
-_CHUNK_BYTES = 32 * 2**20
+_CHUNK_BYTES = 48 * 2**20
+_CHUNK_ROWS = 128  # up to as many rows the model's product is a measured one
 
 
 @register
@@ -99,7 +101,8 @@ class _Reader(Reader):
     def finish(self) -> xr.Dataset:
         last = self._statistics(self._kept[-1], None)
         final = last.top_ids[:, 0]
-        read = [self._statistics(rows, final) for rows in self._kept]
+        last = replace(last, target_logit=last.top_logits[:, 0], target_rank=torch.zeros_like(final))
+        read = [*(self._statistics(rows, final) for rows in self._kept[:-1]), last]
         divergence = self._capped_divergence() if self._anatomy.softcap else self._divergence(read)
 
         def stack(name: str) -> Tensor:
@@ -132,7 +135,7 @@ class _Reader(Reader):
         return xr.Dataset(variables, coordinates, {"backend": last.backend})
 
     def _statistics(self, rows: Tensor, target: Tensor | None) -> UnembedStatistics:
-        anatomy, top_k = self._anatomy, 1 if target is None else self._probe.top_k
+        anatomy = self._anatomy
         return unembed_statistics(
             rows,
             anatomy.unembedding,
@@ -140,11 +143,12 @@ class _Reader(Reader):
             bias=anatomy.unembedding_bias,
             softcap=anatomy.softcap,
             target=target,
-            top_k=top_k,
+            top_k=self._probe.top_k,
         )
 
     def _chunks(self) -> list[slice]:
-        count, size = len(self._tokens), max(1, _CHUNK_BYTES // (4 * self._anatomy.vocabulary))
+        count, fitting = len(self._tokens), _CHUNK_BYTES // (4 * self._anatomy.vocabulary)
+        size = max(1, min(_CHUNK_ROWS, fitting))
         return [slice(start, start + size) for start in range(0, count, size)]
 
     def _divergence(self, read: list[UnembedStatistics]) -> Tensor:

@@ -113,8 +113,8 @@ class _Reader(Reader):
     def finish(self) -> xr.Dataset:
         divergence, changes = torch.zeros(2, len(self._variants), dtype=torch.float64)
         for index, place in enumerate(self._places.tolist()):  # one position's logits at a time
-            full = self._anatomy.unembed(self._before[place][None]).float().log_softmax(-1)
-            skipped = self._anatomy.unembed(self._variants[:, index]).float().log_softmax(-1)
+            rows = torch.cat((self._variants[:, index], self._before[place][None]))
+            skipped, full = self._anatomy.unembed(rows).float().log_softmax(-1).split((len(rows) - 1, 1))
             kl = F.kl_div(skipped, full.expand_as(skipped), reduction="none", log_target=True).sum(-1)
             divergence += kl.double().cpu()
             changes += (skipped.argmax(-1) != full.argmax(-1)).double().cpu()

@@ -210,6 +210,8 @@ class _Work:
             yield name, f"{name} · {case.id} · quality"
 
     def _tick(self, count: int, message: str) -> None:
+        if self.cancelled:
+            return
         self._done += count
         self._progress(self._done, self._total, message)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from workbench.studies.study import Study
 
 WIDTH = 120
-_NAME_WIDTH = 30
+_GAP = "  "
 
 # column: two lines of heading, and the text of a run
 _COLUMNS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
@@ -24,7 +24,7 @@ _COLUMNS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
     ("cache", "MB", lambda run: _number(run["cache_bytes_peak"] / 1e6, "{:.3g}")),
     ("tokens/s", "measured", lambda run: _number(run["tokens_per_second"].median, "{:.3g}")),
     ("speed-up", "measured, 95 %", lambda run: _interval(run["speedup"])),
-    ("TTFT", "ms", lambda run: _number(1e3 * run["time_to_first_token"].median, "{:.3g}")),
+    ("TTFT", "ms", lambda run: _number(1e3 * run["time_to_first_token"].median, "{:.0f}")),
     ("KL", "nats", lambda run: _number(run["kl"], "{:.2g}")),
     ("top-1", "", lambda run: _number(run["top1_agreement"], "{:.2f}")),
     ("ROUGE", "-L", lambda run: _number(run["rouge_l"], "{:.2f}")),
@@ -34,13 +34,14 @@ _COLUMNS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
 def lines(study: Study) -> list[str]:
     """The table of a study in at most :data:`WIDTH` columns, and below it what failed or flipped."""
     runs = study.summary
-    name_width = min(_NAME_WIDTH, max(len("run"), *(len(_printable(run["name"])) for run in runs)))
     cells = [[heading for heading, _, _ in _COLUMNS], [second for _, second, _ in _COLUMNS]]
     cells += [[text(run) for _, _, text in _COLUMNS] for run in runs]
     widths = [max(map(len, column)) for column in zip(*cells)]
+    room = WIDTH - sum(widths) - len(_GAP) * len(widths)
+    name_width = min(room, max(len("run"), *(len(_printable(run["name"])) for run in runs)))
     names = ["run", "", *(_shorten(_printable(run["name"]), name_width) for run in runs)]
     made = [
-        "  ".join([name.ljust(name_width), *(cell.rjust(width) for cell, width in zip(row, widths))]).rstrip()
+        _GAP.join([name.ljust(name_width), *(cell.rjust(width) for cell, width in zip(row, widths))]).rstrip()
         for name, row in zip(names, cells)
     ]
     made.insert(2, "-" * max(map(len, made)))

@@ -1,0 +1,87 @@
+"""The tab where probes ride one forward pass over a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+import workbench as wb
+import workbench.probes
+from workbench.errors import SettingError
+from workbench.registry import PROBES
+from workbench_app import charts, loaded
+from workbench_app.controls import Settings, words
+from workbench_app.plain import caught, note, problem
+from workbench_app.request_controls import prompt_box
+
+FIRST_PROMPT = "The capital of France is Paris, and the capital of Italy is"
+FIRST_PROBE = "logit_lens"  # what is ticked when the page opens, if it is registered
+
+
+def render(model: gr.Dropdown, dtype: gr.Dropdown, scheme: gr.Textbox, status: gr.HTML, shared: dict[str, Any]) -> None:
+    """Make the tab in the layout that is open, and wire it; arguments as in :func:`workbench_app.compare_tab.render`."""
+    boxes, settings = [], []
+    with gr.Row():
+        with gr.Column(scale=2, min_width=320):
+            prompt, chat = prompt_box("observe-prompt", FIRST_PROMPT, False)
+        with gr.Column(scale=3, min_width=360, elem_id="probes"):
+            first = FIRST_PROBE if FIRST_PROBE in PROBES else next(iter(PROBES), "")
+            for name, probe in PROBES.items():
+                box, own = _probe(probe, name == first)
+                boxes.append(box)
+                settings.append(own)
+    with gr.Row(elem_classes="bar"):
+        button = gr.Button("Observe", variant="primary", elem_id="observe", min_width=140, scale=0)
+    trouble, figures = gr.HTML(elem_id="observe-trouble"), gr.HTML(elem_id="observe-figures")
+    controls = [component for own in settings for component in own.components]
+
+    def observe(name: str, kind: str, ink: str, text: str, is_chat: bool, *values: Any) -> Iterator[tuple[Any, ...]]:
+        problems: list[str] = []
+        with caught(problems):
+            probes = chosen(settings, values[: len(boxes)], values[len(boxes) :])
+            loaded.as_prompt(text, is_chat)
+            yield note(f"Loading {name} …") if not loaded.MODELS.holds(name, kind) else gr.skip(), note("Observing …"), ""
+            model = loaded.MODELS.get(name, kind)
+            trace = wb.observe(model, loaded.encode(model, text, is_chat), probes)
+            yield note(loaded.about(model)), note("Drawing …"), gr.skip()
+            yield gr.skip(), "", charts.figures(trace, scheme=ink or "auto")
+        if problems:
+            yield gr.skip(), problem(problems[0]), gr.skip()
+
+    inputs = [model, dtype, scheme, prompt, chat, *boxes, *controls]
+    outputs = [status, trouble, figures]
+    button.click(observe, inputs, outputs, show_progress="minimal", show_progress_on=trouble, **shared)
+
+
+def _probe(probe: type, on: bool) -> tuple[gr.Checkbox, Settings]:
+    with gr.Group():
+        box = gr.Checkbox(value=on, label=words(probe.name), info=probe.paper, elem_id=f"probe-{probe.name}")
+        with gr.Group(visible=on) as group:
+            own = Settings.render(probe)
+    box.change(
+        lambda value: gr.update(visible=bool(value)), box, group, queue=False, show_progress="hidden", api_visibility="private"
+    )
+    return box, own
+
+
+def chosen(settings: list[Settings], ticks: tuple[Any, ...], values: tuple[Any, ...]) -> list[Any]:
+    """Probes that are ticked, with their settings.
+
+    Raises
+    ------
+    SettingError
+        If none is, or a setting is not allowed.
+    """
+    found, place = [], 0
+    for own, tick in zip(settings, ticks, strict=True):
+        count = len(own.components)
+        if tick:
+            found.append(own.build(values[place : place + count]))
+        place += count
+    if not found:
+        raise SettingError("No probe is chosen: tick at least one.")
+    return found
+
+

@@ -1,0 +1,112 @@
+"""Pages opened from a file in Chromium, the network cut."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workbench import figures
+from workbench.figures import FIGURES
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def reports(seen, study, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reports")
+    return figures.report(seen, folder / "seen.html"), figures.report(study, folder / "study.html")
+
+
+def drawn(page, scheme="light"):
+    page.wait_for_selector(f"html[data-drawn={scheme}]", timeout=60_000)
+
+
+def picture(page):
+    return np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["observe", "study"])
+def test_the_report_draws_everything_offline_and_in_silence(visit, reports, which):
+    page = visit(reports[which])
+    drawn(page)
+    assert page.said == []
+    assert page.asked == [reports[which].as_uri()]
+    charts = page.locator(".chart")
+    assert charts.count() == page.locator("figure").count() >= 8
+    for number in range(charts.count()):
+        svg = charts.nth(number).locator("svg.marks")
+        assert svg.count() == 1 and svg.locator("path, text").count() > 10
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.locator("img").count() == 0
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_hovering_a_mark_tells_about_it(visit, draw, tmp_path, name):
+    page = visit(figures.save_html(draw(name), tmp_path / "figure.html"))
+    drawn(page)
+    marks = page.locator("svg .mark-rect.role-mark path, svg .mark-symbol.role-mark path")
+    box = marks.nth(min(3, marks.count() - 1)).bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.move(box["x"] + box["width"] / 2 + 1, box["y"] + box["height"] / 2)
+    tooltip = page.locator("#vg-tooltip-element.visible")
+    tooltip.wait_for(timeout=10_000)
+    assert len(tooltip.inner_text()) > 5
+    assert tooltip.locator("img, script, b").count() == 0
+    assert page.said == []
+
+
+@pytest.mark.parametrize(("scheme", "background"), [("light", (255, 255, 255)), ("dark", (14, 17, 23))])
+@pytest.mark.parametrize("name", ["logit_lens", "quality_speed"])
+def test_both_schemes_show_the_figure_on_their_background(visit, draw, tmp_path, name, scheme, background):
+    page = visit(figures.save_html(draw(name), tmp_path / "figure.html"), scheme)
+    drawn(page, scheme)
+    pixels = picture(page).reshape(-1, 3)
+    same = (pixels == background).all(1).mean()
+    assert 0.2 < same < 0.99
+    assert len(np.unique(pixels, axis=0)) > 50
+    title = page.locator("svg .role-title-text text").first.evaluate("node => getComputedStyle(node).fill")
+    assert title == ("rgb(31, 35, 40)" if scheme == "light" else "rgb(230, 237, 243)")
+
+
+def test_a_change_of_scheme_draws_again(visit, draw, tmp_path):
+    page = visit(figures.save_html(draw("acceptance"), tmp_path / "figure.html"))
+    drawn(page)
+    page.emulate_media(color_scheme="dark")
+    drawn(page, "dark")
+    assert page.locator("svg.marks").count() == 1 and page.said == []
+
+
+def test_another_layer_of_experts_can_be_chosen(visit, draw, tmp_path):
+    page = visit(figures.save_html(draw("expert_coactivation"), tmp_path / "figure.html"))
+    drawn(page)
+    bars = page.locator(".concat_1_group .mark-rect.role-mark path")
+    before = [bars.nth(i).get_attribute("d") for i in range(bars.count())]
+    page.locator(".vega-bindings select").select_option("8")
+    page.wait_for_timeout(300)
+    assert bars.count() == len(before) == 8
+    assert [bars.nth(i).get_attribute("d") for i in range(8)] != before
+
+
+def test_a_fragment_draws_inside_another_page_and_cannot_reach_it(visit, seen, tmp_path):
+    outer = tmp_path / "outer.html"
+    frame = figures.fragment({"one": figures.logit_lens(seen), "two": figures.attention_distance(seen)})
+    outer.write_text(f"<!DOCTYPE html><title>outer</title><body>{frame}</body>", encoding="utf-8")
+    page = visit(outer)
+    inner = page.frame_locator("iframe")
+    inner.locator("html[data-drawn]").wait_for(timeout=60_000)
+    assert inner.locator("svg.marks").count() == 2
+    fits = "document.documentElement.scrollHeight <= innerHeight + 1"
+    assert page.frames[1].evaluate(fits), "the frame is as tall as its charts"
+    assert page.frames[1].evaluate("origin") == "null"
+    assert page.said == [] and page.asked == [outer.as_uri()]
+
+
+def test_script_that_got_into_a_page_is_not_run(visit, draw, tmp_path):
+    path = figures.save_html(draw("acceptance"), tmp_path / "figure.html")
+    bad = "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">"
+    path.write_text(path.read_text("utf-8").replace("<body>", f"<body>{bad}"), encoding="utf-8", newline="\n")
+    page = visit(path)
+    drawn(page)
+    assert page.title() != "run"
+    assert any("Content Security Policy" in said for said in page.said)

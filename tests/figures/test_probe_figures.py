@@ -1,0 +1,102 @@
+"""Figures of the other probes, as data."""
+
+import numpy as np
+import pytest
+
+from workbench import figures
+from workbench.errors import TraceError
+
+
+def rows(chart, which=0):
+    return list(chart.to_dict()["datasets"].values())[which]
+
+
+def test_attention_sparsity_has_a_cell_for_every_head(seen):
+    table = rows(figures.attention_sparsity(seen, mass=0.99))
+    want = seen["probes/attention_sparsity/keys_needed_share"].sel(mass=0.99)
+    assert len(table) == want.size
+    for row in table[::5]:
+        assert row["keys_needed_share"] == pytest.approx(
+            float(want.sel(layer=row["layer"], head=row["head"])), rel=1e-4
+        )
+
+
+@pytest.mark.parametrize("statistic", ["keys_needed", "entropy", "first_share", "recent_share"])
+def test_attention_sparsity_shows_any_of_its_statistics(seen, statistic):
+    spec = figures.attention_sparsity(seen, statistic=statistic).to_dict()
+    assert spec["encoding"]["color"]["field"] == statistic
+
+
+def test_attention_sparsity_refuses_what_was_not_measured(seen):
+    with pytest.raises(TraceError, match=r"mass=0\.5 was not measured"):
+        figures.attention_sparsity(seen, mass=0.5)
+    with pytest.raises(TraceError, match="none of"):
+        figures.attention_sparsity(seen, statistic="size")
+
+
+def test_many_heads_are_pooled_by_mean(long):
+    chart = figures.attention_sparsity(long, statistic="entropy")
+    assert "mean of 2 neighbouring heads" in " ".join(chart.to_dict()["title"]["subtitle"])
+    first = next(row for row in rows(chart) if row["layer"] == 3 and row["head"] == 4)
+    want = long["probes/attention_sparsity/entropy"].values[3, 4:6].mean()
+    assert first["entropy"] == pytest.approx(want, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["seen", "long"])
+def test_rows_of_the_attention_map_still_sum_to_one(name, request):
+    table = rows(figures.attention_map(request.getfixturevalue(name)))
+    sums = {}
+    for row in table:
+        sums[row["query"]] = sums.get(row["query"], 0) + row["share"]
+    np.testing.assert_allclose(list(sums.values()), 1, atol=1e-3)
+
+
+def test_distances_are_named_by_their_bins(seen):
+    names = list(dict.fromkeys(row["distance"] for row in rows(figures.attention_distance(seen))))
+    assert names == ["0", "1", "2 to 3", "4 to 7", "8 to 15", "16 to 31", "32 and more"]
+
+
+def test_layer_similarity_keeps_both_ends_of_a_deep_model(long):
+    table = rows(figures.layer_similarity(long))
+    layers = sorted({row["layer"] for row in table})
+    assert layers[0] == -1 and layers[-1] == 79 and len(layers) ** 2 == len(table)
+    assert all(row["cka"] == 1 for row in table if row["layer"] == row["other"])
+
+
+def test_angular_distance_leaves_out_what_does_not_exist(seen):
+    table = rows(figures.angular_distance(seen))
+    assert all(row["start"] + row["span"] <= 12 for row in table) and len(table) == 12 * 13 // 2
+
+
+def test_residual_contribution_has_three_panels_and_fewer_where_there_is_less(seen):
+    spec = figures.residual_contribution(seen).to_dict()
+    assert [panel["encoding"]["y"]["title"] for panel in spec["vconcat"]] == [
+        "size of the addition / stream",
+        "cosine with the stream",
+        "KL without it [nats]",
+    ]
+    less = seen.copy()
+    less["probes/residual_contribution"] = less["probes/residual_contribution"].to_dataset().drop_vars("skip_kl")
+    assert len(figures.residual_contribution(less).to_dict()["vconcat"]) == 2
+
+
+def test_experts_can_be_chosen_by_layer(seen):
+    spec = figures.expert_coactivation(seen, layer=4).to_dict()
+    (control,) = spec["params"]
+    assert control["value"] == 4 and control["bind"]["options"] == [2 * i for i in range(12)]
+    data = seen["probes/expert_coactivation"]
+    row = next(row for row in rows(figures.expert_coactivation(seen)) if row["layer"] == 6 and row["expert"] == 3)
+    np.testing.assert_allclose(row["rates"], data["coactivation"].sel(layer=6, expert=3), rtol=6e-3)
+    assert row["load"] == pytest.approx(float(data["load"].sel(layer=6, expert=3)), rel=1e-4)
+
+
+def test_experts_of_a_dense_layer_are_refused(seen):
+    with pytest.raises(TraceError, match="layer 5 is not among the sparse layers"):
+        figures.expert_coactivation(seen, layer=5)
+
+
+def test_of_many_experts_the_most_loaded_are_kept(long):
+    table = rows(figures.expert_coactivation(long))
+    load = long["probes/expert_coactivation/load"].mean("layer").values
+    assert {row["expert"] for row in table} == set(np.argsort(-load)[:64].tolist())
+    assert sum(len(row["rates"]) for row in table) <= 100_000

@@ -1,0 +1,62 @@
+"""Figures over what probes and studies really write, from tiny models."""
+
+import numpy as np
+import pytest
+
+from workbench import figures
+from workbench.figures import FIGURES
+from workbench.probes import (
+    AttentionSparsity,
+    ExpertCoactivation,
+    LayerSimilarity,
+    LogitLens,
+    ResidualContribution,
+)
+from workbench.studies.compare import compare
+from workbench.studies.observe import observe
+
+
+@pytest.fixture(scope="module")
+def observed(tiny):
+    probes = [LogitLens(), AttentionSparsity(), LayerSimilarity(), ExpertCoactivation(), ResidualContribution()]
+    return observe(tiny("mixtral"), np.arange(3, 23).tolist(), probes)
+
+
+@pytest.fixture(scope="module")
+def compared(tiny):
+    return compare(
+        tiny("llama"),
+        [[3, 4, 5, 6, 3, 4, 5], [7, 8, 9, 7, 8]],
+        {"lookup": "prompt_lookup"},
+        max_new_tokens=12,
+        repeats=2,
+    )
+
+
+def test_every_figure_draws_from_real_data(observed, compared):
+    for name, figure in FIGURES.items():
+        trace = observed if figure.applies(observed) else compared
+        spec = figure.draw(trace).to_dict()
+        assert all(spec["datasets"].values()), name
+
+
+def test_every_probe_has_a_figure(observed):
+    drawn = {need.split("/")[1] for figure in FIGURES.values() for need in figure.needs if need.startswith("probes/")}
+    assert drawn == set(observed["probes"].children)
+
+
+def test_both_reports_can_be_written(observed, compared, tmp_path):
+    seen = figures.report(observed, tmp_path / "seen.html").read_text("utf-8")
+    assert seen.count("<figure") == sum(figure.applies(observed) for figure in FIGURES.values())
+    study = figures.report(compared, tmp_path / "study.html").read_text("utf-8")
+    assert study.count("<caption") >= 3 and "prompt_lookup" in study
+
+
+def test_a_study_stopped_before_its_end_still_has_a_report(tiny, tmp_path):
+    import threading
+
+    cancel = threading.Event()
+    cancel.set()
+    study = compare(tiny("llama"), [[3, 4, 5]], {"lookup": "prompt_lookup"}, max_new_tokens=4, cancel=cancel)
+    page = figures.report(study, tmp_path / "part.html").read_text("utf-8")
+    assert "<h1>" in page

@@ -1,0 +1,144 @@
+"""A study as a table, JSON, a report and files."""
+
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from studies.made_up import MACHINE, PROMPTS
+
+from workbench import Study
+from workbench.errors import TraceError
+from workbench.metrics import Interval, bootstrap_median
+from workbench.studies.run import run
+from workbench.studies.study import KEYS
+
+ISSUE_KEYS = (
+    "name technique exact_declared equal_to_baseline first_divergence new_tokens forwards accepted_per_forward "
+    "layers_per_token keys_kept cache_bytes_peak flops bytes tokens_per_second speedup time_to_first_token kl "
+    "top1_agreement rouge_l"
+).split()
+
+
+def test_the_json_has_exactly_its_keys(small_study):
+    content = json.loads(small_study.to_json())
+    assert list(KEYS) == ISSUE_KEYS
+    assert [run["name"] for run in content["runs"]] == ["baseline", "lookup", "<b>bias</b>"]
+    for each in content["runs"]:
+        assert list(each) == ISSUE_KEYS
+        for timing in ("tokens_per_second", "speedup", "time_to_first_token"):
+            assert list(each[timing]) == ["median", "low", "high"]
+            assert 0 < each[timing]["low"] <= each[timing]["median"] <= each[timing]["high"]
+
+
+def test_the_baseline_s_row(small_study):
+    row = small_study.to_dict()["runs"][0]
+    assert row["technique"] == "baseline" and row["exact_declared"] is True and row["equal_to_baseline"] is True
+    assert row["first_divergence"] == -1 and row["new_tokens"] == 20 and row["forwards"] == 20
+    assert row["accepted_per_forward"] == 0 and row["layers_per_token"] == 4
+    assert row["speedup"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert row["kl"] == 0 and row["top1_agreement"] == 1 and row["rouge_l"] == 1
+
+
+def test_rows_sum_and_average_over_prompts(small_study):
+    scores = small_study.tree["scores"]
+    for place, row in enumerate(small_study.summary):
+        own = scores.isel(run=place)
+        assert row["flops"] == own["flops"].values.sum()
+        assert row["accepted_per_forward"] == own["accepted"].values.sum() / own["forwards"].values.sum()
+        layers = (own["layers_per_token"] * own["new_tokens"]).values.sum() / own["new_tokens"].values.sum()
+        assert row["layers_per_token"] == pytest.approx(layers)
+        assert row["cache_bytes_peak"] == own["cache_bytes_peak"].values.max()
+        assert row["kl"] == pytest.approx(own["kl"].values.mean())
+        assert row["tokens_per_second"] == bootstrap_median(small_study.tree["timing/tokens_per_second"].values[place])
+    biased = small_study.summary[2]
+    assert biased["first_divergence"] == scores["first_divergence"].values[2].min() >= 0
+    assert biased["equal_to_baseline"] == 0.0
+
+
+def test_the_table_has_units_and_tells_measured_from_modelled(small_study):
+    table, text = small_study.table(), small_study.table(text=True)
+    assert list(table.index) == ["baseline", "lookup", "<b>bias</b>"]
+    for frame in (table, text):
+        for name in frame.columns:
+            if "tokens/s" in name or "speed-up" in name or "time" in name:
+                assert name.startswith(("measured", "modelled")), name
+    assert "modelled speed-up, made up" in table.columns
+    row = table.loc["lookup"]
+    assert row["measured speed-up, low"] <= row["measured speed-up"] <= row["measured speed-up, high"]
+    assert "[" in text.loc["lookup", "measured speed-up"]
+    assert row["counted GFLOP/token"] * 1e9 * row["new tokens"] == pytest.approx(small_study.summary[1]["flops"])
+
+
+class Tags(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append(tag)
+
+
+def test_markup_in_names_is_escaped_in_a_notebook(small_study):
+    shown = small_study._repr_html_()
+    assert "&lt;b&gt;bias&lt;/b&gt;" in shown
+    assert set(Tags(shown).found) <= {"p", "table", "thead", "tbody", "tr", "th", "td"}
+    assert repr(small_study) == "<Study of 3 runs on 2 prompts: tiny-llama, float32, cpu>"
+
+
+@pytest.mark.parametrize("name", ["s.zarr", "s.nc"])
+def test_it_survives_the_disk(small_study, tmp_path, name):
+    small_study.save(tmp_path / name)
+    back = Study.open(tmp_path / name)
+    assert back.tree.identical(small_study.tree)
+    assert back.to_json() == small_study.to_json()
+    assert back.table(text=True).equals(small_study.table(text=True))
+
+
+def test_json_is_written_and_holds_no_nan(compared, tmp_path):
+    study = compared({}, prompts=PROMPTS[:1], repeats=1, quality=False)
+    text = study.to_json(tmp_path / "new" / "s.json")
+    assert json.loads((tmp_path / "new" / "s.json").read_text()) == json.loads(text)
+    assert "NaN" not in text and json.loads(text)["runs"][0]["kl"] is None
+    speed = json.loads(text)["runs"][0]["tokens_per_second"]
+    assert speed["low"] == speed["median"] == speed["high"] > 0
+
+
+def test_the_report_is_one_file(small_study, tmp_path):
+    path = small_study.save_html(tmp_path / "r.html", title="</title><script>alert(1)</script>")
+    text = path.read_text("utf-8")
+    assert "measured speed-up" in text and "made up" in text
+    assert "<script>alert(1)" not in text and "<b>bias" not in text
+
+
+def test_the_front(small_study):
+    for quality, sign in (("kl", -1), ("top1_agreement", 1)):
+        front = small_study.pareto(quality)
+        rows = {row["name"]: (sign * row[quality], row["speedup"].median) for row in small_study.summary}
+        for name, here in rows.items():
+            beaten = any(other[0] >= here[0] and other[1] >= here[1] and other != here for other in rows.values())
+            assert (name in front) == (not beaten)
+
+
+def test_a_trace_of_another_kind_is_no_study(tiny):
+    with pytest.raises(TraceError, match="generate"):
+        Study(run(tiny("llama"), [3, 4], max_new_tokens=2).trace)
+
+
+def test_text_travels_as_json_and_arrays_hold_numbers(small_study):
+    assert [prompt["tokens"] for prompt in small_study.prompts] == [len(prompt) for prompt in PROMPTS]
+    for node in small_study.tree.subtree:
+        assert all(array.dtype.kind in "iuf" for array in node.data_vars.values())
+    details = json.loads(small_study.tree.attrs["hardware_details"])
+    assert details == [{"name": "made up", "flops": 1e9, "bandwidth": MACHINE.bandwidth, "source": "for tests"}]
+
+
+def test_an_unknown_interval_is_an_empty_cell(compared):
+    import threading
+
+    cancel = threading.Event()
+    cancel.set()
+    study = compared({}, cancel=cancel)
+    assert study.table(text=True)["measured speed-up"].tolist() == [""]
+    assert isinstance(study.summary[0]["speedup"], Interval) and np.isnan(study.summary[0]["first_divergence"])
