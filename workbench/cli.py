@@ -20,7 +20,9 @@ import typer
 from typer.core import TyperGroup
 
 import workbench as wb
+from workbench import listing
 from workbench.errors import CorruptModel, NumericalError, OutOfMemory, PromptError, SettingError, WorkbenchError
+from workbench.settings import parse
 
 _RUNNING = (CorruptModel, NumericalError, OutOfMemory)
 
@@ -45,8 +47,12 @@ app = typer.Typer(
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A bundled name, a Hugging Face id, or a local folder or GGUF file.")]
-Prompt = Annotated[list[str] | None, typer.Option("--prompt", help="A prompt, given to the model as it is; repeatable.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A bundled name, a Hugging Face id, or a local folder or GGUF file.")
+]
+Prompt = Annotated[
+    list[str] | None, typer.Option("--prompt", help="A prompt, given to the model as it is; repeatable.")
+]
 Prompts = Annotated[str | None, typer.Option(help="A JSON Lines file, or the name of a bundled task.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only so many prompts of --prompts.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
@@ -102,29 +108,19 @@ def techniques(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the README.")] = False,
 ) -> None:
     """List the techniques with slots, settings and papers."""
-    rows = [
-        {**_about(name, cls), "slots": list(cls.slots), "exact": cls.exact}
-        for name, cls in _registered("techniques").items()
-    ]
     if as_json:
-        _print_json(rows)
-    elif markdown:
-        typer.echo("| name | slots | exact | paper |\n| --- | --- | --- | --- |")
-        for row in rows:
-            exact = "yes" if row["exact"] else "no"
-            typer.echo(f"| `{row['name']}` | {', '.join(row['slots'])} | {exact} | {row['paper']} |")
+        _print_json(listing.rows("techniques"))
     else:
-        _print_rows(rows, lambda row: f"{', '.join(row['slots'])}; {'exact' if row['exact'] else 'may differ'}")
+        typer.echo(listing.markdown() if markdown else listing.plain("techniques"))
 
 
 @app.command()
 def probes(as_json: AsJson = False) -> None:
     """List the probes with the sites they read, settings and papers."""
-    rows = [{**_about(name, cls), "sites": list(cls.sites)} for name, cls in _registered("probes").items()]
     if as_json:
-        _print_json(rows)
+        _print_json(listing.rows("probes"))
     else:
-        _print_rows(rows, lambda row: ", ".join(row["sites"]))
+        typer.echo(listing.plain("probes"))
 
 
 @app.command()
@@ -153,11 +149,9 @@ def observe(
     device: Device = None,
 ) -> None:
     """Run prompts through a model and let probes read it; one file for each prompt, named after its id if several."""
-    from workbench.settings import parse
-
-    chosen = [built for spec in probe for built in parse(spec, _registered("probes"))]
+    chosen = [built for spec in probe for built in parse(spec, listing.registered("probes"))]
     if not chosen:
-        raise SettingError(f"give at least one --probe; known: {', '.join(_registered('probes'))}")
+        raise SettingError(f"give at least one --probe; known: {', '.join(listing.registered('probes'))}")
     asked = _prompts(prompt, prompts, limit)
     files = [_place(out, (".html", ".zarr", ".nc"), None if len(asked) == 1 else name) for name, _ in asked]
     loaded = wb.load(model, dtype, device)
@@ -196,13 +190,11 @@ def compare(
     resume: Annotated[Path | None, typer.Option(help="A folder that keeps what is finished, to go on from.")] = None,
 ) -> None:
     """Run techniques beside the baseline on the same prompts, and print quality and cost."""
-    from workbench.settings import parse
-
     recipes: dict[str, list[Any]] = {"baseline": []}
     for spec in technique or []:
         if spec in recipes and spec != "baseline":
             raise SettingError(f"--technique {spec} is given twice")
-        recipes[spec] = parse(spec, _registered("techniques"))
+        recipes[spec] = parse(spec, listing.registered("techniques"))
     out = out and _place(out, (".html", ".zarr", ".nc"))
     json_file = json_file and _place(json_file, (".json",))
     asked = [each for _, each in _prompts(prompt, prompts, limit)]
@@ -236,36 +228,8 @@ def dashboard(
     launch(port=port)
 
 
-def _registered(kind: str) -> Any:
-    from workbench import registry
-
-    getattr(wb, kind)  # importing them fills the registry
-    return {"techniques": registry.TECHNIQUES, "probes": registry.PROBES}[kind]
-
-
-def _about(name: str, cls: type) -> dict[str, Any]:
-    from workbench.settings import describe
-
-    summary = (cls.__doc__ or "").strip().splitlines()[0]
-    return {"name": name, "class": cls.__name__, "summary": summary, "paper": cls.paper, "settings": describe(cls)}
-
-
 def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def _print_rows(rows: list[dict[str, Any]], facts: Callable[[dict[str, Any]], str]) -> None:
-    for row in rows:
-        typer.echo(f"{row['name']}  ({facts(row)})\n    {row['summary']}\n    {row['paper']}")
-        for name, field in row["settings"].items():
-            typer.echo(f"      {name}={field.get('default')}  {_bounds(field)}{field.get('description', '')}")
-
-
-def _bounds(field: dict[str, Any]) -> str:
-    if "enum" in field:
-        return f"({' | '.join(map(str, field['enum']))}) "
-    low, high = field.get("minimum", field.get("exclusiveMinimum")), field.get("maximum", field.get("exclusiveMaximum"))
-    return "" if low is None and high is None else f"({'' if low is None else low} … {'' if high is None else high}) "
 
 
 def _prompts(texts: list[str] | None, source: str | None, limit: int | None) -> list[tuple[str, Any]]:
@@ -325,3 +289,7 @@ def _interrupt(cancel: threading.Event) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+if __name__ == "__main__":
+    main()

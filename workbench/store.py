@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import xarray as xr
 
 from workbench.errors import TraceError
@@ -84,7 +85,7 @@ def read(path: str | Path) -> xr.DataTree:
             return _open_verified(_verified_members(path))
         _verify_file(path)
         with xr.open_datatree(path, engine="h5netcdf") as tree:
-            return tree.load()
+            return _plain_attributes(tree.load())
     except OSError as error:
         raise TraceError(f"{path} could not be read: {error.strerror or error}") from error
 
@@ -217,6 +218,14 @@ def _verify_file(file: Path) -> None:
             left -= len(block)
     if digest.hexdigest() != seal:
         raise TraceError(f"{file} is damaged: its content does not have the checksum it ends with")
+
+
+def _plain_attributes(tree: xr.DataTree) -> xr.DataTree:
+    """Attributes as Python's own numbers: netCDF gives numpy's, which JSON does not take."""
+    for node in tree.subtree:
+        for attrs in (node.attrs, *(array.attrs for array in node.variables.values())):
+            attrs.update({key: value.item() for key, value in attrs.items() if isinstance(value, np.generic)})
+    return tree
 
 
 def _read_json(file: Path) -> dict:

@@ -2,10 +2,11 @@
 
 Every trace has the groups it needs of
 
-- ``tokens``: ``id`` (token);
+- ``tokens``: the prompt, ``id`` (token);
 - ``probes/<name>``: what a probe measured;
-- ``cost``: facts of each step (step), and of each layer (step, layer);
-- in a study also a leading ``run`` and ``prompt`` dimension.
+- ``text``: what was generated and which step made it (token);
+- ``steps`` and ``layers``: facts of each step (step), and of each layer in it (step, layer);
+- in a study these lead with ``run`` and ``prompt``, and ``scores``, ``timing`` (measured) and ``modelled`` join them.
 
 Every variable carries ``units`` and ``long_name``. Text is never an array: the root's ``vocabulary`` attribute is JSON
 that maps the token ids that occur to their text. The root also carries model, revision, recipe, seed, dtype, device and

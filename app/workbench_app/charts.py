@@ -7,9 +7,8 @@ from typing import Any
 import pandas as pd
 
 import workbench as wb
-from workbench.errors import WorkbenchError
 from workbench_app.controls import words
-from workbench_app.plain import note, problem, safe
+from workbench_app.plain import message, note, problem, safe
 
 
 def figures(trace: Any, runs: list[str] | None = None, scheme: str = "auto") -> str:
@@ -31,8 +30,8 @@ def figures(trace: Any, runs: list[str] | None = None, scheme: str = "auto") -> 
             title = words(name).capitalize() + (f": {runs[run]}" if run is not None else "")
             try:
                 charts[title] = figure.draw(trace) if run is None else figure.draw(trace, run=run)
-            except WorkbenchError as error:
-                problems.append(f"{title}: {error}")
+            except Exception as error:
+                problems.append(f"{title}: {message(error)}")
     notes = "".join(problem(text) for text in problems)
     return notes + (wb.figures.fragment(charts, scheme=scheme) if charts else note("There is no figure for this."))
 

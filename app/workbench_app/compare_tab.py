@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from workbench_app import loaded, tokens_view
-from workbench_app.controls import RecipeControls
+from workbench_app.controls import QUICK, RecipeControls
 from workbench_app.plain import caught, note, problem
 from workbench_app.race import Column, Race, Stop
 from workbench_app.request_controls import RequestControls
@@ -55,8 +55,8 @@ def render(model: gr.Dropdown, dtype: gr.Dropdown, status: gr.HTML, shared: dict
         run = gr.Button("Run", variant="primary", elem_id="run", min_width=140, scale=0)
         cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", interactive=False, min_width=110, scale=0)
         colour = gr.Radio(
-            list(tokens_view.COLOURS.items()), value="time", label="colour tokens by", elem_id="colour", container=False,
-            min_width=420, scale=1,
+            list(tokens_view.COLOURS.items()), value="time", label="colour tokens by", elem_id="colour",
+            container=False, min_width=420, scale=1,
         )  # fmt: skip
     trouble = gr.HTML(elem_id="trouble")
     with gr.Row():
@@ -73,10 +73,10 @@ def render(model: gr.Dropdown, dtype: gr.Dropdown, status: gr.HTML, shared: dict
             yield gr.skip(), problem(problems[0]), gr.skip(), gr.skip()
 
     outputs = [status, trouble, *views]
-    started = run.click(begin, stop, [run, cancel], queue=False, show_progress="hidden", api_visibility="private")
+    started = run.click(begin, stop, [run, cancel], **QUICK)
     ended = started.then(stream, inputs, outputs, show_progress="minimal", show_progress_on=trouble, **shared)
-    ended.then(end, None, [run, cancel], queue=False, show_progress="hidden", api_visibility="private")
-    cancel.click(halt, stop, cancel, queue=False, show_progress="hidden", api_visibility="private")
+    ended.then(end, None, [run, cancel], **QUICK)
+    cancel.click(halt, stop, cancel, **QUICK)
     return tab
 
 

@@ -15,13 +15,17 @@ from typing import Any
 
 import gradio as gr
 
-import workbench.techniques
+import workbench.techniques  # noqa: F401  fills the registry
+from workbench.engine import SLOTS
 from workbench.errors import SettingError
 from workbench.registry import TECHNIQUES
 from workbench.settings import build, describe, parse
 from workbench_app.plain import safe
 
 NONE = "none"
+QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+"""Arguments of an event that calls no model and may pass those that do."""
+
 _WIDEST_SLIDER = 5_000  # steps; beyond that a slider cannot be set with a mouse
 
 
@@ -56,7 +60,7 @@ def step_of(field: dict[str, Any]) -> float:
 def control(name: str, field: dict[str, Any]) -> gr.components.Component:
     """The control of one described setting."""
     default, label = field.get("default"), words(name)
-    shared = {"label": label, "info": field.get("description"), "interactive": True, "min_width": 150}
+    shared = {"label": label, "info": field.get("description"), "interactive": True, "min_width": 190}
     kind = field.get("type")
     if "enum" in field:
         return gr.Dropdown(choices=list(field["enum"]), value=default, **shared)
@@ -71,7 +75,9 @@ def control(name: str, field: dict[str, Any]) -> gr.components.Component:
         return gr.Number(value=default, minimum=low, maximum=high, precision=precision, **shared)
     # A number box cannot be left empty, so a number that may be none is written as text.
     text = default if kind == "string" or default is None else json.dumps(default)
-    return gr.Textbox(value=text, max_lines=1, max_length=500, placeholder="none" if default is None else None, **shared)
+    return gr.Textbox(
+        value=text, max_lines=1, max_length=500, placeholder="none" if default is None else None, **shared
+    )
 
 
 @dataclass
@@ -100,10 +106,10 @@ class Settings:
         SettingError
         """
         given = {}
-        for (name, field), value in zip(self.fields.items(), values, strict=True):
+        for (name, described), value in zip(self.fields.items(), values, strict=True):
             if value is None or value == "":
                 continue
-            if field.get("type") in ("array", "object") and isinstance(value, str):
+            if described.get("type") in ("array", "object") and isinstance(value, str):
                 try:
                     value = json.loads(value)
                 except ValueError:
@@ -114,7 +120,7 @@ class Settings:
 
 def by_slot() -> dict[str, list[type]]:
     """Registered techniques under the slot they claim first; slots in the order of the engine, empty ones left out."""
-    found = {slot: [] for slot in workbench.techniques.SLOTS}
+    found = {slot: [] for slot in SLOTS}
     for technique in TECHNIQUES.values():
         found[technique.slots[0]].append(technique)
     return {slot: members for slot, members in found.items() if members}
@@ -126,7 +132,7 @@ class RecipeControls:
 
     choices: dict[str, gr.Dropdown] = field(default_factory=dict)
     settings: dict[str, Settings] = field(default_factory=dict)
-    _groups: dict[str, gr.Group] = field(default_factory=dict)
+    _groups: dict[str, gr.Column] = field(default_factory=dict)
 
     @classmethod
     def render(cls, side: str, chosen: str = "") -> RecipeControls:
@@ -145,10 +151,14 @@ class RecipeControls:
                 made.choices[slot] = _choice(side, slot, techniques, first)
         for techniques in by_slot().values():
             for technique in techniques:
-                with gr.Group(visible=technique.name in first, elem_id=f"{side}-{technique.name}") as group:
+                # Gradio writes a group's id twice into the page, so the id belongs to a column around it.
+                with (
+                    gr.Column(visible=technique.name in first, elem_id=f"{side}-{technique.name}") as shown,
+                    gr.Group(),
+                ):
                     gr.HTML(_heading(technique), padding=True)
                     made.settings[technique.name] = Settings.render(technique)
-                made._groups[technique.name] = group
+                made._groups[technique.name] = shown
         for slot, techniques in by_slot().items():
             made._follow(made.choices[slot], [technique.name for technique in techniques])
         return made
@@ -160,7 +170,7 @@ class RecipeControls:
             return updates if len(updates) > 1 else updates[0]
 
         groups = [self._groups[name] for name in names]
-        choice.change(show, choice, groups, queue=False, show_progress="hidden", api_visibility="private")
+        choice.change(show, choice, groups, trigger_mode="always_last", **QUICK)
 
     @property
     def inputs(self) -> list[gr.components.Component]:
@@ -196,7 +206,7 @@ def _choice(side: str, slot: str, techniques: list[type], first: list[str]) -> g
     options = [(words(technique.name), technique.name) for technique in techniques]
     chosen = [technique.name for technique in techniques if technique.name in first]
     shared = {"label": slot, "elem_id": f"{side}-slot-{slot}", "min_width": 150, "interactive": True}
-    if workbench.techniques.SLOTS[slot] == "stack":
+    if SLOTS[slot] == "stack":
         return gr.Dropdown(options, value=chosen, multiselect=True, info="any number, in this order", **shared)
     return gr.Dropdown([(NONE, NONE), *options], value=chosen[0] if chosen else NONE, **shared)
 

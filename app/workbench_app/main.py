@@ -13,10 +13,9 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
-from workbench.errors import WorkbenchError
 from workbench_app import compare_tab, loaded, observe_tab, study_panel, techniques_tab
 from workbench_app.plain import caught, note, problem
-from workbench_app.security import Guard, check_address, is_loopback, own_folder
+from workbench_app.security import Guard, check_address, check_port, is_loopback, own_folder
 
 TITLE = "Dynamic-inference workbench"
 MOST_WAITING = 12
@@ -42,14 +41,16 @@ def build(model: str = "smollm2-135m", files: Path | None = None) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 6 * 3600)) as page:
         scheme = gr.Textbox(visible=False)
         with gr.Row(elem_classes="top"):
-            gr.HTML(f"<h1>{TITLE}</h1><p class='note'>Every step of one decode loop, and what it cost.</p>", min_width=320)
+            gr.HTML(
+                f"<h1>{TITLE}</h1><p class='note'>Every step of one decode loop, and what it cost.</p>", min_width=320
+            )
             names = list(dict.fromkeys([model, *loaded.bundled_names()]))
             chosen = gr.Dropdown(
                 names, value=model, allow_custom_value=True, label="model", elem_id="model", min_width=240,
                 info="bundled, a Hugging Face id, or the full path of a local folder",
             )  # fmt: skip
-            dtype = gr.Dropdown(list(loaded.DTYPES), value="float32", label="number format", elem_id="dtype", min_width=140,
-                                info="exact means equal in float32")  # fmt: skip
+            dtype = gr.Dropdown(list(loaded.DTYPES), value="float32", label="number format", elem_id="dtype",
+                                info="exact means equal in float32", min_width=140)  # fmt: skip
         status = gr.HTML(elem_id="model-status")
         with gr.Tab("Side by side"):
             tab = compare_tab.render(chosen, dtype, status, _MODEL_CALL)
@@ -59,7 +60,9 @@ def build(model: str = "smollm2-135m", files: Path | None = None) -> gr.Blocks:
         with gr.Tab("Techniques"):
             techniques_tab.render()
         for each in (chosen, dtype):
-            each.input(_load, [chosen, dtype], status, show_progress="minimal", **_MODEL_CALL)
+            each.input(
+                _load, [chosen, dtype], status, show_progress="minimal", trigger_mode="always_last", **_MODEL_CALL
+            )
         page.load(_status, [chosen, dtype], status, queue=False, show_progress="hidden", api_visibility="private")
         page.load(None, None, scheme, js=_SCHEME, api_visibility="private")
     return page.queue(max_size=MOST_WAITING, api_open=False, default_concurrency_limit=1)
@@ -85,7 +88,7 @@ def theme() -> gr.themes.Base:
     return gr.themes.Base(
         primary_hue="blue", secondary_hue="slate", neutral_hue="slate", font=_FONT, font_mono=_FONT_MONO,
         spacing_size="sm", radius_size="sm", text_size="md",
-    )  # fmt: skip
+    ).set(body_background_fill_dark="#0e1117")  # fmt: skip
 
 
 @contextmanager
@@ -104,22 +107,16 @@ def served(
         If the port is taken.
     """
     check_address(host, password)
+    check_port(host, port)
     model = str(Path(model).resolve()) if Path(model).exists() else model
     with own_folder() as files:
         page = build(model, files)
         try:
-            address = _open(page, _options(files, port, host, password))
+            _, address, _ = page.launch(**_options(files, port, host, password))
             threading.Thread(target=_warm, args=(model,), name="workbench-warm", daemon=True).start()
             yield address
         finally:
             page.close(verbose=False)
-
-
-def _open(page: gr.Blocks, options: dict[str, Any]) -> str:
-    try:
-        return page.launch(**options)[1]
-    except OSError as error:
-        raise WorkbenchError(f"port {options['server_port']} is taken: name another with --port") from error
 
 
 def _options(files: Path, port: int | None, host: str, password: str | None) -> dict[str, Any]:
@@ -158,9 +155,7 @@ def _warm(model: str) -> None:
         loaded.MODELS.get(model, "float32")
 
 
-def launch(
-    port: int = 7860, model: str = "smollm2-135m", host: str = "127.0.0.1", password: str | None = None
-) -> None:
+def launch(port: int = 7860, model: str = "smollm2-135m", host: str = "127.0.0.1", password: str | None = None) -> None:
     """Serve the dashboard until interrupted.
 
     Parameters

@@ -21,7 +21,7 @@ FIRST_PROBE = "logit_lens"  # what is ticked when the page opens, if it is regis
 
 
 def render(model: gr.Dropdown, dtype: gr.Dropdown, scheme: gr.Textbox, status: gr.HTML, shared: dict[str, Any]) -> None:
-    """Make the tab in the layout that is open, and wire it; arguments as in :func:`workbench_app.compare_tab.render`."""
+    """Make the tab in the layout that is open, and wire it; arguments as in `compare_tab.render`."""
     boxes, settings = [], []
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
@@ -42,7 +42,11 @@ def render(model: gr.Dropdown, dtype: gr.Dropdown, scheme: gr.Textbox, status: g
         with caught(problems):
             probes = chosen(settings, values[: len(boxes)], values[len(boxes) :])
             loaded.as_prompt(text, is_chat)
-            yield note(f"Loading {name} …") if not loaded.MODELS.holds(name, kind) else gr.skip(), note("Observing …"), ""
+            yield (
+                note(f"Loading {name} …") if not loaded.MODELS.holds(name, kind) else gr.skip(),
+                note("Observing …"),
+                "",
+            )
             model = loaded.MODELS.get(name, kind)
             trace = wb.observe(model, loaded.encode(model, text, is_chat), probes)
             yield note(loaded.about(model)), note("Drawing …"), gr.skip()
@@ -60,10 +64,12 @@ def _probe(probe: type, on: bool) -> tuple[gr.Checkbox, Settings]:
         box = gr.Checkbox(value=on, label=words(probe.name), info=probe.paper, elem_id=f"probe-{probe.name}")
         with gr.Group(visible=on) as group:
             own = Settings.render(probe)
-    box.change(
-        lambda value: gr.update(visible=bool(value)), box, group, queue=False, show_progress="hidden", api_visibility="private"
-    )
+    box.change(_show, box, group, trigger_mode="always_last", **QUICK)
     return box, own
+
+
+def _show(ticked: bool) -> Any:
+    return gr.update(visible=bool(ticked))
 
 
 def chosen(settings: list[Settings], ticks: tuple[Any, ...], values: tuple[Any, ...]) -> list[Any]:
@@ -83,5 +89,3 @@ def chosen(settings: list[Settings], ticks: tuple[Any, ...], values: tuple[Any, 
     if not found:
         raise SettingError("No probe is chosen: tick at least one.")
     return found
-
-

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from workbench_app import loaded
+from workbench_app.controls import QUICK
 
 
 @dataclass
@@ -33,11 +34,13 @@ class RequestControls:
                     1, loaded.MOST_NEW_TOKENS, value=64, step=1, label="max new tokens", elem_id="max-new-tokens"
                 )
                 with gr.Row():
-                    temperature = gr.Slider(0, 2, value=0, step=0.05, label="temperature", info="0 is greedy", min_width=120)
-                    seed = gr.Number(value=0, precision=0, minimum=0, maximum=2**31 - 1, label="seed", min_width=90)
+                    temperature = gr.Slider(
+                        0, 2, value=0, step=0.05, label="temperature", info="0 is greedy", min_width=180
+                    )
+                    seed = gr.Number(value=0, precision=0, minimum=0, maximum=2**31 - 1, label="seed", min_width=180)
                 with gr.Row():
-                    top_p = gr.Slider(0.01, 1, value=1, step=0.01, label="top-p", min_width=120)
-                    top_k = gr.Slider(0, 200, value=0, step=1, label="top-k", info="0 is off", min_width=120)
+                    top_p = gr.Slider(0.01, 1, value=1, step=0.01, label="top-p", min_width=180)
+                    top_k = gr.Slider(0, 200, value=0, step=1, label="top-k", info="0 is off", min_width=180)
         return cls(prompt, chat, length, [temperature, top_p, top_k, seed])
 
     @property
@@ -64,15 +67,23 @@ def prompt_box(name: str, text: str, chat: bool) -> tuple[gr.Textbox, gr.Checkbo
     choices = [(f"{each.task.replace('_', ' ')}: {' '.join(each.prompt.split())[:90]}", id_)
                for id_, each in loaded.examples().items()]  # fmt: skip
     box = gr.Textbox(
-        value=text, label="prompt", lines=6, max_lines=14, max_length=loaded.MOST_CHARACTERS, elem_id=name, autofocus=True
+        value=text,
+        label="prompt",
+        lines=6,
+        max_lines=14,
+        max_length=loaded.MOST_CHARACTERS,
+        elem_id=name,
+        autofocus=True,
     )
     with gr.Row():
-        pick = gr.Dropdown(choices, value=None, label="take an example", elem_id=f"{name}-example", scale=3, min_width=220)
-        tick = gr.Checkbox(value=chat, label="chat format", info="as a message to be answered", scale=1, min_width=150)
+        pick = gr.Dropdown(
+            choices, value=None, label="take an example", elem_id=f"{name}-example", scale=3, min_width=220
+        )
+        tick = gr.Checkbox(value=chat, label="chat format", info="as a message to be answered", scale=1, min_width=190)
 
     def take(chosen: str | None) -> tuple[Any, Any]:
         example = loaded.examples().get(chosen or "")
         return (gr.skip(), gr.skip()) if example is None else (example.prompt, example.chat)
 
-    pick.input(take, pick, [box, tick], queue=False, show_progress="hidden", api_visibility="private")
+    pick.input(take, pick, [box, tick], trigger_mode="always_last", **QUICK)
     return box, tick

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from workbench.errors import SettingError
+from workbench.errors import SettingError, WorkbenchError
 
 POLICY = "; ".join(
     [
@@ -66,6 +67,21 @@ def check_address(host: str, password: str | None) -> None:
         raise SettingError(
             f"the page would be open to others at {host!r}: give a password, or leave the address at 127.0.0.1"
         )
+
+
+def check_port(host: str, port: int | None) -> None:
+    """Refuse a port that somebody else listens on.
+
+    Raises
+    ------
+    WorkbenchError
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.create_server((host.strip("[]"), port or 0), family=family):
+            pass
+    except OSError as error:
+        raise WorkbenchError(f"port {port} cannot be opened at {host} ({error.strerror}): name another") from error
 
 
 def host_of(header: str) -> str:
@@ -147,7 +163,12 @@ def own_folder() -> Iterator[Path]:
         for key in [key for key in os.environ if key.startswith("GRADIO_")]:
             del os.environ[key]
         os.environ.update(
-            GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(files), GRADIO_EXAMPLES_CACHE=str(files / "examples")
+            GRADIO_ANALYTICS_ENABLED="False",
+            # Gradio also keeps statistics of its own calls, for a page that is not served here.
+            GRADIO_ANALYTICS_MAX_EVENTS="1",
+            GRADIO_ANALYTICS_CACHE_FREQUENCY=str(2**31),
+            GRADIO_TEMP_DIR=str(files),
+            GRADIO_EXAMPLES_CACHE=str(files / "examples"),
         )
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         os.chdir(empty)

@@ -16,6 +16,7 @@ from workbench.settings import spell
 from workbench_app import charts, loaded
 from workbench_app.background import watched
 from workbench_app.compare_tab import CompareTab, begin, end, split
+from workbench_app.controls import QUICK
 from workbench_app.plain import caught, note, problem, safe
 from workbench_app.race import Stop
 from workbench_app.request_controls import RequestControls
@@ -48,7 +49,11 @@ def render(
         repeats = gr.Slider(1, 5, value=2, step=1, label="repeats", elem_id="repeats", min_width=140)
         compare = gr.Button("Compare properly", variant="primary", elem_id="compare", min_width=170, scale=0)
         report = gr.DownloadButton("Save the report", elem_id="report", interactive=False, min_width=160, scale=0)
-    progress, table, figures = gr.HTML(elem_id="study-progress"), gr.HTML(elem_id="study-table"), gr.HTML(elem_id="figures")
+    progress, table, figures = (
+        gr.HTML(elem_id="study-progress"),
+        gr.HTML(elem_id="study-table"),
+        gr.HTML(elem_id="figures"),
+    )
     inputs = [tab.stop, model, dtype, scheme, more, repeats, *tab.request.inputs]
     inputs += [*tab.recipes[0].inputs, *tab.recipes[1].inputs]
 
@@ -59,21 +64,34 @@ def render(
         if problems:
             yield problem(problems[0]), gr.skip(), gr.skip(), gr.skip()
 
-    buttons, quick = [compare, tab.cancel], {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    started = compare.click(begin, tab.stop, buttons, **quick)
+    buttons = [compare, tab.cancel]
+    started = compare.click(begin, tab.stop, buttons, **QUICK)
     ended = started.then(
         study, inputs, [progress, table, figures, report], show_progress="minimal", show_progress_on=progress, **shared
     )
-    ended.then(end, None, buttons, **quick)
+    ended.then(end, None, buttons, **QUICK)
 
 
 def _study(
-    tab: CompareTab, stopper: Stop, files: Path, name: str, kind: str, scheme: str, more: int, repeats: int, *values: Any
+    tab: CompareTab,
+    stopper: Stop,
+    files: Path,
+    name: str,
+    kind: str,
+    scheme: str,
+    more: int,
+    repeats: int,
+    *values: Any,
 ) -> Iterator[tuple[Any, ...]]:
     asked, chosen = split(tab, values)
     text, chat, options = RequestControls.read(asked)
     prompts, recipes = prompts_of(text, chat, int(more)), recipes_of(chosen)
-    yield note(f"Loading {name} …" if not loaded.MODELS.holds(name, kind) else "Starting …"), "", "", gr.update(interactive=False)
+    yield (
+        note(f"Loading {name} …" if not loaded.MODELS.holds(name, kind) else "Starting …"),
+        "",
+        "",
+        gr.update(interactive=False),
+    )
     model = loaded.MODELS.get(name, kind)
     loaded.encode(model, text, chat)
 

@@ -6,8 +6,6 @@ from typing import Any
 
 import gradio as gr
 
-import workbench.probes
-import workbench.techniques
 from workbench.registry import PROBES, TECHNIQUES
 from workbench.settings import describe
 from workbench_app.plain import safe
@@ -67,4 +65,5 @@ def _code(name: str) -> str:
 def _table(head: list[str], rows: Any) -> str:
     cells = "".join(f'<th scope="col">{safe(title)}</th>' for title in head)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table class="facts wide"><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'
+    inner = f"<thead><tr>{cells}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="scroll"><table class="facts wide">{inner}</table></div>'

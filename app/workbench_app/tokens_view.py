@@ -24,7 +24,7 @@ class Scale:
 
 
 def scale(columns: Sequence[Column], layers: int) -> Scale:
-    """The scale of a race; the prefill and the slowest twentieth of the steps are left out, or they would pale the rest."""
+    """The scale of a race; without the prefill and the slowest twentieth of the steps, which would pale the rest."""
     steps = [step for column in columns for step in column.steps[1:]]
     times = sorted(1e3 * step.seconds / max(len(step.tokens), 1) for step in steps) or [1.0]
     keys = max((mean(step.keys_read) for step in steps if step.keys_read), default=1.0)
@@ -45,7 +45,7 @@ def column_html(column: Column, race: Race, title: str) -> str:
     full = scale(race.columns, race.model.layers)
     return (
         f'<section class="answer" data-state="{column.state}">'
-        f'<header><b>{safe(title)}</b><code>{safe(column.name)}</code></header>'
+        f"<header><b>{safe(title)}</b><code>{safe(column.name)}</code></header>"
         f'<div class="badges">{badges(column, race)}</div>'
         f'<dl class="numbers">{numbers(column, race.baseline)}</dl>'
         f'<div class="text" tabindex="0" aria-label="{safe(title)}: text">{tokens_html(column, full)}</div>'

@@ -6,25 +6,27 @@ Ratios to the plain forward are those of whole ``observe`` calls (start, pass, f
 probes. The lens is judged against the unembedding products it needs, (layers + 1) x positions rows, by the faster of
 torch's two CPU libraries and in chunks, with nothing done with the logits; its own time is that of ``observe`` less
 that of the forward. Everything is timed in turns, A B A B; a ratio is the median of the ratios within a round, its
-interval spans them. Memory is the largest resident size, sampled every 5 ms in a process of its own, less that of a
-process which only runs the forward. The probes' tests run first; on red nothing is timed.
+interval spans them. Processor time stands beside it: on a machine that others use it says more, if the run has one
+thread (``OMP_NUM_THREADS=1``; more threads count their waiting). Memory is the largest resident size, sampled every 5
+ms in a process of its own, less that of a process which only runs the forward. The probes' tests run first; on red
+nothing is timed.
 """
 
 import argparse
 import inspect
 import itertools
-import statistics
+import math
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
+from _report import passing, table, write
 from torch.nn import functional
 
-ROOT = Path(__file__).resolve().parents[2]
 TESTS = ["tests/probes", "tests/test_contract_probes.py", "tests/studies/test_observe.py"]
 LIMITS = {"together": 2.0, "lens": 1.3, "memory": 1.0}  # ratio, ratio, GB
 
@@ -59,7 +61,8 @@ def bare_products(model, rows):
     libraries = {"torch's default": lambda x: functional.linear(x, weight)}
     if weight.device.type == "cpu" and torch.backends.mkldnn.is_available():
         libraries["oneDNN"] = lambda x: torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-    fastest = min(libraries, key=lambda name: min(seconds(lambda: libraries[name](part)) for _ in range(3)))
+    # processor time: the choice must not hang on who else is using the machine
+    fastest = min(libraries, key=lambda name: min(seconds(lambda: libraries[name](part))[1] for _ in range(5)))
 
     def run():
         for start in range(0, rows, len(part)):
@@ -69,32 +72,33 @@ def bare_products(model, rows):
 
 
 def seconds(call):
-    """Wall-clock seconds of one call."""
-    began = time.perf_counter()
+    """Wall-clock and processor seconds of one call."""
+    wall, processor = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - began
+    return np.array((time.perf_counter() - wall, time.process_time() - processor))
 
 
 def in_turns(calls, rounds):
-    """Seconds of every call in every round, after a warm-up of each."""
+    """Seconds [rounds, 2] of every call, after a warm-up of each."""
     for call in calls.values():
         call()
     times = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
             times[name].append(seconds(call))
-    return times
+    return {name: np.array(values) for name, values in times.items()}
 
 
-def ratio(above, below):
-    """Median, smallest and largest ratio within a round."""
-    found = [one / other for one, other in zip(above, below, strict=True)]
-    return statistics.median(found), min(found), max(found)
+def row(name, own, base, title):
+    """One line of the table: name, seconds, wall-clock ratio with its interval, processor ratio, what to."""
+    ratios = own / base
+    wall = ratios[:, 0]
+    return name, np.median(own[:, 0]), np.median(wall), wall.min(), wall.max(), np.median(ratios[:, 1]), title
 
 
 @torch.inference_mode()
 def measure(options):
-    """Rows of the table: name, milliseconds, ratio, what to, limit."""
+    """The lines of the table."""
     import workbench
 
     model = workbench.load(options.model, dtype=options.dtype, device="cpu")
@@ -104,10 +108,7 @@ def measure(options):
         calls[name] = lambda probe=probe: workbench.observe(model, ids, [probe])
     calls["together"] = lambda: workbench.observe(model, ids, list(probes.values()))
     times = in_turns(calls, options.rounds)
-    rows = [
-        (name, statistics.median(values), *ratio(values, times["forward"]), "forward", LIMITS.get(name))
-        for name, values in times.items()
-    ]
+    rows = [row(name, values, times["forward"], "forward") for name, values in times.items()]
     if options.lens_tokens:
         ids = text_of(model, options.lens_tokens)
         library, bare = bare_products(model, (model.layers + 1) * len(ids))
@@ -117,9 +118,8 @@ def measure(options):
             "bare": bare,
         }
         times = in_turns(calls, options.lens_rounds)
-        own = [lens - plain for lens, plain in zip(times["lens"], times["forward"], strict=True)]
         title = f"bare products ({library}, {len(ids)} tokens)"
-        rows.append(("lens", statistics.median(own), *ratio(own, times["bare"]), title, LIMITS["lens"]))
+        rows.append(row("lens", times["lens"] - times["forward"], times["bare"], title))
     return rows
 
 
@@ -153,29 +153,26 @@ def peak_bytes(options):
 
 def gigabytes_above_forward(options):
     """GB that the probes together, and the lens, take above the plain forward."""
-    found = {}
-    for name in ("forward", "together", *(["lens"] if options.lens_tokens else [])):
+
+    def peak(name, tokens):
         child = [sys.executable, __file__, "--memory-of", name, "--model", options.model, "--dtype", options.dtype]
-        child += ["--tokens", str(options.tokens if name != "lens" else options.lens_tokens)]
-        found[name] = int(subprocess.check_output(child, text=True).split()[-1]) / 1e9
-    return {name: peak - found["forward"] for name, peak in found.items() if name != "forward"}
+        return int(subprocess.check_output([*child, "--tokens", str(tokens)], text=True).split()[-1]) / 1e9
+
+    sizes = {"together": options.tokens, "lens": options.lens_tokens}
+    below = {tokens: peak("forward", tokens) for tokens in set(sizes.values()) if tokens}
+    return {name: peak(name, tokens) - below[tokens] for name, tokens in sizes.items() if tokens}
 
 
-def table(rows, memory, options):
-    """The report in Markdown."""
-    lines = [
-        f"# Probes on {options.model}, {options.dtype}, {options.tokens} tokens, {torch.get_num_threads()} threads",
-        "",
-        "Measured wall clock; `together` is all probes that fit the model but the logit lens.",
-        "",
-        "| what | seconds | ratio (interval) | to | limit | peak memory above the forward, GB (limit 1) |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, own, middle, low, high, base, limit in rows:
-        held = "" if limit is None else f"{limit:g}"
-        gigabytes = f"{memory[name]:.2f}" if name in memory else ""
-        lines.append(f"| {name} | {own:.2f} | {middle:.2f} ({low:.2f} … {high:.2f}) | {base} | {held} | {gigabytes} |")
-    return "\n".join(lines) + "\n"
+def report(rows, memory):
+    """The table in Markdown."""
+    head = ["what", "seconds", "ratio (interval)", "by processor time", "to", "limit", "GB above the forward (limit 1)"]
+    lines = []
+    for name, own, middle, low, high, processor, base in rows:
+        cells = [name, f"{own:.2f}", f"{middle:.2f} ({low:.2f} … {high:.2f})", f"{processor:.2f}", base]
+        limit, gigabytes = LIMITS.get(name), memory.get(name)
+        cells += ["" if limit is None else f"{limit:g}", "" if gigabytes is None else f"{gigabytes:.2f}"]
+        lines.append(cells)
+    return table(head, lines)
 
 
 def main():
@@ -187,21 +184,19 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--lens-tokens", type=int, default=2048, help="0 leaves the lens out")
     parser.add_argument("--lens-rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=ROOT / "reports" / "bench_probes.md")
     parser.add_argument("--memory-of", choices=["forward", "together", "lens"], help="only the peak resident bytes")
     options = parser.parse_args()
     if options.memory_of:
         print(peak_bytes(options))
         return 0
-    if subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "not bundled", *TESTS], cwd=ROOT).returncode:
-        print("The tests of the probes fail; nothing is timed.")
-        return 1
+    passing("-m", "not bundled", *TESTS)
     rows, memory = measure(options), gigabytes_above_forward(options)
-    report = table(rows, memory, options)
-    print(report)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(report)
-    held = all(limit is None or middle <= limit for _, _, middle, _, _, _, limit in rows)
+    note = (
+        f"{options.model}, {options.dtype}, {options.tokens} tokens, {torch.get_num_threads()} threads. Measured wall "
+        "clock; `together` is all probes that fit the model but the logit lens."
+    )
+    write("bench_probes", note, report(rows, memory))
+    held = all(middle <= LIMITS.get(name, math.inf) for name, _, middle, *_ in rows)
     return 0 if held and all(value <= LIMITS["memory"] for value in memory.values()) else 1
 
 

@@ -132,7 +132,7 @@ def test_what_is_appended_after_an_eviction_can_be_cropped(change):
     before = held(cache)
     add(cache, lists, 10, 5)
     cache.crop(3)
-    assert held(cache) == [head + [10, 11] for head in before]
+    assert held(cache) == [[*head, 10, 11] for head in before]
 
 
 def test_room_is_made_once_for_what_is_to_come():

@@ -5,9 +5,9 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from workbench import figures
-from workbench.figures import FIGURES
 
 pytestmark = pytest.mark.browser
 
@@ -41,39 +41,40 @@ def test_the_report_draws_everything_offline_and_in_silence(visit, reports, whic
     assert page.locator("img").count() == 0
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_hovering_a_mark_tells_about_it(visit, draw, tmp_path, name):
-    page = visit(figures.save_html(draw(name), tmp_path / "figure.html"))
+@pytest.mark.parametrize("which", [0, 1], ids=["observe", "study"])
+def test_hovering_a_mark_of_any_figure_tells_about_it(visit, reports, which):
+    page = visit(reports[which])
     drawn(page)
-    marks = page.locator("svg .mark-rect.role-mark path, svg .mark-symbol.role-mark path")
-    box = marks.nth(min(3, marks.count() - 1)).bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.mouse.move(box["x"] + box["width"] / 2 + 1, box["y"] + box["height"] / 2)
+    figure = page.locator("figure")
     tooltip = page.locator("#vg-tooltip-element.visible")
-    tooltip.wait_for(timeout=10_000)
-    assert len(tooltip.inner_text()) > 5
-    assert tooltip.locator("img, script, b").count() == 0
+    for number in range(figure.count()):
+        marks = figure.nth(number).locator("svg .mark-rect.role-mark path, svg .mark-symbol.role-mark path")
+        mark = marks.nth(min(3, marks.count() - 1))
+        mark.scroll_into_view_if_needed()
+        box = mark.bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.mouse.move(box["x"] + box["width"] / 2 + 1, box["y"] + box["height"] / 2)
+        name = figure.nth(number).get_attribute("data-figure")
+        expect(tooltip, name).to_have_count(1, timeout=10_000)
+        assert len(tooltip.inner_text()) > 5, name
+        assert tooltip.locator("img, script, b").count() == 0, name
+        page.mouse.move(2, 2)
+        expect(tooltip).to_have_count(0, timeout=10_000)
     assert page.said == []
 
 
-@pytest.mark.parametrize(("scheme", "background"), [("light", (255, 255, 255)), ("dark", (14, 17, 23))])
 @pytest.mark.parametrize("name", ["logit_lens", "quality_speed"])
-def test_both_schemes_show_the_figure_on_their_background(visit, draw, tmp_path, name, scheme, background):
-    page = visit(figures.save_html(draw(name), tmp_path / "figure.html"), scheme)
-    drawn(page, scheme)
-    pixels = picture(page).reshape(-1, 3)
-    same = (pixels == background).all(1).mean()
-    assert 0.2 < same < 0.99
-    assert len(np.unique(pixels, axis=0)) > 50
-    title = page.locator("svg .role-title-text text").first.evaluate("node => getComputedStyle(node).fill")
-    assert title == ("rgb(31, 35, 40)" if scheme == "light" else "rgb(230, 237, 243)")
-
-
-def test_a_change_of_scheme_draws_again(visit, draw, tmp_path):
-    page = visit(figures.save_html(draw("acceptance"), tmp_path / "figure.html"))
-    drawn(page)
-    page.emulate_media(color_scheme="dark")
-    drawn(page, "dark")
+def test_both_schemes_show_the_figure_on_their_background(visit, draw, tmp_path, name):
+    page = visit(figures.save_html(draw(name), tmp_path / "figure.html"))
+    schemes = {"light": ((255, 255, 255), "rgb(31, 35, 40)"), "dark": ((14, 17, 23), "rgb(230, 237, 243)")}
+    for scheme, (background, ink) in schemes.items():
+        page.emulate_media(color_scheme=scheme)
+        drawn(page, scheme)
+        pixels = picture(page).reshape(-1, 3)
+        assert 0.2 < (pixels == background).all(1).mean() < 0.99
+        assert len(np.unique(pixels, axis=0)) > 50
+        title = page.locator("svg .role-title-text text").first
+        assert title.evaluate("node => getComputedStyle(node).fill") == ink
     assert page.locator("svg.marks").count() == 1 and page.said == []
 
 
@@ -105,7 +106,8 @@ def test_a_fragment_draws_inside_another_page_and_cannot_reach_it(visit, seen, t
 def test_script_that_got_into_a_page_is_not_run(visit, draw, tmp_path):
     path = figures.save_html(draw("acceptance"), tmp_path / "figure.html")
     bad = "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">"
-    path.write_text(path.read_text("utf-8").replace("<body>", f"<body>{bad}"), encoding="utf-8", newline="\n")
+    whole = path.read_text("utf-8").replace("</head>\n<body>", f"</head>\n<body>{bad}", 1)
+    path.write_text(whole, encoding="utf-8", newline="\n")
     page = visit(path)
     drawn(page)
     assert page.title() != "run"

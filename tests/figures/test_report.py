@@ -110,6 +110,16 @@ def test_every_answer_is_whole(study):
     assert whole[:200] in text.replace("⏎\n", "").replace("⇥", "")
 
 
+def test_a_failed_run_says_why_it_has_no_answer(synthetic):
+    tree = synthetic.study(runs=2, prompts=2)
+    named = json.loads(tree.attrs["runs"])
+    named[1] |= {"failed": "out of <b>memory", "failed_prompts": [json.loads(tree.attrs["prompts"])[0]["id"]]}
+    tree.attrs["runs"] = json.dumps(named)
+    tree["text/id"][1] = -1
+    text = Outline(answers(tree)).text
+    assert "No answer: out of <b>memory" in text and "No answer: it was not reached." in text
+
+
 def test_very_long_studies_stop_shading(synthetic):
     tree = synthetic.study(runs=2, prompts=2, tokens=64)
     longer = tree.copy()

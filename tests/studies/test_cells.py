@@ -59,6 +59,6 @@ def test_a_folder_that_cannot_be_is_said(tmp_path):
 
 
 def test_seconds_per_token_of_a_repeat_that_was_not_reached(cell):
-    assert cell.seconds_per_token(0) == 1.5 / 4
+    assert cell.seconds_per_token(0) == (1.5 - cell.time_to_first_token[0]) / 3
     assert math.isnan(cell.seconds_per_token(1))
     assert not Cell.empty(2).ran and cell.ran

@@ -29,7 +29,7 @@ def test_the_clock_covers_prefill_and_decoding(tiny, monkeypatch):
     monkeypatch.setattr(module, "clock", lambda: next(readings))
     found = run(tiny("llama"), PROMPT, max_new_tokens=5, stop_tokens=())
     assert (found.time_to_first_token, found.seconds) == (2.0, 10.0)
-    assert found.tokens_per_second == 0.5
+    assert found.tokens_per_second == 0.5  # four tokens in eight seconds after the first
 
 
 def test_its_trace_holds_what_the_steps_say(tiny):

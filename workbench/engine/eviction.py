@@ -38,13 +38,13 @@ class PromptEviction(abc.ABC):
 
     def prefilled(self, layer: int, query: Tensor, cache: LayerCache) -> None:
         held = cache.length
-        earlier = max(0, held - self.window)
-        chosen = math.ceil(self.keep * held) - (held - earlier)
-        if chosen >= earlier:
+        budget = max(math.ceil(self.keep * held), self.window)
+        if budget >= held:
             return
-        best = self.scores(layer, query, cache, earlier).topk(max(0, chosen), -1).indices.sort(-1).values
+        earlier = held - self.window
+        best = self.scores(layer, query, cache, earlier).topk(budget - self.window, -1).indices.sort(-1).values
         window = torch.arange(earlier, held, device=best.device).expand(best.shape[0], -1)
         cache.keep(torch.cat((best, window), -1))
 
-    def settled(self, cache: KeyValueCache) -> None:
+    def settled(self, cache: KeyValueCache) -> None:  # noqa: B027  nothing to do is the rule, not a gap
         """Nothing: what is generated stays."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import html
 import json
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from workbench.figures._runs import each_token, group, labels
+from workbench.figures._runs import each_token, group, labels, runs
 from workbench.figures._text import visible
 from workbench.trace import vocabulary
 
@@ -58,7 +59,9 @@ def answers(tree: xr.DataTree) -> str:
             made = here["id"].values
             made = made[made >= 0]
             spans += len(made)
-            if spans > SPANS:
+            if not len(made):
+                body = f"<p>{html.escape(_why_none(runs(tree)[run], prompt))}</p>"
+            elif spans > SPANS:
                 body = prompt_text("".join(words.get(int(token), f"[{token}]") for token in made))
             else:
                 facts = steps.isel(run=run, prompt=number)
@@ -73,6 +76,12 @@ def answers(tree: xr.DataTree) -> str:
         "Underlined: drafted and accepted. Not shaded: the prefill."
     )
     return f"<h2>Prompts and answers</h2>\n<p>{note}</p>\n" + "\n".join(found)
+
+
+def _why_none(run: dict[str, Any], prompt: dict[str, Any]) -> str:
+    if prompt.get("id") in (run.get("failed_prompts") or ()):
+        return f"No answer: {visible(str(run.get('failed')), spaces=False)}"
+    return "No answer: it was not reached."
 
 
 def _shaded(

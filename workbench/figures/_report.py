@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from workbench.errors import TraceError
 from workbench.figures import _html
 from workbench.figures._answers import LEVELS, answers, prompt_text
 from workbench.figures._figure import FIGURES, Figure, tree_of
@@ -29,7 +30,7 @@ figure { margin: 20px 0; }
 table { border-collapse: collapse; font-size: 13px; }
 caption { text-align: left; padding: 4px 0; opacity: 0.85; }
 th, td { border-bottom: 1px solid var(--line); padding: 4px 10px 4px 0; text-align: right; vertical-align: top; }
-th { font-weight: 600; } th[scope=row], .text { text-align: left; overflow-wrap: anywhere; min-width: 8em; }
+th { font-weight: 600; } th[scope=row], .text { text-align: left; overflow-wrap: break-word; min-width: 8em; }
 .wide { overflow-x: auto; }
 details { margin: 10px 0; } summary { cursor: pointer; font-weight: 600; }
 details details { margin-left: 16px; }
@@ -40,6 +41,12 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.6 "DejaVu San
     f".c{level} {{ background: color-mix(in srgb, var(--heat) {level * 7}%, transparent); }}"
     for level in range(1, LEVELS + 1)
 )
+
+_FIRST = (
+    "run", "equal to baseline [share]", "measured tokens/s", "measured speed-up", "measured time to first token [ms]",
+    "accepted/forward [tokens]", "layers/token", "keys kept", "peak cache [MB]", "KL [nats]", "top-1 agreement",
+    "ROUGE-L", "task score",
+)  # fmt: skip
 
 
 def report(
@@ -78,17 +85,18 @@ def report(
     if table is None and callable(getattr(trace, "table", None)):
         table = trace.table(text=True)
     title = title or f"{tree.attrs['model']}: {_what(tree)}"
-    charts = dict(figures) if isinstance(figures, Mapping) else _charts(tree, figures)
+    charts, left_out = (dict(figures), []) if isinstance(figures, Mapping) else _charts(tree, figures)
     specs = {name: _html.specification(chart) for name, chart in charts.items()}
     body = [f"<main>\n<h1>{html.escape(title)}</h1>", _facts(tree)]
     if table is not None:
-        body += ["<h2>Comparison</h2>", _table(table, "Each run beside the baseline.")]
+        body += ["<h2>Comparison</h2>", *_comparison(table)]
     placed = {}
     body += ["<h2>Figures</h2>"] if specs else []
     for number, (name, spec) in enumerate(specs.items()):
         placed[f"chart-{number}"] = spec
         drawn = _html.place(f"chart-{number}", spec)
         body.append(f'<figure data-figure="{html.escape(name, quote=True)}">{drawn}</figure>')
+    body += [f"<p>Not drawn: {html.escape(reason)}.</p>" for reason in left_out]
     body += [_texts(tree), _settings(tree), "</main>"]
     return _html.write(_html.page("\n".join(body), placed, title=title, style=_STYLE), path)
 
@@ -99,26 +107,47 @@ def _what(tree: xr.DataTree) -> str:
     return {"observe": "what the probes saw", "generate": "one run"}[tree.attrs["kind"]]
 
 
-def _charts(tree: xr.DataTree, names: Sequence[str] | None) -> dict[str, Any]:
-    charts = {}
+def _charts(tree: xr.DataTree, names: Sequence[str] | None) -> tuple[dict[str, Any], list[str]]:
+    """The figures that apply, and why others of them could not be drawn: a run that failed leaves gaps."""
+    charts, left_out = {}, []
     for figure in [FIGURES[name] for name in names] if names is not None else FIGURES.values():
-        if figure.applies(tree):
-            charts |= _for_runs(figure, tree) if figure.each_run else {figure.name: figure.draw(tree)}
-    return charts
+        if not figure.applies(tree):
+            continue
+        for title, settings in _variants(figure, tree):
+            try:
+                charts[title] = figure.draw(tree, **settings)
+            except TraceError as error:
+                left_out.append(f"{title} ({error})")
+    return charts, left_out
 
 
-def _for_runs(figure: Figure, tree: xr.DataTree) -> dict[str, Any]:
-    charts = {}
-    for number, name in enumerate(labels(tree)[:MOST_RUNS]):
-        if figure.shows is None or figure.shows(tree, number):
-            charts[f"{figure.name}: {name}"] = figure.draw(tree, run=number)
-    return charts
+def _variants(figure: Figure, tree: xr.DataTree) -> list[tuple[str, dict[str, Any]]]:
+    if not figure.each_run:
+        return [(figure.name, {})]
+    return [
+        (f"{figure.name}: {name}", {"run": number})
+        for number, name in enumerate(labels(tree)[:MOST_RUNS])
+        if figure.shows is None or figure.shows(tree, number)
+    ]
 
 
 def _facts(tree: xr.DataTree) -> str:
     attrs = tree.attrs
     facts = (f"{name}: {html.escape(str(attrs[name]))}" for name in ("model", "dtype", "device", "seed"))
-    return f"<p>{' · '.join(facts)}</p>"
+    partial = "<p><strong>Partial: it was stopped before its end.</strong></p>" if attrs.get("partial") else ""
+    return f"<p>{' · '.join(facts)}</p>{partial}"
+
+
+def _comparison(table: pd.DataFrame) -> list[str]:
+    """What most readers want to know first, and everything else one click away."""
+    first = [name for name in _FIRST if name in table.columns]
+    if len(first) < 2 or len(first) == table.shape[1]:
+        return [_table(table, "Each run beside the baseline.")]
+    whole = _table(table, "Everything that was measured, counted and modelled.")
+    return [
+        _table(table[first], "Each run beside the baseline. Speed is decoding, after the first token."),
+        f"<details><summary>All columns</summary>{whole}</details>",
+    ]
 
 
 def _table(table: pd.DataFrame, caption: str) -> str:
@@ -170,26 +199,33 @@ def _texts(tree: xr.DataTree) -> str:
 
 
 def _settings(tree: xr.DataTree) -> str:
-    plain, nested = [], []
+    plain, tables = {}, []
     for name, value in tree.attrs.items():
-        if name in ("vocabulary", "prompts", "runs"):
+        if name in ("vocabulary", "prompts"):
             continue
         with contextlib.suppress(ValueError):
             value = json.loads(value) if isinstance(value, str) else value
         if isinstance(value, dict):
-            nested.append(_pairs(name, value))
+            tables.append(_pairs(name, value))
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            rows = pd.DataFrame([{key: _plain(part) for key, part in row.items()} for row in value])
+            tables.append(_table(rows, name))
         else:
-            plain.append((name, "; ".join(str(part) or "none" for part in value) if isinstance(value, list) else value))
-    listed = [
-        {"run": run.get("name"), **{key: value for key, value in run.items() if key != "name"}}
-        for run in json.loads(tree.attrs.get("runs", "[]"))
-    ]
-    found = [_pairs("settings", dict(plain)), *nested]
-    if listed:
-        found.insert(0, _table(pd.DataFrame(listed).fillna("").astype(str), "Runs and their recipes."))
-    inside = "\n".join(found)
+            plain[name] = value
+    inside = "\n".join([_pairs("settings", plain), *tables])
     return f"<h2>Settings and versions</h2>\n<details open><summary>Settings</summary>\n{inside}\n</details>"
 
 
+def _plain(value: Any) -> str:
+    """A setting as a person would write it."""
+    if isinstance(value, list):
+        return "; ".join(_plain(part) or "none" for part in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={_plain(part)}" for name, part in value.items())
+    if isinstance(value, float) and abs(value) >= 1e6:
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
 def _pairs(caption: str, values: Mapping[str, Any]) -> str:
-    return _table(pd.DataFrame({"name": list(values), "value": [str(value) for value in values.values()]}), caption)
+    return _table(pd.DataFrame({"name": list(values), "value": [_plain(value) for value in values.values()]}), caption)

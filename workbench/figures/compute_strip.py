@@ -79,9 +79,9 @@ def compute_strip(
     table["bright"] = table["cost"] > BRIGHT * top
     unit, _, meaning = COSTS[cost]
     x = alt.X("start:Q", axis=None, scale=alt.Scale(domain=[0, WIDTH], nice=False))
-    base = alt.Chart(table).encode(y=alt.Y("row:O", axis=None))
+    base = alt.Chart(table).encode(y=alt.Y("row:O", axis=None), tooltip=_tooltip(table.columns, unit, meaning))
     cells = base.mark_rect(height=19, yOffset=-4).encode(
-        x=x, x2="end:Q", tooltip=_tooltip(table.columns, unit, meaning),
+        x=x, x2="end:Q",
         color=alt.Color("cost:Q", scale=alt.Scale(scheme=SEQUENTIAL, domain=[0, top], clamp=True))
         .legend(title=f"{meaning} [{unit}]", orient="bottom", gradientLength=260),
     )  # fmt: skip

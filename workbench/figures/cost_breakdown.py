@@ -15,41 +15,41 @@ from workbench.figures._theme import CATEGORIES
 Bounds = tuple[float, float, float]
 
 
-@figure("scores/flops", "scores/bytes", "scores/cache_bytes_peak", "scores/new_tokens", "timing/seconds")
+@figure("steps/flops", "steps/bytes", "steps/tokens", "scores/cache_bytes_peak", "timing/tokens_per_second")
 def cost_breakdown(tree: xr.DataTree) -> alt.TopLevelMixin:
-    """Four panels of bars, one bar per run: time, operations and bytes per new token, and the largest cache.
+    """Four panels of bars, one bar per run: time, operations and bytes per decoded token, and the largest cache.
 
     Time is measured: the median over prompts and repeats with its 95 % bootstrap interval. Operations and bytes are
-    counted: sums over prompts for each new token. All include the prefill. The dashed line is the baseline.
+    counted: sums over prompts for each decoded token. The prefill and its token are left out, so that a run that ends
+    early is not judged by its prompt. The dashed line is the baseline.
 
     Parameters
     ----------
     tree : DataTree or Study
         Of a study.
     """
-    scores = tree["scores"].to_dataset().transpose("run", "prompt")
-    made = scores["new_tokens"].values
-    seconds = tree["timing/seconds"].transpose("run", "prompt", "repeat").values / np.maximum(made, 1)[:, :, None]
-    times = [median_interval(1e3 * each) for each in seconds]
-    flops, moved = (list(map(ratio, scores[name].values, made)) for name in ("flops", "bytes"))
-    cache = [(float(peak), np.nan, np.nan) for peak in scores["cache_bytes_peak"].max("prompt").values]
+    rates = tree["timing/tokens_per_second"].transpose("run", "prompt", "repeat").values
+    times = [median_interval(1e3 / each) for each in rates]
+    steps, made = tree["steps"].to_dataset().isel(step=slice(1, None)), _decoded(tree)
+    flops, moved = (list(map(ratio, steps[name].sum("step").values, made)) for name in ("flops", "bytes"))
+    cache = [(float(peak), np.nan, np.nan) for peak in tree["scores/cache_bytes_peak"].max("prompt").values]
     panels = [
-        (times, 1, "measured time per new token [ms]", CATEGORIES[1]),
-        (flops, 1e-9, "counted operations per new token [GFLOP]", CATEGORIES[0]),
-        (moved, 1e-6, "counted bytes moved per new token [MB]", CATEGORIES[0]),
+        (times, 1, "measured time per decoded token [ms]", CATEGORIES[1]),
+        (flops, 1e-9, "counted operations per decoded token [GFLOP]", CATEGORIES[0]),
+        (moved, 1e-6, "counted bytes moved per decoded token [MB]", CATEGORIES[0]),
         (cache, 1e-6, "largest cache [MB]", CATEGORIES[2]),
     ]
     title = heading(
         "Cost of each run",
-        "Prefill included. Time: median over prompts and repeats with its 95 % bootstrap interval. Counts: sum over all "
-        "prompts for each new token; cache: the largest. Dashed: baseline.",
+        "After the first token. Time: median over prompts and repeats with its 95 % bootstrap interval. Counts: sum "
+        "over all prompts for each decoded token; cache: the largest. Dashed: baseline.",
     )
     return _grid(tree, panels).properties(title=title)
 
 
-@figure("modelled/seconds", "scores/new_tokens")
+@figure("modelled/seconds", "steps/tokens")
 def modelled_time(tree: xr.DataTree) -> alt.TopLevelMixin:
-    """Seconds per new token that a roofline of named hardware gives for what each run counted; nothing was timed.
+    """Seconds per decoded token that a roofline of named hardware gives for what each run counted; nothing was timed.
 
     Parameters
     ----------
@@ -57,16 +57,22 @@ def modelled_time(tree: xr.DataTree) -> alt.TopLevelMixin:
         Of a study with ``modelled``.
     """
     seconds = tree["modelled/seconds"].transpose("run", "prompt", "hardware").values
-    made = tree["scores/new_tokens"].transpose("run", "prompt").values
+    made = _decoded(tree)
     panels = [
         (list(map(ratio, seconds[..., i], made)), 1e3, f"{hardware(tree, i)[1]}: modelled [ms]", CATEGORIES[5])
         for i in range(seconds.shape[2])
     ]
     title = heading(
-        "Modelled time per new token of each run",
+        "Modelled time per decoded token of each run",
         "Roofline of counted FLOPs and bytes on data-sheet or measured peaks; not a measurement. Dashed: baseline.",
     )
     return _grid(tree, panels).properties(title=title)
+
+
+def _decoded(tree: xr.DataTree) -> np.ndarray:
+    """Tokens (run, prompt) after the first."""
+    steps = tree["steps/tokens"].transpose("run", "prompt", "step").isel(step=slice(1, None))
+    return steps.clip(min=0).sum("step").values
 
 
 def _grid(tree: xr.DataTree, panels: list[tuple[list[Bounds], float, str, str]]) -> alt.VConcatChart:

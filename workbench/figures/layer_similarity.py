@@ -6,6 +6,7 @@ import altair as alt
 import numpy as np
 import xarray as xr
 
+from workbench.errors import TraceError
 from workbench.figures._figure import ROWS, figure
 from workbench.figures._parts import cell, heat_map, sparse_axis
 from workbench.figures._reduce import frame, spread
@@ -14,16 +15,26 @@ from workbench.figures._theme import CATEGORIES, SEQUENTIAL
 
 
 @figure("probes/layer_similarity/cka", "probes/layer_similarity/block_influence")
-def layer_similarity(tree: xr.DataTree) -> alt.TopLevelMixin:
-    """Linear CKA between all layers beside the influence of each block, on one scale of layers.
+def layer_similarity(tree: xr.DataTree, *, directions: bool = False) -> alt.TopLevelMixin:
+    """Linear CKA between all layers beside the influence of each block.
 
     Parameters
     ----------
     tree : DataTree or Study
         With ``probes/layer_similarity``.
+    directions : bool
+        Compare residual streams scaled to length one. A few tokens with huge activations, as many models have, decide
+        plain CKA nearly alone; this shows what the others do.
+
+    Raises
+    ------
+    TraceError
+        If the trace has no CKA of directions.
     """
     data = tree["probes/layer_similarity"].to_dataset()
-    cka = data["cka"].transpose("layer", "other_layer")
+    if directions and "cka_directions" not in data:
+        raise TraceError("layer_similarity has no cka_directions in this trace")
+    cka = data["cka_directions" if directions else "cka"].transpose("layer", "other_layer")
     total = cka.sizes["layer"]
     kept = spread(total, int(np.sqrt(ROWS - data.sizes["block"])))
     layers = cka["layer"].values
@@ -68,8 +79,11 @@ def layer_similarity(tree: xr.DataTree) -> alt.TopLevelMixin:
         )
         .properties(width=190, height=side * len(kept))
     )
-    note = f"{len(kept)} of {total} layers are shown, evenly spread." if len(kept) < total else ""
-    return (left | right).properties(title=heading(f"Similarity of the layers of {tree.attrs['model']}", note))
+    notes = (
+        "Residual streams scaled to length one." if directions else "",
+        f"{len(kept)} of {total} layers are shown, evenly spread." if len(kept) < total else "",
+    )
+    return (left | right).properties(title=heading(f"Similarity of the layers of {tree.attrs['model']}", *notes))
 
 
 @figure("probes/layer_similarity/angular_distance")

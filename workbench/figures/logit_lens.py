@@ -13,7 +13,7 @@ from workbench.errors import TraceError
 from workbench.figures._figure import ROWS, figure
 from workbench.figures._reduce import frame
 from workbench.figures._text import Texts, heading
-from workbench.figures._theme import BRIGHT, LETTERS, MONOSPACE, SEQUENTIAL
+from workbench.figures._theme import BRIGHT, CATEGORIES, LETTERS, MONOSPACE, SEQUENTIAL
 
 COLOURS = {
     "probability": ("top_probability", "probability of the top token"),
@@ -64,16 +64,16 @@ def logit_lens(
         .axis(labelAngle=-40 if wide >= 34 else -90, labelLimit=130, labelOverlap=False, ticks=False, domain=False),
         y=alt.Y("layer:O", sort="descending", title="after block")
         .axis(labelExpr="datum.value < 0 ? 'embedding' : datum.value", ticks=False, domain=False),
+        tooltip=_tooltip(table.columns),
     )  # fmt: skip
     top = float(np.nanmax(table["value"]))
     scale = alt.Scale(scheme=SEQUENTIAL, domain=[0, 1 if colour == "probability" else top or 1])
     if colour == "rank":
         scale = alt.Scale(scheme=SEQUENTIAL, type="symlog", domain=[0, max(top, 1)], reverse=True)
     legend = alt.Legend(title=COLOURS[colour][1], orient="bottom", gradientLength=260)
-    cells = base.mark_rect(strokeWidth=1.5).encode(
-        color=alt.Color("value:Q", scale=scale, legend=legend), tooltip=_tooltip(table.columns)
-    )
-    marks = [cells, base.mark_rect(fillOpacity=0, stroke="#c75b12", strokeWidth=2).transform_filter("datum.settles")]
+    cells = base.mark_rect().encode(color=alt.Color("value:Q", scale=scale, legend=legend))
+    outline = base.mark_rect(fillOpacity=0, stroke=CATEGORIES[1], strokeWidth=2).transform_filter("datum.settles")
+    marks = [cells, outline]
     if wide >= 34:
         letters = base.mark_text(font=MONOSPACE, fontSize=10.5 if tall > 15 else 9, limit=wide - 4)
         marks.append(letters.encode(text="top:N", color=LETTERS))

@@ -34,13 +34,23 @@ def residual_contribution(tree: xr.DataTree) -> alt.TopLevelMixin:
         panels.append(_bars(data, blocks))
     title = heading(
         f"What the blocks of {tree.attrs['model']} add to the residual stream",
-        "Mean over tokens. Size: norm of the sublayer's addition over the norm of the stream before it.",
+        "Mean over tokens. Size: norm of the sublayer's addition over the norm of the stream before it. "
+        "The axes of size and KL are linear near zero and logarithmic above.",
     )
     return alt.vconcat(*panels).properties(title=title)
 
 
 def _blocks(blocks: np.ndarray) -> alt.X:
     return alt.X("block:O", title="block", axis=sparse_axis(blocks, 32))
+
+
+def _values(field: str, title: str, values: pd.Series) -> alt.Y:
+    """An axis from zero on that shows small values beside a few large ones, as first and last blocks have them."""
+    largest = float(values.max()) if values.notna().any() else 1.0
+    ticks = [0.0] + [tick for power in range(-3, 4) for tick in (10.0**power, 3 * 10.0**power)]
+    ticks = [tick for tick in ticks if tick == 0 or largest / 100 <= tick <= largest]
+    scale = alt.Scale(type="symlog", constant=max(largest / 100, 1e-6), zero=True)
+    return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(values=ticks, format="~g", labelOverlap=True))
 
 
 def _lines(data: xr.Dataset, blocks: np.ndarray, what: str, title: str) -> alt.Chart:
@@ -54,7 +64,7 @@ def _lines(data: xr.Dataset, blocks: np.ndarray, what: str, title: str) -> alt.C
         .mark_line(point={"size": 36, "filled": True})
         .encode(
             x=_blocks(blocks),
-            y=alt.Y("value:Q", title=title),
+            y=_values("value", title, table["value"]) if what == "share" else alt.Y("value:Q", title=title),
             color=alt.Color("sublayer:N", title="sublayer").scale(domain=list(_KINDS), range=list(_KINDS.values())),
             shape=shapes,
             tooltip=[alt.Tooltip("block:O"), alt.Tooltip("sublayer:N"),
@@ -70,13 +80,12 @@ def _bars(data: xr.Dataset, blocks: np.ndarray) -> alt.Chart:
     if "skip_top1_change" in data:
         table["changed"] = data["skip_top1_change"].values
         hover.append(alt.Tooltip("changed:Q", title="top token changes", format=".1%"))
-    largest = float(np.nanmax(table["kl"])) if table["kl"].notna().any() else 1.0
     return (
         alt.Chart(table)
         .mark_bar(color=CATEGORIES[2])
         .encode(
             x=_blocks(blocks),
-            y=alt.Y("kl:Q", title="KL without it [nats]").scale(type="symlog", constant=max(largest / 50, 1e-6)),
+            y=_values("kl", "KL without it [nats]", table["kl"]),
             tooltip=hover,
         )
         .properties(width=640, height=130)

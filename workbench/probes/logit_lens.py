@@ -154,16 +154,14 @@ class _Reader(Reader):
     def _divergence(self, read: list[UnembedStatistics]) -> Tensor:
         """KL(last || layer) [layers, tokens] from the last layer's mean unembedding row."""
         weight = self._anatomy.unembedding
-        out = self._kept.new_empty(self._kept.shape[:2], dtype=torch.float32)
-        sums = torch.stack([found.log_sum_exp for found in read])
+        mean = torch.empty(self._kept.shape[1:], device=weight.device)
         for chunk in self._chunks():
-            normed = self._norm(self._kept[-1, chunk], weight.dtype)
             probability = self._anatomy.unembed(self._kept[-1, chunk]).softmax(-1, dtype=torch.float32)
-            mean = (probability.to(weight.dtype) @ weight).float()
-            for layer, rows in enumerate(self._kept[:, chunk]):
-                gap = normed.float() - self._norm(rows, weight.dtype).float()
-                out[layer, chunk] = torch.linalg.vecdot(gap, mean)
-        return (out + sums - sums[-1]).clamp_min_(0)
+            mean[chunk] = (probability.to(weight.dtype) @ weight).float()
+        last = self._norm(self._kept[-1], weight.dtype).float()
+        gaps = [((last - self._norm(rows, weight.dtype)) * mean).sum(-1) for rows in self._kept]
+        sums = torch.stack([found.log_sum_exp for found in read])
+        return (torch.stack(gaps) + sums - sums[-1]).clamp_min_(0)
 
     def _capped_divergence(self) -> Tensor:
         """The same where a cap makes logits non-linear: from whole rows, a chunk of positions at a time."""

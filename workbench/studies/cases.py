@@ -91,7 +91,9 @@ def _task_prompt(name: str, text: Any, prompt: Any) -> Prompt:
     reference, task = _field(prompt, "reference"), str(_field(prompt, "task") or "chat")
     if reference is not None and not isinstance(reference, str):
         raise PromptError(f"'reference' must be text, not {type(reference).__name__}")
-    made = Prompt(name, text if isinstance(text, str) else "", reference, task, metadata=_field(prompt, "metadata") or {})
+    made = Prompt(
+        name, text if isinstance(text, str) else "", reference, task, metadata=_field(prompt, "metadata") or {}
+    )
     chat = _field(prompt, "chat")
     if chat is None:
         # A record names its chat format only where that is not the task's own.

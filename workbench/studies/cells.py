@@ -30,7 +30,7 @@ class Cell:
     new_tokens : list of int
         For each repeat; 0 where it was not reached.
     speedup : list of float
-        For each repeat, seconds per token of the baseline over this run's.
+        For each repeat, seconds per decoded token of the baseline over this run's.
     quality : dict or None
         Teacher-forced ``kl``, ``top1_agreement`` and ``perplexity``; the baseline's also ``margins``.
     failed : str or None
@@ -61,8 +61,12 @@ class Cell:
         return bool(self.steps)
 
     def seconds_per_token(self, repeat: int) -> float:
-        """Of one repeat [s]; NaN where it was not reached."""
-        return self.seconds[repeat] / self.new_tokens[repeat] if self.new_tokens[repeat] else NAN
+        """Of decoding in one repeat, the prefill and its token left out [s]; NaN where nothing was decoded.
+
+        A run that ends after a few tokens would else be judged by its prefill, which has a measure of its own.
+        """
+        decoded = self.new_tokens[repeat] - 1
+        return (self.seconds[repeat] - self.time_to_first_token[repeat]) / decoded if decoded > 0 else NAN
 
 
 class Cells:

@@ -43,7 +43,8 @@ def compare(
     """Run recipes on prompts beside the baseline.
 
     After a warm-up, every repeat of a prompt runs all recipes in turns (A B C, then B C A, …). A speed-up is the
-    baseline's seconds per token over a run's, in the same prompt and repeat. Quality is teacher-forced along the
+    baseline's seconds per decoded token over a run's, in the same prompt and repeat; the prefill shows in the time to
+    the first token. Quality is teacher-forced along the
     baseline's own text, free-running against it, and by the task's own score where a prompt has a reference.
 
     Parameters
@@ -105,9 +106,7 @@ def compare(
 class _Work:
     """The runs of a plan, in turns."""
 
-    def __init__(
-        self, plan: Plan, cells: Cells, progress: Progress | None, cancel: threading.Event | None
-    ) -> None:
+    def __init__(self, plan: Plan, cells: Cells, progress: Progress | None, cancel: threading.Event | None) -> None:
         self.plan, self.cells, self.cancel = plan, cells, cancel
         self._progress = progress or (lambda done, total, message: None)
         self._per_recipe = plan.repeats + int(plan.quality)

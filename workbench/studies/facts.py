@@ -118,7 +118,9 @@ def layers_of_many(cells: Sequence[Sequence[Sequence[Step]]], layers: int) -> xr
         Of the main model; a larger model that took a step widens the result.
     """
     flat = [step for row in cells for steps in row for step in steps]
-    layers = max([layers, *(len(step.keys_kept) for step in flat), *(1 + max(step.layers, default=-1) for step in flat)])
+    layers = max(
+        [layers, *(len(step.keys_kept) for step in flat), *(1 + max(step.layers, default=-1) for step in flat)]
+    )
     length = max((len(steps) for row in cells for steps in row), default=0)
     shape = (len(cells), len(cells[0]) if cells else 0, length, layers)
     passes = np.full(shape, -1, dtype=np.int16)

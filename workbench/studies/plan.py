@@ -1,4 +1,4 @@
-"""A study before it runs: every setting, prompt and recipe checked, so that nothing fails late that could fail early."""
+"""A study before it runs: every setting, prompt and recipe checked, so that what can fail early does."""
 
 from __future__ import annotations
 

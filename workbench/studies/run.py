@@ -63,8 +63,9 @@ class RunResult:
 
     @property
     def tokens_per_second(self) -> float:
-        """New tokens over the seconds of the whole generation, measured."""
-        return len(self.tokens) / self.seconds
+        """Tokens after the first over the seconds after it, measured; NaN if there is only one."""
+        decoded = len(self.tokens) - 1
+        return decoded / (self.seconds - self.time_to_first_token) if decoded > 0 else float("nan")
 
     @cached_property
     def trace(self) -> xr.DataTree:

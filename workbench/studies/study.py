@@ -169,6 +169,12 @@ class Study:
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(repr(self)[1:-1])}</p>{self.table(text=True).to_html(escape=True, na_rep='')}"
 
+    def _decoded(self, place: int, name: str) -> float:
+        """Counts after the first token, for each token after it."""
+        steps = self.tree["steps"].isel(run=place, step=slice(1, None))
+        tokens = float(steps["tokens"].clip(min=0).sum())
+        return float(steps[name].sum()) / tokens if tokens else np.nan
+
     def _summary(self, place: int) -> dict[str, Any]:
         scores = {name: array.values[place] for name, array in self.tree["scores"].data_vars.items()}
         total = {name: _known(np.nansum, scores[name]) for name in _SUMS}
@@ -180,6 +186,7 @@ class Study:
         return {
             **total,
             **{name: _known(np.nanmean, scores[name]) for name in _MEANS},
+            **{f"{name}_per_token": self._decoded(place, name) for name in ("flops", "bytes")},
             **{name: bootstrap_median(timing[name].values[place]) for name in TIMINGS},
             "accepted_per_forward": total["accepted"] / forwards if forwards else np.nan,
             "layers_per_token": layers / tokens if tokens else np.nan,
@@ -220,8 +227,8 @@ def _row(run: dict[str, Any], text: bool) -> dict[str, Any]:
         "layers/token": run["layers_per_token"],
         "keys kept": run["keys_kept"],
         "peak cache [MB]": run["cache_bytes_peak"] / 1e6,
-        "counted GFLOP/token": run["flops"] / tokens / 1e9,
-        "counted GB/token": run["bytes"] / tokens / 1e9,
+        "counted GFLOP/decoded token": run["flops_per_token"] / 1e9,
+        "counted GB/decoded token": run["bytes_per_token"] / 1e9,
     }
     for key, name, scale in (
         ("tokens_per_second", "measured tokens/s", 1),

@@ -45,9 +45,9 @@ SCORES: dict[str, tuple[str, str]] = {
 }
 TIMING: dict[str, tuple[str, str]] = {
     "seconds": ("s", "wall clock of the whole generation, measured"),
-    "tokens_per_second": ("tokens/s", "new tokens for each second of the whole generation, measured"),
+    "tokens_per_second": ("tokens/s", "tokens decoded for each second after the first token, measured"),
     "time_to_first_token": ("s", "wall clock up to the first token, measured"),
-    "speedup": ("1", "speed-up in seconds per token against the baseline of the same repeat, measured"),
+    "speedup": ("1", "speed-up in seconds per decoded token against the baseline of the same repeat, measured"),
 }
 
 
@@ -81,7 +81,9 @@ def build_tree(plan: Plan, cells: Mapping[str, Sequence[Cell]], partial: bool = 
     }
     dtype = _dtype(plan)
     recipe = {
-        "runs": {name: recipe_of(plan.model, [], each, plan.options)["techniques"] for name, each in plan.recipes.items()},
+        "runs": {
+            name: recipe_of(plan.model, [], each, plan.options)["techniques"] for name, each in plan.recipes.items()
+        },
         "options": plan.options,
         "repeats": plan.repeats,
         "prompts_sha256": sha256([case.tokens for case in plan.cases]),
@@ -159,9 +161,7 @@ def _timing(plan: Plan, rows: Sequence[Sequence[Cell]]) -> xr.Dataset:
 
     values = {
         "seconds": gather(lambda cell, repeat: cell.seconds[repeat]),
-        "tokens_per_second": gather(
-            lambda cell, repeat: cell.new_tokens[repeat] / cell.seconds[repeat] if cell.new_tokens[repeat] else NAN
-        ),
+        "tokens_per_second": gather(lambda cell, repeat: 1 / cell.seconds_per_token(repeat)),
         "time_to_first_token": gather(lambda cell, repeat: cell.time_to_first_token[repeat]),
         "speedup": gather(lambda cell, repeat: cell.speedup[repeat]),
     }
@@ -175,16 +175,16 @@ def _modelled(plan: Plan, rows: Sequence[Sequence[Cell]]) -> xr.Dataset:
     seconds, per_token = np.full(shape, NAN), np.full(shape, NAN)
     for run, row in enumerate(rows):
         for place, cell in enumerate(row):
-            flops, moved = ([getattr(step, name) for step in cell.steps] for name in ("flops", "bytes"))
+            flops, moved = (np.array([getattr(step, name) for step in cell.steps[1:]]) for name in ("flops", "bytes"))
             for number, hardware in enumerate(plan.hardware):
-                if cell.ran:
-                    seconds[run, place, number] = run_seconds(np.array(flops), np.array(moved), hardware, dtype)
-                    per_token[run, place, number] = seconds[run, place, number] / len(cell.tokens)
+                if len(cell.tokens) > 1:
+                    seconds[run, place, number] = run_seconds(flops, moved, hardware, dtype)
+                    per_token[run, place, number] = seconds[run, place, number] / (len(cell.tokens) - 1)
     dims = "run prompt hardware"
     data = {
-        "seconds": trace.variable(dims, seconds, "s", f"seconds in {dtype}, modelled"),
+        "seconds": trace.variable(dims, seconds, "s", f"seconds after the first token in {dtype}, modelled"),
         "speedup": trace.variable(
-            dims, per_token[:1] / per_token, "1", f"speed-up in seconds per token in {dtype}, modelled"
+            dims, per_token[:1] / per_token, "1", f"speed-up in seconds per decoded token in {dtype}, modelled"
         ),
     }
     return xr.Dataset(data, coords={name: np.arange(size) for name, size in zip(dims.split(), shape)})

@@ -10,7 +10,8 @@ The paper chooses for each query head from keys repeated for it; here the query 
 (mean), so that the cache really shrinks under grouped-query attention. The budget is a share of the prompt and includes
 the window, not a fixed number; an average over the edge of the prompt divides by the keys that are there. Of a prompt
 that was prefilled in chunks only the queries of the last chunk are at hand: if they are fewer than the window, they
-vote alone.
+vote alone. The default kernel is wider than the paper's: the prompt's end looks at where an answer begins, pooling has
+to reach to where it ends, and the bundled model spends a token on every digit.
 """
 
 from __future__ import annotations
@@ -42,13 +43,14 @@ class SnapKV(Technique):
     window : int
         Last tokens of the prompt whose queries vote and whose keys always stay.
     kernel : int
-        Neighbouring keys pooled, so that what stands beside a key that is looked at stays with it; 1 pools nothing.
+        Neighbouring keys pooled, so that what stands beside a key that is looked at stays with it; 1 pools nothing. Of
+        18 five-digit needles in 350 and 700 tokens the bundled model at keep=0.5 completes 4 at 7 and all at 15.
     pooling : {"avg", "max"}
     """
 
     keep: Annotated[float, Field(gt=0, le=1, description="share of the prompt's keys that stays")] = 0.5
     window: Annotated[int, Field(ge=1, le=256, description="last tokens, which vote and stay")] = 32
-    kernel: Annotated[int, Field(ge=1, le=63, description="neighbouring keys pooled")] = 7
+    kernel: Annotated[int, Field(ge=1, le=63, description="neighbouring keys pooled")] = 15
     pooling: Annotated[Literal["avg", "max"], Field(description="mean or maximum over neighbours")] = "avg"
 
     slots = ("cache",)

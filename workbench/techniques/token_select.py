@@ -56,7 +56,7 @@ class TokenSelect(Technique):
     k: Annotated[int, Field(ge=1, le=1_000_000, description="tokens chosen by the vote")] = 256
     sinks: Annotated[int, Field(ge=0, le=512, description="first tokens, always read")] = 4
     recent: Annotated[int, Field(ge=1, le=4096, description="newest tokens, always read")] = 64
-    threshold: Annotated[float, Field(ge=-1, le=1, description="cosine similarity above which a choice is reused")] = 0.9
+    threshold: Annotated[float, Field(ge=-1, le=1, description="query similarity that reuses a choice")] = 0.9
 
     slots = ("attention",)
     exact = False

@@ -1,0 +1,216 @@
+"""Recipes side by side, without a page: order, equality, cancelling, and what the page writes of it."""
+
+import threading
+from contextlib import closing
+
+import pytest
+
+import workbench as wb
+from workbench.errors import PromptError, SettingError, WorkbenchError
+from workbench.techniques import PromptLookup, StreamingLLM, UnifiedLayerSkip
+from workbench_app import charts, loaded, study_panel, tokens_view
+from workbench_app.background import watched
+from workbench_app.plain import caught, message
+from workbench_app.race import Column, Race, first_difference, pieces
+
+OPTIONS = {"max_new_tokens": 8, "temperature": 0.0, "seed": 0, "stop_tokens": ()}
+
+
+@pytest.fixture
+def race(tiny):
+    def make(*recipes, **options):
+        columns = [Column([]), *(Column(list(recipe)) for recipe in recipes)]
+        return Race(tiny("llama"), [1, 5, 7, 5, 7, 5], columns, {**OPTIONS, **options}, threading.Event())
+
+    return make
+
+
+def test_exact_and_approximate_recipes_are_held_against_the_baseline(race):
+    made = race([PromptLookup()], [UnifiedLayerSkip(speedup=2.0)])
+    assert {id(column) for column in made.turns()} == {id(column) for column in made.columns}
+    baseline, exact, skipped = made.columns
+    assert [len(column.tokens) for column in made.columns] == [8, 8, 8]
+    assert exact.tokens == baseline.tokens and tokens_view.equality(exact, made) == ("good", "equal to baseline")
+    assert skipped.tokens != baseline.tokens
+    place = first_difference(skipped.tokens, baseline.tokens, True)
+    assert tokens_view.equality(skipped, made) == ("warning", f"diverges at token {place + 1}")
+
+
+def test_a_broken_promise_is_said_as_what_it_is(race):
+    made = race([PromptLookup()])
+    list(made.turns())
+    made.columns[1].tokens[3] += 1
+    assert tokens_view.equality(made.columns[1], made) == ("bad", "diverges at token 4, although declared exact")
+    made.options["temperature"] = 0.7
+    assert "only the distribution is promised" in tokens_view.equality(made.columns[1], made)[1]
+
+
+def test_a_stop_ends_every_column_within_one_step_and_keeps_what_was_made(race):
+    made = race([StreamingLLM()], max_new_tokens=50)
+    for column in made.turns():
+        if len(column.tokens) == 3:
+            made.stop.set()
+            before = [len(each.tokens) for each in made.columns]
+            break
+    with closing(made.turns()) as turns:
+        list(turns)
+    made = race([StreamingLLM()], max_new_tokens=50)
+    turns = made.turns()
+    for _ in range(7):
+        next(turns)
+    made.stop.set()
+    before = [len(each.tokens) for each in made.columns]
+    list(turns)
+    assert [len(each.tokens) for each in made.columns] == before
+    assert {column.state for column in made.columns} == {"partial"}
+    assert "partial: cancelled after" in tokens_view.badges(made.columns[1], made)
+
+
+def test_one_failing_column_leaves_the_other(race):
+    class Broken(StreamingLLM):
+        def start(self, run):
+            raise WorkbenchError("<b>this setting does not fit</b>")
+
+    made = race([Broken()])
+    list(made.turns())
+    assert [column.state for column in made.columns] == ["done", "failed"]
+    page = tokens_view.column_html(made.columns[1], made, "Right")
+    assert "failed: &lt;b&gt;this setting does not fit" in page and "<b>this" not in page
+
+
+def test_columns_run_one_after_the_other_where_one_changes_the_weights(race):
+    class Heavy(StreamingLLM):
+        slots = ("cache", "weights")
+
+        def start(self, run):
+            import contextlib
+
+            policy = super().start(run)
+            type(policy).weights = lambda self, model: contextlib.nullcontext()
+            return policy
+
+    made = race([Heavy()])
+    order = [made.columns.index(column) for column in made.turns()]
+    assert order == sorted(order)
+
+
+def test_every_token_is_a_span_with_its_costs(race):
+    made = race([PromptLookup()])
+    list(made.turns())
+    page = tokens_view.column_html(made.columns[1], made, "Right")
+    assert page.count('<span class="token"') == 8
+    assert page.count('data-draft="1"') == sum(step.accepted for step in made.columns[1].steps)
+    assert "&lt;" in page  # a model without a tokenizer writes its ids in angle brackets
+
+
+@pytest.mark.bundled
+def test_a_character_of_several_tokens_appears_once_and_whole(bundled):
+    text = "naïve 日本語 🦜 end"
+    tokens = bundled.tokenizer(text)["input_ids"]
+    at_once = pieces(bundled, tokens, 0)
+    one_by_one = [piece for end in range(1, len(tokens) + 1) for piece in pieces(bundled, tokens[:end], end - 1)]
+    assert "".join(at_once) == text
+    assert "".join(one_by_one) == text
+
+
+def test_differences():
+    assert first_difference([1, 2, 3], [1, 2, 3], True) is None
+    assert first_difference([1, 2], [1, 3], False) == 1
+    assert first_difference([1, 2], [1, 2, 3], False) is None
+    assert first_difference([1, 2], [1, 2, 3], True) == 2
+
+
+def test_a_prompt_is_checked_before_a_model_sees_it(tiny):
+    with pytest.raises(PromptError, match="empty"):
+        loaded.as_prompt(" \n", True)
+    with pytest.raises(PromptError, match="20,001 characters"):
+        loaded.as_prompt("a" * 20_001, True)
+    example = next(iter(loaded.examples().values()))
+    assert loaded.as_prompt(example.prompt, example.chat) is example
+
+
+@pytest.mark.parametrize("name", ["", "a" * 400, "a\nb"])
+def test_a_strange_model_name_is_refused(name):
+    with pytest.raises(SettingError):
+        loaded.Models().get(name, "float32")
+
+
+def test_only_the_last_models_are_kept():
+    models = loaded.Models()
+    for number in range(4):
+        models.put(f"m{number}", "float32", object())
+    assert [models.holds(f"m{number}", "float32") for number in range(4)] == [False, False, True, True]
+
+
+def test_an_unexpected_error_keeps_its_secret(caplog):
+    problems = []
+    with caught(problems):
+        raise RuntimeError("secret")
+    assert "secret" not in problems[0] and "secret" in caplog.text
+    assert message(WorkbenchError("plain")) == "plain"
+    assert "memory" in message(MemoryError())
+
+
+def test_background_work_reports_and_returns():
+    def work(report, stop):
+        report(1, 2, "half")
+        return "done"
+
+    stream, seen = watched(work, threading.Event()), []
+    while True:
+        try:
+            seen.append(next(stream))
+        except StopIteration as finished:
+            assert finished.value == "done"
+            break
+    assert (1, 2, "half") in seen
+
+
+def test_background_work_ends_when_nobody_listens_any_more():
+    ended = threading.Event()
+
+    def work(report, stop):
+        report(1, 2, "begun")
+        assert stop.wait(30)
+        ended.set()
+
+    stream = watched(work, threading.Event())
+    next(stream)
+    stream.close()
+    assert ended.is_set()
+
+
+def test_background_errors_come_back():
+    def work(report, stop):
+        raise SettingError("no")
+
+    with pytest.raises(SettingError, match="no"):
+        list(watched(work, threading.Event()))
+
+
+def test_a_study_is_written_shown_and_its_old_reports_go(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(study_panel, "_KEPT_REPORTS", 2)
+    name = "<img src=x>"
+    study = wb.compare(tiny("llama"), [[1, 5, 7]], {name: [PromptLookup()]}, max_new_tokens=3, repeats=1, hardware=())
+    assert "Finished. 2 runs on 1 prompt." in study_panel.outcome(study)
+    page = charts.table(study.table(text=True)) + charts.figures(study.tree, [run["name"] for run in study.runs])
+    assert "<img src=x>" not in page and "&lt;img src=x&gt;" in page and "<iframe" in page
+    paths = [study_panel.write(study, tmp_path) for _ in range(3)]
+    assert [path.exists() for path in paths] == [False, True, True]
+
+
+def test_a_study_that_was_cancelled_at_once_is_still_shown(tiny):
+    stop = threading.Event()
+    stop.set()
+    study = wb.compare(
+        tiny("llama"), [[1, 5, 7]], {"lookup": [PromptLookup()]}, max_new_tokens=3, cancel=stop, hardware=()
+    )
+    assert "Partial" in study_panel.outcome(study)
+    assert "<table" in charts.table(study.table(text=True))
+    assert "<iframe" in charts.figures(study.tree, [run["name"] for run in study.runs])
+
+
+def test_both_columns_the_baseline_is_nothing_to_compare():
+    with pytest.raises(SettingError, match="choose a technique"):
+        study_panel.recipes_of([[], []])
+    assert list(study_panel.recipes_of([[PromptLookup()], [PromptLookup()]])) == ["prompt_lookup"]

@@ -1,0 +1,327 @@
+"""The shell's way in: stable names, one line for an error, JSON with exactly its keys."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import types
+
+import pytest
+from typer.testing import CliRunner
+
+import workbench as wb
+from workbench import cli
+from workbench.errors import CorruptModel, OutOfMemory, UnsafeModel
+from workbench.registry import PROBES, TECHNIQUES
+from workbench.studies.study import KEYS
+
+IDS = [3, 4, 5, 3, 4, 5, 3, 4]
+
+
+@pytest.fixture
+def shell(monkeypatch, tiny):
+    """Run a command with a tiny model in place of every model: ``shell("compare", …)``."""
+    asked = []
+
+    class Reader:
+        """A tokenizer of one token to a letter."""
+
+        chat_template = None
+
+        def __call__(self, text, **_):
+            return {"input_ids": [3 + ord(letter) % 90 for letter in text]}
+
+        def decode(self, tokens, **_):
+            return "".join(chr(40 + token) for token in tokens)
+
+    def load(name, dtype="float32", device=None, revision="main"):
+        import dataclasses
+
+        import torch
+
+        asked.append((name, dtype, device))
+        return dataclasses.replace(tiny("llama", dtype=getattr(torch, dtype)), tokenizer=Reader())
+
+    monkeypatch.setattr(wb, "load", load, raising=False)
+    monkeypatch.setattr("workbench.cost.hardware.NAMES", ("RTX 4090",))
+
+    def run(*arguments):
+        result = CliRunner().invoke(cli.app, list(map(str, arguments)))
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    run.asked = asked
+    return run
+
+
+def one_line(result, code=2):
+    """The single line of an error."""
+    assert result.exit_code == code, (result.stdout, result.stderr)
+    (line,) = [line for line in result.stderr.splitlines() if not line.startswith("[")]
+    assert line.startswith("workbench: ") and "Traceback" not in result.stderr
+    return line
+
+
+# Lists
+
+
+def test_techniques_and_probes_are_those_of_the_registry(shell):
+    listed = json.loads(shell("techniques", "--json").stdout)
+    assert [row["name"] for row in listed] == list(TECHNIQUES)
+    lookup = next(row for row in listed if row["name"] == "prompt_lookup")
+    assert lookup["slots"] == ["draft"] and lookup["exact"] is True and "Saxena" in lookup["paper"]
+    assert lookup["settings"]["ngram"]["minimum"] == 1 and lookup["settings"]["ngram"]["default"] == 3
+    listed = json.loads(shell("probes", "--json").stdout)
+    assert [row["name"] for row in listed] == list(PROBES)
+    for command, names in (("techniques", TECHNIQUES), ("probes", PROBES)):
+        plain = shell(command).stdout
+        for name, cls in names.items():
+            assert re.search(rf"^{name}  \(", plain, re.M) and cls.paper in plain
+
+
+def test_the_markdown_table_has_a_row_for_each_technique(shell):
+    head, rule, *rows = shell("techniques", "--markdown").stdout.strip().splitlines()
+    assert head == "| name | slots | exact | paper |" and set(rule) <= set("| -")
+    assert [row.split("`")[1] for row in rows] == list(TECHNIQUES)
+    assert all(row.count("|") == 5 for row in rows)
+
+
+def test_models(shell):
+    listed = json.loads(shell("models", "--json").stdout)
+    assert [row["name"] for row in listed["bundled"]] == ["smollm2-135m", "gemma3-270m"]
+    assert "llama" in listed["families"]
+    assert "smollm2-135m" in shell("models").stdout
+
+
+def test_version_and_help(shell):
+    assert shell("--version").stdout == f"workbench {wb.__version__}\n"
+    help_text = shell("--help").stdout
+    for command in ("models", "techniques", "probes", "fetch", "observe", "compare", "app"):
+        assert re.search(rf"^\s+{command}\s", help_text, re.M), command
+
+
+# compare
+
+
+def test_compare_writes_what_it_promises(shell, tmp_path):
+    out, file = tmp_path / "new" / "r.html", tmp_path / "r.json"
+    result = shell(
+        "compare", "any", "--prompt", "abcabcabcabc", "--prompt", "second", "--technique", "prompt_lookup:ngram=2",
+        "--technique", "prompt_lookup+unified_layer_skip", "--max-new-tokens", 6, "--dtype", "bfloat16", "--seed", 3,
+        "--out", out, "--json", file,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    content = json.loads(file.read_text())
+    assert [run["name"] for run in content["runs"]] == [
+        "baseline", "prompt_lookup:ngram=2", "prompt_lookup+unified_layer_skip"
+    ]  # fmt: skip
+    assert [run["technique"] for run in content["runs"]][1:] == [
+        "prompt_lookup:ngram=2", "prompt_lookup+unified_layer_skip"
+    ]  # fmt: skip
+    assert all(tuple(run) == KEYS for run in content["runs"])
+    assert content["seed"] == 3 and content["dtype"] == "bfloat16" and len(content["prompts"]) == 2
+    assert shell.asked == [("any", "bfloat16", None)]
+    assert "<html" in out.read_text()
+    table = result.stdout.splitlines()
+    assert max(map(len, table[:6])) <= 120 and table[3].startswith("baseline")
+    assert "[" in result.stderr and "[18/18]" in result.stderr  # 3 runs, 2 prompts, 2 repeats and the quality
+
+
+def test_compare_reads_prompts_files_and_bundled_tasks(shell, tmp_path):
+    file = tmp_path / "p.jsonl"
+    rows = [{"id": "a", "prompt": "abcab", "reference": "x", "task": "summarising"}, {"id": "b", "prompt": "bcd"}]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    options = ("--max-new-tokens", 3, "--repeats", 1)
+    shell("compare", "any", "--prompts", file, *options, "--json", tmp_path / "j.json")
+    assert [prompt["id"] for prompt in json.loads((tmp_path / "j.json").read_text())["prompts"]] == ["a", "b"]
+    shell("compare", "any", "--prompts", file, "--limit", 1, *options, "--out", tmp_path / "s.zarr")
+    assert [prompt["id"] for prompt in wb.Study.open(tmp_path / "s.zarr").prompts] == ["a"]
+
+
+def test_compare_goes_on_from_a_folder(shell, tmp_path):
+    arguments = ("compare", "any", "--prompt", "abcab", "--max-new-tokens", 3, "--resume", tmp_path / "kept")
+    shell(*arguments)
+    assert "kept from before" in shell(*arguments).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--prompt", "a", "--technique", "no_such"), "no technique named 'no_such'"),
+        (("--prompt", "a", "--technique", "prompt_lookup:ngram=0"), "ngram"),
+        (("--prompt", "a", "--technique", "prompt_lookup:n=1"), "no setting 'n'"),
+        (("--prompt", "a", "--technique", "prompt_lookup+prompt_lookup"), "draft"),
+        (("--prompt", "a", "--technique", "snap_kv", "--technique", "snap_kv"), "twice"),
+        (("--prompt", "a", "--out", "x.txt"), "should end in"),
+        (("--prompt", "a", "--json", "x.html"), "should end in .json"),
+        (("--prompt", "a", "--prompts", "chat"), "either"),
+        ((), "either"),
+        (("--prompts", "no/such/file.jsonl"), "no prompts file"),
+        (("--prompt", "  "), "empty"),
+        (("--prompt", "a" * 300), "positions"),
+        (("--prompt", "a", "--temperature", "-1"), "temperature"),
+    ],
+)
+def test_what_a_person_got_wrong_is_one_line_and_exit_code_2(shell, arguments, message):
+    assert message in one_line(shell("compare", "any", *arguments))
+
+
+def test_an_unknown_option_is_exit_code_2(shell):
+    assert shell("compare", "any", "--no-such-option").exit_code == 2
+
+
+@pytest.mark.parametrize(("error", "code"), [(UnsafeModel, 2), (CorruptModel, 1), (OutOfMemory, 1)])
+def test_errors_of_loading_are_one_printable_line(shell, monkeypatch, error, code):
+    def load(*_):
+        raise error("two\nlines \x1b[31mand colour")
+
+    monkeypatch.setattr(wb, "load", load)
+    assert one_line(shell("compare", "any", "--prompt", "a"), code) == "workbench: two lines [31mand colour"
+
+
+def test_an_existing_store_is_refused_before_the_work(shell, tmp_path):
+    (tmp_path / "s.zarr").mkdir()
+    assert "exists already" in one_line(shell("compare", "any", "--prompt", "a", "--out", tmp_path / "s.zarr"))
+    assert shell.asked == []
+
+
+def test_a_failed_baseline_is_exit_code_1(shell, monkeypatch):
+    def broken(*_, **__):
+        raise OutOfMemory("not enough")
+
+    monkeypatch.setattr("workbench.studies.compare.run", broken)
+    result = shell("compare", "any", "--prompt", "a", "--max-new-tokens", 2)
+    assert result.exit_code == 1 and "baseline failed: not enough" in result.stdout
+
+
+def test_ctrl_c_ends_with_what_there_is(shell, monkeypatch, tmp_path):
+    from workbench.studies import compare as module
+
+    original, count = module.run, [0]
+
+    def interrupted(*arguments, **options):
+        count[0] += 1
+        if count[0] == 4:  # the second repeat, after two warm-ups
+            signal.raise_signal(signal.SIGINT)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(module, "run", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    result = shell("compare", "any", "--prompt", "abcab", "--max-new-tokens", 4, "--json", tmp_path / "j.json")
+    assert result.exit_code == 130 and "partial" in result.stdout
+    assert json.loads((tmp_path / "j.json").read_text())["partial"] is True
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_second_ctrl_c_ends_the_program():
+    cancel = threading.Event()
+    with pytest.raises(KeyboardInterrupt), cli._interrupt(cancel):
+        signal.raise_signal(signal.SIGINT)
+        assert cancel.is_set()
+        signal.raise_signal(signal.SIGINT)
+
+
+# observe
+
+
+def test_observe_writes_a_trace_or_a_page(shell, tmp_path):
+    probe = ("--probe", "logit_lens:top_k=2", "--probe", "residual_contribution")
+    for name in ("o.zarr", "o.nc"):
+        result = shell("observe", "any", "--prompt", "abcabc", *probe, "--out", tmp_path / name)
+        assert result.exit_code == 0, result.stderr
+        tree = wb.trace.open(tmp_path / name)
+        assert tree["probes/logit_lens/top_token"].sizes["candidate"] == 2
+        assert set(tree["probes"].children) == {"logit_lens", "residual_contribution"}
+    shell("observe", "any", "--prompt", "abcabc", *probe, "--out", tmp_path / "o.html")
+    assert "<html" in (tmp_path / "o.html").read_text()
+
+
+def test_observe_writes_one_file_for_each_prompt(shell, tmp_path):
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"id": "../a b", "prompt": "abc"}\n{"id": "two", "prompt": "bcd"}')
+    result = shell("observe", "any", "--prompts", file, "--probe", "logit_lens", "--out", tmp_path / "o.nc")
+    assert sorted(item.name for item in tmp_path.glob("*.nc")) == ["o--a-b.nc", "o-two.nc"]
+    assert result.stdout.split() == [str(tmp_path / "o--a-b.nc"), str(tmp_path / "o-two.nc")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--probe", "no_such", "--prompt", "a", "--out", "o.nc"), "no probe named 'no_such'"),
+        (("--probe", "logit_lens:top_k=0", "--prompt", "a", "--out", "o.nc"), "top_k"),
+        (("--probe", "logit_lens", "--prompt", "a", "--out", "o.txt"), "should end in"),
+        (("--probe", "logit_lens", "--out", "o.nc"), "either"),
+        (("--probe", "baseline", "--prompt", "a", "--out", "o.nc"), "at least one --probe"),
+    ],
+)
+def test_observe_refuses_in_one_line(shell, arguments, message):
+    assert message in one_line(shell("observe", "any", *arguments))
+
+
+# fetch and app
+
+
+def test_fetch_says_where_the_model_is(shell, monkeypatch):
+    told = []
+
+    def fetch(name, accept_terms, progress):
+        told.append((name, accept_terms))
+        progress("downloading")
+        return "/there"
+
+    monkeypatch.setattr(wb.models.bundled, "fetch", fetch)
+    result = shell("fetch", "smollm2-135m")
+    assert result.stdout == "/there\n" and "downloading" in result.stderr and told == [("smollm2-135m", False)]
+    shell("fetch", "gemma3-270m", "--accept-terms")
+    assert told[1] == ("gemma3-270m", True)
+
+
+def test_fetch_shows_terms_and_refuses_without_acceptance(shell, monkeypatch, tmp_path):
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(wb.models.bundled, "terms", lambda name: "THE TERMS")
+    result = shell("fetch", "gemma3-270m")
+    assert "THE TERMS" in result.stdout and "--accept-terms" in one_line(result)
+    assert "no bundled model 'x'" in one_line(shell("fetch", "x"))
+
+
+def test_app_listens_where_it_is_told(shell, monkeypatch):
+    told = []
+    page = types.ModuleType("workbench_app.main")
+    page.launch = lambda **options: told.append(options)
+    monkeypatch.setitem(sys.modules, "workbench_app", types.ModuleType("workbench_app"))
+    monkeypatch.setitem(sys.modules, "workbench_app.main", page)
+    assert shell("app", "--port", 7999).exit_code == 0
+    assert told == [{"port": 7999}]
+    assert shell("app", "--port", 70000).exit_code == 2
+
+
+# A real process
+
+
+def test_a_real_process_ends_with_one_line_and_its_code():
+    result = subprocess.run(
+        [sys.executable, "-m", "workbench.cli", "compare", "any", "--prompt", "x", "--technique", "nothing"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.count("\n") == 1 and "no technique named 'nothing'" in result.stderr
+
+
+@pytest.mark.bundled
+def test_compare_with_the_bundled_model(bundled, tmp_path, monkeypatch):
+    monkeypatch.setattr(wb, "load", lambda *_: bundled)
+    monkeypatch.setattr("workbench.cost.hardware.NAMES", ("RTX 4090",))
+    result = CliRunner().invoke(
+        cli.app,
+        ["compare", "smollm2-135m", "--prompts", "copy_editing", "--limit", "1", "--technique", "prompt_lookup",
+         "--max-new-tokens", "16", "--repeats", "1", "--json", str(tmp_path / "j.json")],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    baseline, lookup = json.loads((tmp_path / "j.json").read_text())["runs"]
+    assert lookup["equal_to_baseline"] is True and lookup["kl"] < 1e-6
+    assert lookup["accepted_per_forward"] > 0 and lookup["forwards"] < baseline["forwards"]
