@@ -22,9 +22,23 @@ NEW = 24
 PROMPT = random_tokens(24) * 2
 EXAMPLES = [(name, place) for name, kind in TECHNIQUES.items() for place in range(len(kind.examples()))]
 EXACT = [(name, place) for name, place in EXAMPLES if TECHNIQUES[name].exact]
-PAIRS = list(itertools.combinations_with_replacement(TECHNIQUES, 2))
 # One family of each kind of block: plain, sliding window and two rotary tables, learned positions, parallel, experts.
 KINDS = ("llama", "gemma3_text", "gpt2", "gpt_neox", "mixtral")
+
+
+def shared_slot(one, other):
+    """A slot that both claim and that holds one, or None."""
+    slots = set(TECHNIQUES[one].slots) & set(TECHNIQUES[other].slots)
+    return next((slot for slot in slots if SLOTS[slot] == "one"), None)
+
+
+def excluded(one, other):
+    return one in TECHNIQUES[other].excludes or other in TECHNIQUES[one].excludes
+
+
+PAIRS = list(itertools.combinations_with_replacement(TECHNIQUES, 2))
+CLASHING = [pair for pair in PAIRS if shared_slot(*pair) or excluded(*pair)]
+TOGETHER = [pair for pair in PAIRS if pair[0] != pair[1] and pair not in CLASHING]
 
 examples = pytest.mark.parametrize(("name", "place"), EXAMPLES, ids=lambda value: str(value))
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -43,11 +57,6 @@ def baseline(family, new=NEW):
 def logits(model, continuation, techniques=(), seed=0):
     with applicable():
         return torch.cat([rows.clone() for rows in teacher_force(model, PROMPT, continuation, techniques, seed)])
-
-
-def shared_slot(one, other):
-    """A slot that both claim and that holds one, or None."""
-    return next((slot for slot in one.slots if slot in other.slots and SLOTS[slot] == "one"), None)
 
 
 @pytest.mark.parametrize("name", TECHNIQUES)
@@ -80,7 +89,7 @@ def test_exact_means_the_same_tokens(name, place, family):
     assert tokens_of(steps) == tokens_of(baseline(family))
 
 
-@families
+@kinds
 @examples
 def test_one_seed_gives_one_stream_of_facts(name, place, family):
     model, technique = tiny(family), example(name, place)
@@ -146,27 +155,19 @@ def test_a_technique_can_run_again(name, place):
     assert technique == example(name, place)
 
 
-@pytest.mark.parametrize(("one", "other"), PAIRS)
+@pytest.mark.parametrize(("one", "other"), CLASHING)
 def test_two_for_one_slot_clash_before_anything_runs(one, other):
-    first, second = example(one), example(other, -1)
-    slot = shared_slot(first, second)
-    excluded = one != other and (one in second.excludes or other in first.excludes)
-    if slot is None and not excluded:
-        pytest.skip(f"{one} and {other} share no single slot and exclude nothing: they go together")
     with pytest.raises(IncompatibleTechniques) as caught:
-        generate(tiny("llama"), PROMPT, [first, second])
+        generate(tiny("llama"), PROMPT, [example(one), example(other, -1)])
     message = str(caught.value)
     assert one in message and other in message
-    assert excluded or repr(slot) in message
+    assert excluded(one, other) or repr(shared_slot(one, other)) in message
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
-@pytest.mark.parametrize(("one", "other"), [pair for pair in PAIRS if pair[0] != pair[1]])
+@pytest.mark.parametrize(("one", "other"), TOGETHER)
 def test_two_for_different_slots_run_together(one, other, family):
-    first, second = example(one), example(other)
-    if shared_slot(first, second) or one in second.excludes or other in first.excludes:
-        pytest.skip(f"{one} and {other} clash, as another test holds them to")
-    model = tiny(family)
+    first, second, model = example(one), example(other), tiny(family)
     steps = run(model, PROMPT, [first, second], NEW)
     together = tokens_of(steps)
     assert len(together) == NEW

@@ -11,7 +11,7 @@ from workbench.errors import SettingError
 from workbench.models import FAMILIES, SITES
 from workbench.probes import Reader
 from workbench.registry import PROBES
-from workbench.settings import describe
+from workbench.settings import describe, parse, spell
 from workbench.studies.observe import observe
 
 IDS = torch.randint(0, 96, (29,), generator=torch.Generator().manual_seed(2)).tolist()
@@ -113,6 +113,7 @@ def test_says_what_it_is(name):
     for field in dataclasses.fields(kind):
         assert described[field.name].get("description"), f"{name}.{field.name} has no description"
     assert len(kind.examples()) >= 1 and all(type(example) is kind for example in kind.examples())
+    assert all(parse(spell(example), PROBES) == [example] for example in kind.examples())
     with pytest.raises(dataclasses.FrozenInstanceError):
         kind().anything = 1
 

@@ -21,9 +21,7 @@ def build(kind: type, values: dict[str, Any]) -> Any:
     known = {field.name for field in dataclasses.fields(kind)}
     for name in values:
         if name not in known:
-            raise SettingError(
-                f"{kind.name} has no setting {name!r}; it has: {', '.join(sorted(known)) or 'none'}"
-            )
+            raise SettingError(f"{kind.name} has no setting {name!r}; it has: {', '.join(sorted(known)) or 'none'}")
     try:
         return kind(**values)
     except ValidationError as error:

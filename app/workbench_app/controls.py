@@ -15,11 +15,10 @@ from typing import Any
 
 import gradio as gr
 
-import workbench.techniques  # noqa: F401  fills the registry
-from workbench.engine import SLOTS
 from workbench.errors import SettingError
 from workbench.registry import TECHNIQUES
 from workbench.settings import build, describe, parse
+from workbench.techniques import SLOTS  # the import also fills the registry
 from workbench_app.plain import safe
 
 NONE = "none"

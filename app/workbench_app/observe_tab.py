@@ -12,7 +12,7 @@ import workbench.probes
 from workbench.errors import SettingError
 from workbench.registry import PROBES
 from workbench_app import charts, loaded
-from workbench_app.controls import Settings, words
+from workbench_app.controls import QUICK, Settings, words
 from workbench_app.plain import caught, note, problem
 from workbench_app.request_controls import prompt_box
 

@@ -85,6 +85,12 @@ def no_stray_event_loops():
         yield
 
 
+@pytest.fixture
+def markup():
+    """Text that would run, if anything took it for markup or for a template."""
+    return MARKUP
+
+
 @pytest.fixture(scope="module")
 def puppet():
     TECHNIQUES._classes["puppet"] = Puppet

@@ -6,8 +6,6 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from tests.app.conftest import MARKUP
-
 pytestmark = [pytest.mark.browser, pytest.mark.bundled]
 expect.set_options(timeout=20_000)
 
@@ -75,9 +73,11 @@ def test_two_recipes_run_side_by_side_and_colours_follow_the_choice(visit):
     expect(page.locator("#left-view .legend [data-of=layers]")).to_contain_text("30 layers")
 
 
-def test_a_proper_comparison_shows_table_and_figures_and_saves_a_report_that_opens_offline(visit, browser, tmp_path):
+def test_a_proper_comparison_shows_table_and_figures_and_saves_a_report_that_opens_offline(
+    visit, browser, tmp_path, markup
+):
     page = visit()
-    ask(page, f"Say hello. {MARKUP}")
+    ask(page, f"Say hello. {markup}")
     number(page, "#max-new-tokens", 4)
     number(page, "#more-prompts", 0)
     number(page, "#repeats", 1)
@@ -106,9 +106,9 @@ def test_a_proper_comparison_shows_table_and_figures_and_saves_a_report_that_ope
     context.close()
 
 
-def test_markup_in_prompt_settings_and_output_stays_text(visit):
+def test_markup_in_prompt_settings_and_output_stays_text(visit, markup):
     page = visit()
-    ask(page, MARKUP)
+    ask(page, markup)
     puppet(page)
     run(page, 60)
     text = page.locator("#right-view .text")
@@ -117,7 +117,7 @@ def test_markup_in_prompt_settings_and_output_stays_text(visit):
     expect(page.locator("#right-view .badge.warning")).to_contain_text("diverges at token 1")
     assert page.locator("#right-view img, #right-view .text script").count() == 0
     puppet_text = page.locator("#right-puppet").get_by_label("text")
-    puppet_text.fill(f"other {MARKUP}")
+    puppet_text.fill(f"other {markup}")
     run(page, 4)
     expect(page.locator("#right-view header code")).to_contain_text("puppet:text=other <img")
     assert page.evaluate("window.pwned") is None
@@ -201,10 +201,10 @@ def test_errors_are_plain_and_the_page_goes_on(visit):
     expect(page.locator("#model-status [role=alert]")).to_contain_text("/no/such/folder", timeout=60_000)
 
 
-def test_probes_ride_a_prompt(visit):
+def test_probes_ride_a_prompt(visit, markup):
     page = visit()
     page.get_by_role("tab", name="Observe").click()
-    page.fill("#observe-prompt textarea", f"Two words {MARKUP}")
+    page.fill("#observe-prompt textarea", f"Two words {markup}")
     page.locator("#probe-layer_similarity input").check()
     page.click("#observe")
     frame = page.frame_locator("#observe-figures iframe")
