@@ -8,6 +8,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP_FLAGS ?=
+# Test processes, one thread each: two threads in one process help the tests less than a second process.
+WORKERS ?= 2
 
 .DELETE_ON_ERROR:
 .PHONY: help environment model demo test lint app lab bench clean distclean
@@ -54,7 +56,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 test: $(STAMP) lint model
-	$(BIN)/pytest --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/pytest --cov --cov-report=term -n $(WORKERS) --dist loadfile
 
 app: model
 	$(BIN)/workbench app

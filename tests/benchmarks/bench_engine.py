@@ -1,8 +1,8 @@
 """The decode loop against transformers' own ``generate``, and against the memory bandwidth of this machine.
 
-``python tests/benchmarks/bench_engine.py [--new-tokens 128] [--rounds 5]``: batch 1, a prompt of 256 tokens of real text,
-greedy, same dtype and threads, runs interleaved A B C A B C …; ratios are paired round by round. The tests of the engine
-run first, and nothing is reported if one of them fails.
+``python tests/benchmarks/bench_engine.py [--new-tokens 128] [--rounds 5]``: batch 1, a prompt of 256 tokens of real
+text, greedy, same dtype and threads, runs interleaved A B C A B C …; ratios are paired round by round. The tests of the
+engine run first, and nothing is reported if one of them fails.
 """
 
 from __future__ import annotations

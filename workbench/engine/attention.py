@@ -65,7 +65,10 @@ def visible(
     mask = torch.cat((own.new_ones(count, held - count), own), 1)
     if window is None:
         return mask
-    distance = positions[:, None] - layer.positions[:, None, :]
+    # Nodes of a tree stand at their depth, not at their place in the cache.
+    earlier = layer.positions[:, : held - count]
+    stands = torch.cat((earlier, positions.expand(earlier.shape[0], -1)), 1)
+    distance = positions[:, None] - stands[:, None, :]
     mask = mask & (distance < window)
     return mask[0] if mask.shape[0] == 1 else mask
 

@@ -51,8 +51,8 @@ def tiny(family: str, seed: int = 0, layers: int = 4, dtype: torch.dtype = torch
 
     Notes
     -----
-    The same arguments give the same object. Weights are drawn wide enough that layers and attention matter, and norms and
-    biases differ from one and zero: at the usual initialisation a tiny model repeats one token, one norm stands for
+    The same arguments give the same object. Weights are drawn wide enough that layers and attention matter, and norms
+    and biases differ from one and zero: at the usual initialisation a tiny model repeats one token, one norm stands for
     another, and tests would see nothing.
     """
     from transformers import AutoConfig, AutoModelForCausalLM

@@ -7,7 +7,8 @@ with a reference text: Yang et al., Inference with Reference, 2023, arXiv 2304.0
 
 Deviates
 --------
-The latest earlier occurrence is taken rather than the first: what is near is more often what goes on.
+The latest earlier occurrence is taken rather than the first: what is near is more often what goes on. Where it lies so
+near that the text ends before the draft is full, the draft goes on copying itself, as if the text were periodic.
 """
 
 from __future__ import annotations
@@ -72,7 +73,10 @@ class _Lookup:
         for size in range(min(self._ngram, len(tokens) - 1), 0, -1):
             end = self._ends[size - 1].get(tuple(tokens[-size:]))
             if end is not None and length:
-                return Draft(list(tokens[end : end + length]))
+                copied = list(tokens[end : end + length])
+                while len(copied) < length:
+                    copied.append(copied[len(copied) - (len(tokens) - end)])
+                return Draft(copied)
         return Draft()
 
     def verified(self, verification: Verification) -> None:
