@@ -70,4 +70,4 @@ panel
 
 # %%
 panel.run()
-panel.study.table()[["run", "technique"]]
+panel.study

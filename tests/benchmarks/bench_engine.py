@@ -65,7 +65,7 @@ def measure(dtype, new, rounds):
             runs[name]()
             seconds[name].append(time.perf_counter() - start)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.hf.parameters())
-    limit = copy_bandwidth() / weights
+    limit = copy_bandwidth(torch.get_num_threads()) / weights
     rows = []
     for name, times in seconds.items():
         ratio, low, high = ratio_interval(seconds["transformers"], times)

@@ -93,5 +93,5 @@ def test_the_ends_of_the_bundled_model_cannot_be_skipped(seen):
     found = seen["probes/residual_contribution"]
     assert int(found.skip_kl.argmax("block")) == 0 and float(found.skip_kl[0]) > 3
     assert float(found.skip_kl[12:19].max()) < 0.5 < float(found.skip_kl[29])
-    assert float(found.skip_top1_change[0]) > 0.8 > 0.45 > float(found.skip_top1_change[12:19].mean())
+    assert float(found.skip_top1_change[0]) > 0.6 > 0.45 > float(found.skip_top1_change[12:19].mean())
     assert float(found.mlp_share[0]) > 5, "the first MLP writes most of what later layers read"

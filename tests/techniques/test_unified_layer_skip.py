@@ -49,8 +49,8 @@ def test_spread_skipping_hurts_less_than_cutting_off_the_last_layers(bundled):
             return list(range(len(super().kept(layers))))
 
     spread, cut = [], []
-    for prompt in load_prompts("mixed", limit=4):
-        ids = encode_prompt(bundled.tokenizer, prompt)[:200]
+    for prompt in load_prompts("summarising", limit=3):
+        ids = encode_prompt(bundled.tokenizer, prompt)[:180]
         reference = torch.tensor(ids[101:])
         for kind, losses in ((UnifiedLayerSkip, spread), (LastLayersOff, cut)):
             logits = torch.cat(list(teacher_force(bundled, ids[:101], ids[101:], [kind(speedup=1.25)])))

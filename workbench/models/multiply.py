@@ -25,7 +25,7 @@ def _linear(rows: Tensor, weight: Tensor) -> Tensor:
 def _columns(rows: Tensor, weight: Tensor) -> Tensor:
     """Rows as columns of the right factor; a lone row is doubled, since two columns take the fast matrix path."""
     if rows.shape[0] == 1:
-        return torch.mm(weight, rows.t().expand(-1, 2)).t()[:1]
+        return torch.mm(weight, rows.expand(2, -1).contiguous().t()).t()[:1]
     return torch.mm(weight, rows.t()).t()
 
 
