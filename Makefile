@@ -29,13 +29,15 @@ $(STAMP): pyproject.toml constraints.txt
 model: $(STAMP)
 	@$(BIN)/workbench fetch smollm2-135m
 
-# The first prompt of every task, so that a technique is seen where it helps and where it does not.
-reports/demo.jsonl: $(wildcard data/workbench_data/prompts/*.jsonl)
+# One prompt of each of four tasks, so that a technique is seen where it helps and where it does not.
+DEMO_TASKS := chat code_completion copy_editing summarising
+
+reports/demo.jsonl: $(DEMO_TASKS:%=data/workbench_data/prompts/%.jsonl)
 	@mkdir -p reports
 	@for file in $^; do sed -n 1p "$$file"; done > $@
 
 demo: model reports/demo.jsonl
-	$(BIN)/workbench compare smollm2-135m --prompts reports/demo.jsonl --max-new-tokens 48 --seed 0 \
+	$(BIN)/workbench compare smollm2-135m --prompts reports/demo.jsonl --max-new-tokens 32 --repeats 1 --seed 0 \
 		--technique prompt_lookup \
 		--technique draft_model \
 		--technique unified_layer_skip \
