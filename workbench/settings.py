@@ -66,7 +66,7 @@ def parse(spec: str, registry: Mapping[str, type]) -> list[Any]:
             key, equals, value = pair.partition("=")
             if not equals:
                 raise SettingError(f"{pair!r} in {part!r} is not key=value")
-            values[key.strip()] = value.strip()
+            values[key.strip()] = None if value.strip() == "None" else value.strip()
         built.append(build(registry[name], values))
     return built
 

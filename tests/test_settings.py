@@ -1,0 +1,43 @@
+"""Specifications read from a shell, and written back."""
+
+import pytest
+
+import workbench.probes
+import workbench.techniques
+from workbench.errors import SettingError
+from workbench.registry import PROBES, TECHNIQUES
+from workbench.settings import parse, spell
+
+
+@pytest.mark.parametrize("registry", [TECHNIQUES, PROBES], ids=["techniques", "probes"])
+def test_what_is_spelt_can_be_read_back(registry):
+    for kind in registry.values():
+        for instance in kind.examples():
+            assert parse(spell(instance), registry) == [instance]
+
+
+def test_a_setting_without_a_value_goes_there_and_back():
+    every = workbench.probes.AttentionSparsity(queries=None)
+    assert parse(spell(every), PROBES) == [every]
+
+
+def test_several_are_joined_and_the_baseline_is_empty():
+    assert [type(each).name for each in parse("prompt_lookup:ngram=2 + snap_kv:keep=0.25", TECHNIQUES)] == [
+        "prompt_lookup",
+        "snap_kv",
+    ]
+    assert parse("baseline", TECHNIQUES) == parse("", TECHNIQUES) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("prompt_lookup:ngram", "key=value"),
+        ("prompt_lookup:gram=2", "it has: draft, ngram"),
+        ("prompt_lookup:ngram=99", "less than or equal to 16"),
+        ("promt_lookup", "Did you mean prompt_lookup"),
+    ],
+)
+def test_what_cannot_be_read_says_what_can(spec, message):
+    with pytest.raises(SettingError, match=message):
+        parse(spec, TECHNIQUES)
