@@ -4,6 +4,7 @@ from workbench.engine.cache import KeyValueCache, LayerCache
 from workbench.engine.decoder import Decoder
 from workbench.engine.generate import generate, teacher_force
 from workbench.engine.sampling import Chance, Sampler
+from workbench.engine.score import score
 from workbench.engine.slots import SLOTS, Draft, Run, Verification
 from workbench.engine.step import Step
 
@@ -19,5 +20,6 @@ __all__ = [
     "Step",
     "Verification",
     "generate",
+    "score",
     "teacher_force",
 ]
