@@ -2,18 +2,18 @@
 
 import pytest
 import torch
+from helpers import random_tokens, tokens_of
 
 from workbench.engine import generate
 from workbench.engine.compiled import CompiledSteps, compiled_steps
 from workbench.models.tiny import tiny
 from workbench.techniques import PromptLookup, SnapKV, UnifiedLayerSkip
 
-PROMPT = torch.randint(3, 96, (20,), generator=torch.Generator().manual_seed(1)).tolist()
+PROMPT = random_tokens(20)
 
 
-def tokens_of(model, techniques=(), compiled=False):
-    steps = generate(model, PROMPT, techniques, max_new_tokens=24, stop_tokens=(), compiled=compiled)
-    return [token for step in steps for token in step.tokens]
+def written(model, techniques=(), compiled=False):
+    return tokens_of(generate(model, PROMPT, techniques, max_new_tokens=24, stop_tokens=(), compiled=compiled))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -23,7 +23,7 @@ def test_compiled_tokens_are_the_plain_ones(family):
     assert steps.failure == "" and steps.warm_up_seconds > 0
     assert compiled_steps(model.anatomy) is steps, "compiled once per model"
     for techniques in ((), [PromptLookup()], [SnapKV(keep=0.5, window=4)], [UnifiedLayerSkip(speedup=2.0)]):
-        assert tokens_of(model, techniques, compiled=True) == tokens_of(model, techniques)
+        assert written(model, techniques, compiled=True) == written(model, techniques)
 
 
 def test_layers_of_one_structure_share_one_compiled_function():
@@ -43,4 +43,4 @@ def test_without_a_compiler_the_plain_steps_run_and_the_reason_is_kept(monkeypat
     monkeypatch.setattr(torch, "compile", broken)
     model = tiny("llama", seed=5)
     assert "no C++ compiler" in CompiledSteps(model.anatomy).failure
-    assert tokens_of(model, compiled=True) == tokens_of(model)
+    assert written(model, compiled=True) == written(model)

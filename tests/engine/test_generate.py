@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 from engine.scripted import Scripted
+from helpers import random_tokens, tokens_of
 
 from workbench.engine import Draft, generate, teacher_force
 from workbench.errors import NumericalError, OutOfMemory, PromptError
@@ -12,14 +13,6 @@ from workbench.models.families import FAMILIES
 from workbench.models.tiny import tiny
 
 NEW = 32
-
-
-def prompt_of(length=20, seed=1):
-    return torch.randint(3, 96, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-def tokens_of(steps):
-    return [token for step in steps for token in step.tokens]
 
 
 def greedy(model, prompt, new=NEW):
@@ -33,7 +26,7 @@ def greedy(model, prompt, new=NEW):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("chunk", [None, 7])
 def test_greedy_equals_transformers(family, chunk):
-    model, prompt = tiny(family), prompt_of()
+    model, prompt = tiny(family), random_tokens(20)
     steps = list(generate(model, prompt, max_new_tokens=NEW, stop_tokens=(), prefill_chunk=chunk))
     assert tokens_of(steps) == greedy(model, prompt)
     assert [step.phase for step in steps] == ["prefill"] + ["decode"] * (NEW - 1)
@@ -42,8 +35,8 @@ def test_greedy_equals_transformers(family, chunk):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_teacher_forcing_gives_the_logits_of_the_model(family):
-    model, prompt = tiny(family), prompt_of()
-    continuation = prompt_of(9, seed=5)
+    model, prompt = tiny(family), random_tokens(20)
+    continuation = random_tokens(9, seed=5)
     ours = torch.cat([rows.clone() for rows in teacher_force(model, prompt, continuation)])
     expected = model.hf(torch.tensor([prompt + continuation])).logits[0, len(prompt) - 1 : -1]
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-3)
@@ -52,7 +45,7 @@ def test_teacher_forcing_gives_the_logits_of_the_model(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_partly_right_chains_are_cut_where_they_go_wrong(family):
     """Every drafted chain is right up to a place that moves through 0, 1, 2, … and wrong from there."""
-    model, prompt = tiny(family), prompt_of()
+    model, prompt = tiny(family), random_tokens(20)
     truth = greedy(model, prompt, NEW)
     turn = iter(range(1000))
 
@@ -74,7 +67,7 @@ def test_partly_right_chains_are_cut_where_they_go_wrong(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_trees_keep_the_right_branch_and_forget_the_others(family):
     """The right branch comes second and leaves the chain order, so the cache must gather, not only crop."""
-    model, prompt = tiny(family), prompt_of()
+    model, prompt = tiny(family), random_tokens(20)
     truth = greedy(model, prompt, NEW)
 
     def propose(tokens, limit):
@@ -93,7 +86,7 @@ def test_trees_keep_the_right_branch_and_forget_the_others(family):
 @pytest.mark.parametrize("family", ["gemma3_text", "mistral"])
 def test_a_tree_deeper_than_the_sliding_window_forgets_what_lies_outside(family):
     """A node's distance is its depth in the tree, not its place in the cache, which a sibling has moved."""
-    model, prompt = tiny(family), prompt_of(4)
+    model, prompt = tiny(family), random_tokens(4)
     truth = greedy(model, prompt, NEW)
 
     def propose(tokens, limit):
@@ -106,7 +99,7 @@ def test_a_tree_deeper_than_the_sliding_window_forgets_what_lies_outside(family)
 
 
 def test_text_ends_at_a_stop_token_in_the_middle_of_a_draft():
-    model, prompt = tiny("llama"), prompt_of()
+    model, prompt = tiny("llama"), random_tokens(20)
     truth = greedy(model, prompt, NEW)
     stop = truth[6]
     expected = truth[: truth.index(stop) + 1]
@@ -117,7 +110,7 @@ def test_text_ends_at_a_stop_token_in_the_middle_of_a_draft():
 
 
 def test_new_tokens_never_exceed_what_was_asked():
-    model, prompt = tiny("llama"), prompt_of()
+    model, prompt = tiny("llama"), random_tokens(20)
     truth = greedy(model, prompt, NEW)
     for wanted in (1, 2, 5, 6):
         drafter = Scripted(lambda tokens, limit: Draft(truth[len(tokens) - len(prompt) :][:4]))
@@ -126,7 +119,7 @@ def test_new_tokens_never_exceed_what_was_asked():
 
 def test_the_last_position_of_the_model_can_be_used():
     model = tiny("gpt2")
-    prompt = prompt_of(model.anatomy.positions - 4)
+    prompt = random_tokens(model.anatomy.positions - 4)
     assert len(tokens_of(generate(model, prompt, max_new_tokens=5, stop_tokens=()))) == 5
     with pytest.raises(PromptError, match="at most 5"):
         generate(model, prompt, max_new_tokens=6)
@@ -141,14 +134,14 @@ def test_bad_prompts_are_refused_before_anything_runs(prompt, message):
 
 
 def test_sampling_repeats_with_its_seed_and_differs_with_another():
-    model, prompt = tiny("llama"), prompt_of()
+    model, prompt = tiny("llama"), random_tokens(20)
     runs = [tokens_of(generate(model, prompt, max_new_tokens=24, temperature=1.0, seed=seed)) for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
 
 
 def test_cancelling_ends_within_one_token():
     model, cancel, seen = tiny("llama"), threading.Event(), []
-    for step in generate(model, prompt_of(), max_new_tokens=NEW, stop_tokens=(), cancel=cancel):
+    for step in generate(model, random_tokens(20), max_new_tokens=NEW, stop_tokens=(), cancel=cancel):
         seen += step.tokens
         if len(seen) == 3:
             cancel.set()
@@ -161,7 +154,7 @@ def _state(model):
 
 @pytest.mark.parametrize("error", [ValueError("boom"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 def test_an_error_in_the_middle_leaves_the_model_as_it_was(error, monkeypatch):
-    model, prompt = tiny("llama"), prompt_of()
+    model, prompt = tiny("llama"), random_tokens(20)
     before, truth = _state(model), greedy(model, prompt)
     block = model.anatomy.blocks[2]
     original, calls = type(block).leave, []
@@ -187,7 +180,7 @@ def test_nan_logits_are_an_error_with_advice(monkeypatch):
     model = tiny("llama")
     monkeypatch.setattr(model.anatomy, "unembed", lambda x: torch.full((x.shape[0], 96), float("nan")))
     with pytest.raises(NumericalError, match="float32"):
-        list(generate(model, prompt_of(), max_new_tokens=4))
+        list(generate(model, random_tokens(20), max_new_tokens=4))
 
 
 @pytest.mark.bundled

@@ -6,7 +6,7 @@ that it claims, which lives for one run. The loop calls nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -223,6 +223,3 @@ class TechniqueLike(Protocol):
 
     def start(self, run: Run) -> Any:
         """The policy of one run."""
-
-
-LogitsStack = Sequence[Callable[[Sequence[int], Tensor], Tensor]]
