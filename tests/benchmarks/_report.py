@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import random
-import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
+
+from workbench.metrics import bootstrap_median
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,14 +21,10 @@ def passing(*tests: str) -> None:
         sys.exit(f"no report: {' '.join(tests)} failed")
 
 
-def ratio_interval(
-    baseline: Sequence[float], other: Sequence[float], samples: int = 2000
-) -> tuple[float, float, float]:
+def ratio_interval(baseline: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
     """Median of ``baseline / other`` over paired rounds, and its 95 % bootstrap interval."""
-    ratios = [a / b for a, b in zip(baseline, other, strict=True)]
-    generator = random.Random(0)
-    medians = sorted(statistics.median(generator.choices(ratios, k=len(ratios))) for _ in range(samples))
-    return statistics.median(ratios), medians[int(0.025 * samples)], medians[int(0.975 * samples)]
+    found = bootstrap_median(np.divide(baseline, other)[None])
+    return found.median, found.low, found.high
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
