@@ -23,6 +23,7 @@ PACKAGES = {
 }
 SKIPPED_FOLDERS = {".git", ".venv", "build", "dist", "reports", "runs", "__pycache__", ".ipynb_checkpoints"}
 LONGEST = 300  # lines
+WRITE = "run: .venv/bin/python tests/test_architecture.py"
 
 
 def sources():
@@ -141,11 +142,31 @@ def technique_table():
     return "\n".join(lines)
 
 
+def between(name, text):
+    """What stands between two marks of the README."""
+    found = re.search(rf"(?s)<!-- {name} -->\n(.*?)\n<!-- /{name} -->", text)
+    assert found, f"README.md has no <!-- {name} --> … <!-- /{name} -->"
+    return found[1].strip()
+
+
 def test_the_readme_lists_the_techniques_of_the_registry():
-    readme = (ROOT / "README.md").read_text("utf-8")
-    found = re.search(r"(?s)<!-- techniques -->\n(.*?)\n<!-- /techniques -->", readme)
-    assert found, "README.md has no <!-- techniques --> … <!-- /techniques -->"
-    assert found[1].strip() == technique_table(), "run: .venv/bin/python tests/test_architecture.py"
+    assert between("techniques", (ROOT / "README.md").read_text("utf-8")) == technique_table(), WRITE
+
+
+def compatibility_lines():
+    """The README's word on what goes together, and the page that it points to."""
+    from workbench.studies.compatibility_file import markdown, shipped, summary
+
+    tree = shipped()
+    page = "data/workbench_data/compatibility.md"
+    said = f"{summary(tree)} [The matrix]({page}) says which; `workbench compatibility` makes it anew."
+    return said, page, markdown(tree)
+
+
+def test_the_docs_say_which_techniques_go_together():
+    said, page, text = compatibility_lines()
+    assert between("compatibility", (ROOT / "README.md").read_text("utf-8")) == said, WRITE
+    assert (ROOT / page).read_text("utf-8") == text, WRITE
 
 
 # Packaging
@@ -196,8 +217,10 @@ def tracked():
 def test_no_file_is_large_or_names_a_place_on_one_machine():
     place = re.compile(rb"/(?:home|root|Users)/\w|/work/\w|[A-Z]:\\Users")
     for file in tracked():
-        assert file.stat().st_size <= 1_000_000, f"{file.relative_to(ROOT)} is too large to commit"
-        if file.suffix not in {".png", ".safetensors", ".woff2", ".ico"}:
+        trained = file.suffix == ".safetensors" and file.parent == PACKAGES["workbench_data"] / "artifacts"
+        assert file.stat().st_size <= (32_000_000 if trained else 1_000_000), f"{file.relative_to(ROOT)} is too large"
+        quoted = PACKAGES["workbench_data"] / "prompts" in file.parents
+        if not quoted and file.suffix not in {".png", ".safetensors", ".woff2", ".ico"}:
             found = place.search(file.read_bytes())
             assert not found, f"{file.relative_to(ROOT)} names {found[0].decode()}"
 
@@ -217,7 +240,10 @@ def test_no_test_is_skipped_without_a_reason():
                     assert node.args or "reason" in keywords, f"{place} skips without a reason"
 
 
-if __name__ == "__main__":  # write the table into the README
-    written = ROOT / "README.md"
-    around = re.compile(r"(?s)(<!-- techniques -->\n).*?(\n<!-- /techniques -->)")
-    written.write_text(around.sub(lambda found: found[1] + technique_table() + found[2], written.read_text("utf-8")))
+if __name__ == "__main__":  # write what is generated into the README, and the page of the matrix
+    readme, (said, page, matrix) = ROOT / "README.md", compatibility_lines()
+    text = readme.read_text("utf-8")
+    for name, inside in (("techniques", technique_table()), ("compatibility", said)):
+        text = text.replace(between(name, text), inside)
+    readme.write_text(text, "utf-8")
+    (ROOT / page).write_text(matrix, "utf-8")

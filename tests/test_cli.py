@@ -65,6 +65,30 @@ def one_line(result, code=2):
     return line
 
 
+# What goes together
+
+
+def test_the_matrix_is_counted_written_and_drawn(shell, tmp_path):
+    chosen = ("--technique", "prompt_lookup", "--technique", "snap_kv", "--technique", "draft_model")
+    made = shell("compatibility", *chosen, "--out", tmp_path / "deep" / "m.json")
+    assert made.exit_code == 0
+    assert "3 pairs of 3 techniques on tiny-llama: 2 runs, 1 excluded." in made.stdout
+    listed = json.loads((tmp_path / "deep" / "m.json").read_text("utf-8"))
+    assert [row["status"] for row in listed["pairs"]] == ["runs", "excluded", "runs"]
+    shell("compatibility", *chosen[:4], "--model", "tiny-gpt2", "--out", tmp_path / "m.md")
+    assert "on tiny-gpt2" in (tmp_path / "m.md").read_text("utf-8")
+    shell("compatibility", *chosen[:2], "--out", tmp_path / "m.html")
+    assert 'data-figure="compatibility"' in (tmp_path / "m.html").read_text("utf-8")
+
+
+def test_what_cannot_be_run_in_the_matrix_is_one_line(shell, tmp_path):
+    assert "There is no technique named 'prompt_lokup'" in one_line(
+        shell("compatibility", "--technique", "prompt_lokup")
+    )
+    assert "should end in" in one_line(shell("compatibility", "--out", tmp_path / "m.txt"))
+    assert "family 'gpt9'" in one_line(shell("compatibility", "--model", "tiny-gpt9"))
+
+
 # Lists
 
 
@@ -139,6 +163,26 @@ def test_compare_reads_prompts_files_and_bundled_tasks(shell, tmp_path):
     assert [prompt["id"] for prompt in json.loads((tmp_path / "j.json").read_text())["prompts"]] == ["a", "b"]
     shell("compare", "any", "--prompts", file, "--limit", 1, *options, "--out", tmp_path / "s.zarr")
     assert [prompt["id"] for prompt in wb.Study.open(tmp_path / "s.zarr").prompts] == ["a"]
+
+
+def test_compare_takes_every_turn_of_a_spec_bench_file(shell, tmp_path):
+    file = tmp_path / "question.jsonl"
+    rows = [
+        {"question_id": 81, "category": "writing", "turns": ["abc", "def"], "reference": []},
+        {"question_id": 161, "category": "translation", "turns": ["ghi"], "reference": ["jkl"]},
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    result = shell(
+        "compare", "any", "--prompts", file, "--max-new-tokens", 3, "--repeats", 1, "--technique", "prompt_lookup",
+        "--json", tmp_path / "j.json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    prompts = json.loads((tmp_path / "j.json").read_text())["prompts"]
+    assert [(prompt["id"], prompt["task"]) for prompt in prompts] == [
+        ("81", "chat"), ("81/turn-2", "chat"), ("161", "translation")
+    ]  # fmt: skip
+    # Two turns, the empty lines between, and an answer of three letters.
+    assert [prompt["tokens"] for prompt in prompts] == [3, 3 + 2 + 3 + 2 + 3, 3]
 
 
 def test_compare_goes_on_from_a_folder(shell, tmp_path):

@@ -14,10 +14,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from workbench import cost, figures, metrics, models, probes, tasks, techniques, trace
+    from workbench import cost, figures, metrics, models, probes, tasks, techniques, trace, training
     from workbench.engine.generate import generate
+    from workbench.engine.verify_cost import verify_cost
     from workbench.models.load import load
     from workbench.studies.compare import compare
+    from workbench.studies.compatibility import compatibility
     from workbench.studies.observe import observe
     from workbench.studies.run import run
     from workbench.studies.study import Study
@@ -27,17 +29,20 @@ if TYPE_CHECKING:
 _OBJECTS = {
     "Study": "workbench.studies.study",
     "compare": "workbench.studies.compare",
+    "compatibility": "workbench.studies.compatibility",
     "generate": "workbench.engine.generate",
     "load": "workbench.models.load",
     "observe": "workbench.studies.observe",
     "run": "workbench.studies.run",
+    "verify_cost": "workbench.engine.verify_cost",
 }
-_MODULES = ("cost", "figures", "metrics", "models", "probes", "tasks", "techniques", "trace")
+_MODULES = ("cost", "figures", "metrics", "models", "probes", "tasks", "techniques", "trace", "training")
 
 __all__ = [
     "Study",
     "__version__",
     "compare",
+    "compatibility",
     "cost",
     "figures",
     "generate",
@@ -50,6 +55,8 @@ __all__ = [
     "tasks",
     "techniques",
     "trace",
+    "training",
+    "verify_cost",
 ]
 
 

@@ -1,7 +1,7 @@
-"""The shell's way in: ``workbench models|techniques|probes|fetch|observe|compare|app``.
+"""The shell's way in: ``workbench models|techniques|probes|fetch|observe|compare|compatibility|train|app``.
 
 The names of commands and options are stable. What a person got wrong is one line on stderr and exit code 2; what went
-wrong in running is one line and exit code 1.
+wrong in running is one line and exit code 1. The file's length is that of the list of commands, a short function each.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 import workbench as wb
 from workbench import listing
 from workbench.errors import CorruptModel, NumericalError, OutOfMemory, PromptError, SettingError, WorkbenchError
-from workbench.settings import parse
+from workbench.settings import build, parse
 
 _RUNNING = (CorruptModel, NumericalError, OutOfMemory)
 
@@ -53,7 +53,7 @@ Model = Annotated[
 Prompt = Annotated[
     list[str] | None, typer.Option("--prompt", help="A prompt, given to the model as it is; repeatable.")
 ]
-Prompts = Annotated[str | None, typer.Option(help="A JSON Lines file, or the name of a bundled task.")]
+Prompts = Annotated[str | None, typer.Option(help="A JSON Lines file (also question.jsonl of Spec-Bench), or a task.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only so many prompts of --prompts.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Device = Annotated[str | None, typer.Option(help="By default a GPU if there is one.")]
@@ -199,6 +199,7 @@ def compare(
     json_file = json_file and _place(json_file, (".json",))
     asked = [each for _, each in _prompts(prompt, prompts, limit)]
     loaded = wb.load(model, dtype, device)
+    asked = wb.tasks.unroll(asked, wb.tasks.greedy_answer(loaded, max_new_tokens))
     cancel = threading.Event()
     with _interrupt(cancel):
         study = wb.compare(
@@ -218,6 +219,63 @@ def compare(
         raise typer.Exit(1)
 
 
+@app.command()
+def compatibility(
+    model: Annotated[str, typer.Option(help="tiny, tiny-FAMILY, or a model as for compare.")] = "tiny",
+    technique: Annotated[list[str] | None, typer.Option(help="Only these; repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A file that ends in .json, .md or .html.")] = None,
+) -> None:
+    """Run every pair of techniques, and each with sampling, stop tokens and cancellation: what goes together?"""
+    from workbench.studies import compatibility_file as file
+
+    out = out and _place(out, (".json", ".md", ".html"))
+    tree = wb.compatibility(model, technique, _progress())
+    typer.echo(file.summary(tree))
+    failed = [row for rows in file.entries(tree).values() for row in rows if row["status"] == "fails"]
+    for row in failed:
+        typer.echo(f"fails: {row['one']} with {row['other']}: {row['reason']}")
+    if out:
+        wb.figures.report(tree, out) if out.suffix == ".html" else file.write(tree, out)
+        typer.echo(f"written: {out}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A recipe; see: workbench train --list.")] = None,
+    model: Annotated[str, typer.Option(help="The model to train the part for, as for compare.")] = "smollm2-135m",
+    setting: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the recipe; repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder; by default one in the user's cache folder.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Training text that was written before.")] = None,
+    curve: Annotated[Path | None, typer.Option(help="The loss curve as a page (.html).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")] = False,
+    seed: Annotated[int, typer.Option(help="Of everything that is left to chance.")] = 0,
+    dtype: Dtype = "bfloat16",
+    device: Device = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the recipes with settings and papers.")] = False,
+) -> None:
+    """Train a small part (a head, a drafter) for a model, on text that the model itself writes."""
+    if listed or name is None:
+        typer.echo(listing.plain("training"))
+        return
+    wanted = dict(_pair(text) for text in setting or [])
+    build(listing.registered("training")[name], wanted)  # what is wrong is said before the model is loaded
+    curve = curve and _place(curve, (".html",))
+    loaded, cancel = wb.load(model, dtype, device), threading.Event()
+    with _interrupt(cancel):
+        card = wb.training.train(name, loaded, out, data, resume, seed, progress=_progress(), cancel=cancel, **wanted)
+    if card is None:
+        typer.echo("stopped; the same command with --resume goes on", err=True)
+        raise typer.Exit(130)
+    result = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in card["result"].items())
+    typer.echo(f"{name}: {card['steps']} steps in {card['seconds']:.0f} s; {result}")
+    typer.echo(f"written: {card['path']}")
+    if curve:
+        wb.figures.save_html(wb.figures.loss_curve(wb.training.trace(card)), curve)
+        typer.echo(f"written: {curve}")
+
+
 @app.command("app")
 def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where on this machine it listens.")] = 7860,
@@ -230,6 +288,13 @@ def dashboard(
 
 def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise SettingError(f"{text!r} is not key=value")
+    return key.strip(), value.strip()
 
 
 def _prompts(texts: list[str] | None, source: str | None, limit: int | None) -> list[tuple[str, Any]]:

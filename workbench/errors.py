@@ -29,6 +29,10 @@ class SettingError(WorkbenchError, ValueError):
     """A setting lies outside its bounds, or a specification cannot be read."""
 
 
+class ArtifactError(SettingError):
+    """A trained part is missing, or was made by another recipe, for another model or in another shape."""
+
+
 class PromptError(WorkbenchError, ValueError):
     """A prompt is empty, too long for the model, or holds tokens the model does not have."""
 

@@ -1,4 +1,4 @@
-"""Techniques and probes as rows and as text, straight from the registry: for the shell and the README."""
+"""Techniques, probes and recipes as rows and as text, straight from the registry: for the shell and the README."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _REGISTRIES = {"techniques": TECHNIQUES, "probes": PROBES}
 
 
 def registered(kind: str) -> Registry:
-    """The registry of ``techniques`` or ``probes``, filled."""
-    importlib.import_module(f"workbench.{kind}")
-    return _REGISTRIES[kind]
+    """The registry of ``techniques``, ``probes`` or ``training``, filled."""
+    module = importlib.import_module(f"workbench.{kind}")
+    return module.RECIPES if kind == "training" else _REGISTRIES[kind]
 
 
 def rows(kind: str) -> list[dict[str, Any]]:
@@ -25,7 +25,7 @@ def rows(kind: str) -> list[dict[str, Any]]:
         row = {"name": name, "class": cls.__name__, "summary": (cls.__doc__ or "").strip().splitlines()[0]}
         if kind == "techniques":
             row |= {"slots": list(cls.slots), "exact": cls.exact}
-        else:
+        elif kind == "probes":
             row |= {"sites": list(cls.sites)}
         found.append({**row, "paper": cls.paper, "settings": describe(cls)})
     return found
@@ -44,10 +44,10 @@ def plain(kind: str) -> str:
     """All of them with their settings, for a terminal."""
     lines = []
     for row in rows(kind):
-        facts = ", ".join(row["sites"] if kind == "probes" else row["slots"])
+        facts = ", ".join(row.get("sites") or row.get("slots") or ())
         if kind == "techniques":
             facts += "; exact" if row["exact"] else "; may differ"
-        lines += [f"{row['name']}  ({facts})", f"    {row['summary']}", f"    {row['paper']}"]
+        lines += [f"{row['name']}  ({facts})" if facts else row["name"], f"    {row['summary']}", f"    {row['paper']}"]
         for name, setting in row["settings"].items():
             said = f"{name}={setting.get('default')}  {_bounds(setting)}{setting.get('description', '')}"
             lines.append(f"      {said.rstrip()}")

@@ -6,7 +6,10 @@ Every trace has the groups it needs of
 - ``probes/<name>``: what a probe measured;
 - ``text``: what was generated and which step made it (token);
 - ``steps`` and ``layers``: facts of each step (step), and of each layer in it (step, layer);
-- in a study these lead with ``run`` and ``prompt``, and ``scores``, ``timing`` (measured) and ``modelled`` join them.
+- in a study these lead with ``run`` and ``prompt``, and ``scores``, ``timing`` (measured) and ``modelled`` join them;
+- ``drafts``: every drafted token (node) with its run, prompt, step, parent and depth, and whether it was kept; a long
+  table in a study and in a single run alike. Older traces lack it;
+- ``compatibility``: which techniques go together (technique, other), and under which conditions (technique, condition).
 
 Every variable carries ``units`` and ``long_name``. Text is never an array: the root's ``vocabulary`` attribute is JSON
 that maps the token ids that occur to their text. The root also carries model, revision, recipe, seed, dtype, device and
@@ -28,7 +31,7 @@ import xarray as xr
 from workbench.errors import TraceError
 
 SCHEMA = 1
-KINDS = ("observe", "generate", "study")
+KINDS = ("observe", "generate", "study", "compatibility")
 REQUIRED = ("schema", "kind", "model", "revision", "recipe", "seed", "dtype", "device", "versions", "vocabulary")
 _VERSIONS = ("torch", "transformers", "xarray", "altair", "dynamic-inference-workbench")
 
@@ -79,7 +82,7 @@ def build(
         Group path -> data.
     model : Model
         Gives name, revision, dtype, device and the text of tokens.
-    kind : {"observe", "generate", "study"}
+    kind : {"observe", "generate", "study", "compatibility"}
     recipe : JSON-able
     used : iterable of int
         Token ids whose text is kept.

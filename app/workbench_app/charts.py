@@ -27,6 +27,8 @@ def figures(trace: Any, runs: list[str] | None = None, scheme: str = "auto") -> 
         if not figure.applies(trace):
             continue
         for run in range(len(runs)) if figure.each_run and runs else [None]:
+            if run is not None and figure.shows is not None and not figure.shows(trace, run):
+                continue
             title = words(name).capitalize() + (f": {runs[run]}" if run is not None else "")
             try:
                 charts[title] = figure.draw(trace) if run is None else figure.draw(trace, run=run)

@@ -204,7 +204,7 @@ def _known(chosen: str) -> list[str]:
 def _choice(side: str, slot: str, techniques: list[type], first: list[str]) -> gr.Dropdown:
     options = [(words(technique.name), technique.name) for technique in techniques]
     chosen = [technique.name for technique in techniques if technique.name in first]
-    shared = {"label": slot, "elem_id": f"{side}-slot-{slot}", "min_width": 150, "interactive": True}
+    shared = {"label": words(slot), "elem_id": f"{side}-slot-{slot}", "min_width": 150, "interactive": True}
     if SLOTS[slot] == "stack":
         return gr.Dropdown(options, value=chosen, multiselect=True, info="any number, in this order", **shared)
     return gr.Dropdown([(NONE, NONE), *options], value=chosen[0] if chosen else NONE, **shared)
@@ -216,7 +216,7 @@ def _as_list(value: Any) -> list[str]:
 
 def _heading(technique: type) -> str:
     what = "exact" if technique.exact else "approximate"
-    others = f" · also fills {', '.join(technique.slots[1:])}" if len(technique.slots) > 1 else ""
+    others = f" · also fills {', '.join(map(words, technique.slots[1:]))}" if len(technique.slots) > 1 else ""
     return (
         f'<div class="technique"><b>{safe(words(technique.name))}</b> <span class="chip">{what}</span>'
         f'<span class="paper">{safe(technique.paper + others)}</span></div>'

@@ -57,8 +57,8 @@ def build(model: str = "smollm2-135m", files: Path | None = None) -> gr.Blocks:
             study_panel.render(tab, chosen, dtype, scheme, files, _MODEL_CALL)
         with gr.Tab("Observe"):
             observe_tab.render(chosen, dtype, scheme, status, _MODEL_CALL)
-        with gr.Tab("Techniques"):
-            techniques_tab.render()
+        with gr.Tab("Techniques") as tab_of_techniques:
+            techniques_tab.render(tab_of_techniques, scheme)
         for each in (chosen, dtype):
             each.input(
                 _load, [chosen, dtype], status, show_progress="minimal", trigger_mode="always_last", **_MODEL_CALL

@@ -1,4 +1,5 @@
-"""The tab that lists what the registries know: techniques and probes with their papers and settings."""
+"""The tab that lists what the registries know: techniques and probes with their papers and settings, and what goes
+together."""
 
 from __future__ import annotations
 
@@ -8,13 +9,31 @@ import gradio as gr
 
 from workbench.registry import PROBES, TECHNIQUES
 from workbench.settings import describe
-from workbench_app.plain import safe
+from workbench.studies.compatibility_file import shipped, summary
+from workbench_app import charts
+from workbench_app.controls import QUICK
+from workbench_app.plain import caught, note, problem, safe
 
 
-def render() -> None:
-    """Make the tab in the layout that is open."""
+def render(tab: gr.Tab, scheme: gr.Textbox) -> None:
+    """Make the tab in the layout that is open, which is that of ``tab``.
+
+    The matrix of what goes together is drawn when the tab is opened: a page with charts is a megabyte, which other
+    visitors need not wait for.
+    """
     gr.HTML(techniques_html(), elem_id="techniques")
+    matrix = gr.HTML(elem_id="compatibility")
     gr.HTML(probes_html(), elem_id="probe-list")
+    tab.select(matrix_html, scheme, matrix, **QUICK)
+
+
+def matrix_html(scheme: str | None) -> str:
+    """Which techniques go together, as the matrix that came with the package says."""
+    problems: list[str] = []
+    with caught(problems):
+        tree = shipped()
+        return f"<h3>Which go together</h3>{note(summary(tree))}{charts.figures(tree, scheme=scheme or 'auto')}"
+    return problem(problems[0])
 
 
 def techniques_html() -> str:

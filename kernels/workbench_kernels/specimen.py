@@ -98,9 +98,47 @@ def _unembed_statistics(number: str, full: bool, top_k: int) -> Specimen:
     )  # fmt: skip
 
 
+def _tree_attention(number: str, head_dim: int, width: int, rows: int, keys: int) -> Specimen:
+    """The reading of the cache under a tree's mask, in blocks of `rows` and `keys` as the launcher chooses them."""
+    tensors = {f"{name}_pointer": f"*{number}" for name in ("query", "keys", "values")}
+    results = {"visible_pointer": "*u8", "weighted_pointer": "*fp32", "log_total_pointer": "*fp32"}
+    sizes = {name: "i32" for name in ("rows", "tokens", "held", "kv_heads", "part_keys")}
+    strides = tuple(
+        f"{name}{kind}_stride" for name in ("query", "key", "value") for kind in ("_batch", "_head", "")
+    )  # fmt: skip
+    return Specimen(
+        name=f"tree_attention-{number}-{head_dim}",
+        kernel="workbench_kernels.tree_attention.kernel:partial_attention",
+        signature={**tensors, **results, **sizes, **dict.fromkeys(strides, "i32"), "scale": "fp32"},
+        constants={
+            "UPCAST": False, "HEAD_DIM": head_dim, "BLOCK_WIDTH": width, "BLOCK_ROWS": rows, "BLOCK_KEYS": keys,
+        },
+        aligned=("part_keys", *strides),
+    )  # fmt: skip
+
+
+def _tree_attention_merge(number: str, head_dim: int, width: int) -> Specimen:
+    """The merging of the parts of a cache into the result."""
+    return Specimen(
+        name=f"tree_attention_merge-{number}-{head_dim}",
+        kernel="workbench_kernels.tree_attention.kernel:merge_parts",
+        signature={
+            "weighted_pointer": "*fp32", "log_total_pointer": "*fp32", "out_pointer": f"*{number}", "parts": "i32",
+        },
+        constants={"HEAD_DIM": head_dim, "BLOCK_WIDTH": width, "BLOCK_PARTS": 16},
+        warps=2,
+    )  # fmt: skip
+
+
 SPECIMENS: list[Specimen] = [
     _unembed_statistics("bf16", full=True, top_k=5),
     _unembed_statistics("fp16", full=False, top_k=1),
     _unembed_statistics("fp32", full=True, top_k=32),
+    _tree_attention("bf16", 64, 64, rows=64, keys=64),
+    _tree_attention("fp16", 256, 256, rows=64, keys=32),
+    _tree_attention("fp32", 80, 128, rows=16, keys=32),
+    _tree_attention("fp32", 128, 128, rows=64, keys=32),
+    _tree_attention_merge("bf16", 64, 64),
+    _tree_attention_merge("fp32", 80, 128),
 ]
 """What the compile check compiles."""

@@ -6,11 +6,13 @@ import gradio as gr
 import pytest
 from pydantic import Field
 
-from workbench.engine import SLOTS
-from workbench.errors import SettingError
+from workbench.engine import SLOTS, generate
+from workbench.errors import IncompatibleTechniques, SettingError
+from workbench.models.tiny import tiny
 from workbench.registry import PROBES, TECHNIQUES
 from workbench.settings import describe, settings
-from workbench_app.controls import RecipeControls, Settings, by_slot, control, step_of
+from workbench_app.controls import RecipeControls, Settings, _heading, by_slot, control, step_of
+from workbench_app.plain import message
 
 
 @settings
@@ -86,6 +88,35 @@ def test_one_control_for_each_slot_in_the_order_of_the_engine():
     assert made.recipe(values) == [TECHNIQUES["prompt_lookup"]()]
     assert made.recipe([[] if value == [] else "none" for value in values]) == []
     assert sum(group.visible for group in made._groups.values()) == 1
+
+
+def test_a_technique_of_two_slots_has_one_control_and_says_what_else_it_fills():
+    two = next(kind for kind in TECHNIQUES.values() if kind.slots == ("draft", "accept"))
+    with gr.Blocks(analytics_enabled=False):
+        made = RecipeControls.render("right", two.name)
+    offered = [value for choice in made.choices.values() for _, value in choice.choices]
+    assert sorted(offered) == sorted([*TECHNIQUES, *["none"] * offered.count("none")])
+    assert "also fills accept" in _heading(two)
+    assert made.recipe([component.value for component in made.inputs]) == [two()]
+
+
+def test_two_controls_that_fill_one_slot_clash_with_a_plain_message():
+    two = next(kind for kind in TECHNIQUES.values() if kind.slots == ("draft", "accept"))
+    with gr.Blocks(analytics_enabled=False):
+        made = RecipeControls.render("right", f"{two.name}+optimal_transport_accept")
+    chosen = made.recipe([component.value for component in made.inputs])
+    assert [type(each).name for each in chosen] == [two.name, "optimal_transport_accept"]
+    with pytest.raises(IncompatibleTechniques) as caught:
+        generate(tiny("llama"), [3, 4, 5], chosen)
+    assert message(caught.value) == str(caught.value) and "'accept'" in str(caught.value)
+    assert two.name in str(caught.value) and "optimal_transport_accept" in str(caught.value)
+
+
+def test_slots_are_named_in_words():
+    with gr.Blocks(analytics_enabled=False):
+        made = RecipeControls.render("right")
+    assert made.choices["draft_length"].label == "draft length"
+    assert made.choices["draft_length"].elem_id == "right-slot-draft_length"
 
 
 def test_a_name_that_is_not_registered_is_not_chosen():

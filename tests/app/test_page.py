@@ -226,6 +226,9 @@ def test_the_list_of_techniques_is_the_registry(visit):
     names = page.locator("#techniques tbody td:first-child").all_inner_texts()
     assert names == list(TECHNIQUES) and "puppet" in names
     assert page.locator("#probe-list tbody td:first-child").all_inner_texts() == list(PROBES)
+    frame = page.frame_locator("#compatibility iframe")
+    frame.locator("html[data-drawn]").wait_for(timeout=60_000)
+    expect(frame.locator("body")).to_contain_text("prompt lookup")
 
 
 def test_a_full_queue_says_so(visit, address):

@@ -11,16 +11,18 @@ from workbench.engine.accept import accept
 
 VOCABULARY = 4
 SETTINGS = [
+    {"temperature": 0.0},
     {"temperature": 0.7},
     {"temperature": 1.0},
     {"temperature": 1.0, "top_p": 0.8},
+    {"temperature": 0.7, "top_p": 0.6},
     {"temperature": 1.3, "top_k": 3},
 ]
 
 
 def logits_after(prefix):
     """A fixed little language model: logits [vocabulary] after a prefix of tokens."""
-    generator = torch.Generator().manual_seed(sum((token + 1) * 7**place for place, token in enumerate(prefix)) + 11)
+    generator = torch.Generator().manual_seed(sum((token + 1) * 7**place for place, token in enumerate(prefix)) + 8)
     return 2.0 * torch.randn(VOCABULARY, generator=generator, dtype=torch.float64)
 
 

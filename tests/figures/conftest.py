@@ -41,15 +41,17 @@ def study(synthetic):
 
 
 @pytest.fixture(scope="session")
-def draw(seen, study):
-    """Draw a figure by name from whichever of the two holds its data."""
+def draw(seen, study, synthetic):
+    """Draw a figure by name from whichever of the traces holds its data."""
     from workbench.figures import FIGURES
 
     def drawn(name, **settings):
         figure = FIGURES[name]
         if figure.each_run:
             settings.setdefault("run", 1)
-        return figure.draw(seen if figure.applies(seen) else study, **settings)
+        traces = (seen, study, synthetic.compatibility(), synthetic.training())
+        trace = next(each for each in traces if figure.applies(each))
+        return figure.draw(trace, **settings)
 
     return drawn
 

@@ -214,6 +214,7 @@ def study(runs: int = 8, prompts: int = 5, repeats: int = 3, tokens: int = 64) -
     units = {
         "seconds": "s",
         "draft_seconds": "s",
+        "verify_seconds": "s",
         "layers": "layers",
         "keys_read": "keys",
         "flops": "FLOP",
@@ -223,24 +224,75 @@ def study(runs: int = 8, prompts: int = 5, repeats: int = 3, tokens: int = 64) -
     groups = {
         "scores": xr.Dataset(scores), "timing": xr.Dataset(timing), "modelled": xr.Dataset(modelled),
         "steps": xr.Dataset(facts), "text": _text(steps, shape, tokens),
+        "drafts": drafts(steps, shape),
     }  # fmt: skip
     named = [
         {"name": name, "technique": spec, "exact_declared": exact, "simulated": False}
         for name, spec, exact, *_ in RUNS[:runs]
     ]
-    asked = [{"id": f"{MARKUP} {i}", "task": "chat", "text": f"Say {MARKUP}\nnow\u202e"} for i in range(prompts)]
+    asked = [
+        {"id": f"{MARKUP} {i}", "task": ("chat", f"<b>{MARKUP}")[i % 2], "text": f"Say {MARKUP}\nnow\u202e"}
+        for i in range(prompts)
+    ]
     return trace.build(
         groups, model=Model(), kind="study", recipe=[run["technique"] for run in named], used=range(len(VOCABULARY)),
         runs=named, prompts=asked, hardware=["H100", "RTX 4090"], baseline=0,
     )  # fmt: skip
 
 
+STATUSES = ("exact together", "runs", "excluded", "does not apply", "fails")
+
+
+def compatibility(techniques: int = 9) -> xr.DataTree:
+    """A matrix in which every status comes, with a reason for each that has one."""
+    listed = [
+        {"name": f"technique_{i}", "slots": [("draft", "cache", "accept")[i % 3]], "exact": i % 2 == 0, "example": ""}
+        for i in range(techniques)
+    ]
+    places = np.arange(techniques)
+    status = ((places[:, None] + places[None]) % len(STATUSES)).astype(np.int8)
+    status[places, places] = -1
+    under = ((places[:, None] + np.arange(4)[None]) % 2).astype(np.int8)
+    data = {
+        "status": variable("technique other", status, "status", "whether two techniques go together"),
+        "condition_status": variable("technique condition", under, "status", "whether it runs under a condition"),
+    }
+    reasons = {
+        f"technique_{i} + technique_{k}": f"{STATUSES[status[i, k]]}: {MARKUP}\n"
+        for i in range(techniques)
+        for k in range(i + 1, techniques)
+        if status[i, k] >= 2
+    }
+    return trace.build(
+        {"compatibility": xr.Dataset(data)}, model=Model(), kind="compatibility", recipe=[], used=(), techniques=listed,
+        statuses={name: "meaning" for name in STATUSES}, reasons=reasons,
+        conditions={name: "meaning" for name in ("alone", "sampling", "stop tokens", "cancellation")},
+    )  # fmt: skip
+
+
+def training(steps: int = 60) -> xr.DataTree:
+    """The course of a training with a loss and two accuracies."""
+    falling = 3 * np.exp(-np.arange(1, steps + 1) / steps)
+    groups = {}
+    for group, places in (("training", np.arange(1, steps + 1)), ("held_out", np.arange(steps // 5, steps + 1, 5))):
+        figures = {"loss": falling[places - 1], "accuracy_1": 0.8 - 0.2 * falling[places - 1]}
+        figures |= {"accuracy_2": 0.6 * figures["accuracy_1"]}
+        data = {
+            name: variable("step", values, "nats" if name == "loss" else "1", name) for name, values in figures.items()
+        }
+        groups[group] = xr.Dataset(data, coords={"step": variable("step", places, "steps", "steps taken")})
+    attrs = {"name": f"a_recipe {MARKUP}", "model": MARKUP, "card": "{}"}
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=attrs), **groups})
+
+
 def _steps(rng: np.random.Generator, shape: tuple[int, int], tokens: int) -> dict[str, np.ndarray]:
     names = ("tokens", "drafted", "accepted", "layers")
     found = {name: np.full((*shape, tokens), -1, dtype=np.int32) for name in names}
     found |= {
-        name: np.full((*shape, tokens), np.nan) for name in ("keys_read", "seconds", "draft_seconds", "flops", "bytes")
+        name: np.full((*shape, tokens), np.nan)
+        for name in ("keys_read", "seconds", "draft_seconds", "verify_seconds", "flops", "bytes")
     }
+    found["forwards"] = np.full((*shape, tokens), -1, dtype=np.int32)
     for run, prompt in np.ndindex(shape):
         left, step, drafts = tokens, 0, RUNS[run][4]
         while left:
@@ -255,10 +307,39 @@ def _steps(rng: np.random.Generator, shape: tuple[int, int], tokens: int) -> dic
             found["keys_read"][at] = (200 + tokens - left) * (0.5 if "KV" in RUNS[run][0] else 1)
             found["seconds"][at] = 0.4 if step == 0 else rng.gamma(40, 0.0005) * (1 + 0.1 * accepted)
             found["draft_seconds"][at] = 0.0002 * drafts
+            found["verify_seconds"][at] = 0.9 * found["seconds"][at] - found["draft_seconds"][at]
+            found["forwards"][at] = 1
             found["flops"][at] = (256 if step == 0 else 1 + drafts) * 2.7e8
             found["bytes"][at] = 5.4e8 + 2e4 * (tokens - left)
             left, step = left - accepted - 1, step + 1
     return found
+
+
+def drafts(steps: dict[str, np.ndarray], shape: tuple[int, int]) -> xr.Dataset:
+    """Drafts of every step: a chain of what was accepted and rejected, and in every second step a sibling of each.
+
+    The drafter is sure of what is kept (0.9) and less so of the rest (0.3); a sibling has no chance given.
+    """
+    rows = []
+    for at in np.ndindex(steps["drafted"].shape):
+        if at[2] == 0 or steps["drafted"][at] <= 0:
+            continue
+        last = -1
+        for place in range(steps["drafted"][at]):
+            depth, kept = place + 1, int(place < steps["accepted"][at])
+            token = (at[1] * 31 + at[2] * 7 + place) % len(VOCABULARY)
+            parent, last = last, last + 1 if at[2] % 2 else (2 * place)
+            rows.append((*at, token, parent, depth, kept, 0.9 if kept else 0.3))
+            if at[2] % 2 == 0:
+                rows.append((*at, (token + 5) % len(VOCABULARY), parent, depth, 0, np.nan))
+    names = {"run": "run", "prompt": "prompt", "step": "step", "token": "token id", "parent": "node",
+             "depth": "tokens", "kept": "1", "confidence": "probability"}  # fmt: skip
+    table = np.array(rows, dtype=float).reshape(-1, len(names)).T
+    data = {
+        name: variable("node", values.astype(np.float32 if name == "confidence" else np.int32), units, name)
+        for (name, units), values in zip(names.items(), table)
+    }
+    return xr.Dataset(data, {"node": np.arange(len(rows))})
 
 
 def _text(steps: dict[str, np.ndarray], shape: tuple[int, int], tokens: int) -> xr.Dataset:

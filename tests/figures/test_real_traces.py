@@ -15,6 +15,7 @@ from workbench.probes import (
     ResidualContribution,
 )
 from workbench.studies.compare import compare
+from workbench.studies.compatibility import compatibility
 from workbench.studies.observe import observe
 
 
@@ -29,15 +30,20 @@ def compared(tiny):
     return compare(
         tiny("llama"),
         [[3, 4, 5, 6, 3, 4, 5], [7, 8, 9, 7, 8]],
-        {"lookup": "prompt_lookup"},
+        {"lookup": "prompt_lookup", "suffix": "suffix_draft"},
         max_new_tokens=12,
         hardware=["H100 SXM"],
     )
 
 
-def test_every_figure_draws_from_real_data(observed, compared):
+@pytest.fixture(scope="module")
+def together(tiny):
+    return compatibility(tiny("llama"), ["prompt_lookup", "snap_kv"])
+
+
+def test_every_figure_draws_from_real_data(observed, compared, together):
     for name, figure in FIGURES.items():
-        trace = observed if figure.applies(observed) else compared
+        trace = next(each for each in (observed, compared.tree, together) if figure.applies(each))
         spec = figure.draw(trace).to_dict()
         assert all(spec["datasets"].values()), name
 

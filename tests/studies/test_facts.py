@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from workbench.engine.step import Step
-from workbench.studies.facts import layers_of_many, models_of, steps_of_many, sums, text_of_many
+from workbench.studies.facts import (
+    drafted,
+    drafts_dataset,
+    drafts_of_many,
+    layers_of_many,
+    models_of,
+    steps_of_many,
+    sums,
+    text_of_many,
+)
 
 
 def step(index=0, tokens=(7,), drafted=0, accepted=0, layers=(0, 1), read=(4.0, 6.0), kept=(4, 6), **more):
@@ -75,3 +84,27 @@ def test_a_larger_second_model_widens_the_layers():
 def test_nothing_at_all_keeps_its_dims():
     assert dict(steps_of_many([[[]]], ["m"]).sizes) == {"run": 1, "prompt": 1, "step": 0}
     assert dict(text_of_many([[[]]]).sizes) == {"run": 1, "prompt": 1, "token": 0}
+
+
+def test_drafted_tokens_are_a_long_table_with_their_depths():
+    tree = step(1, nodes=((8, -1, True, 0.5), (9, -1, False, None), (5, 0, True, 0.25), (6, 2, False, 1.0)))
+    found = drafts_of_many([[[RUN[0]], [RUN[0], tree]], [[RUN[0], step(1, nodes=((4, -1, False, None),))], []]])
+    columns = {name: found[name].values.tolist() for name in ("run", "prompt", "step", "token", "parent", "kept")}
+    assert columns == {
+        "run": [0, 0, 0, 0, 1],
+        "prompt": [1, 1, 1, 1, 0],
+        "step": [1] * 5,
+        "token": [8, 9, 5, 6, 4],
+        "parent": [-1, -1, 0, 2, -1],
+        "kept": [1, 0, 1, 0, 0],
+    }
+    assert found["depth"].values.tolist() == [1, 1, 2, 3, 1]
+    np.testing.assert_array_equal(found["confidence"], [0.5, np.nan, 0.25, 1.0, np.nan])
+    assert drafted(found) == {4, 5, 6, 8, 9}
+    assert all(found[name].attrs["units"] and found[name].attrs["long_name"] for name in found.data_vars)
+
+
+def test_a_run_without_drafts_has_the_table_and_no_rows():
+    found = drafts_dataset(RUN)
+    assert found.sizes["node"] == 0 and drafted(found) == set()
+    assert list(found) == list(drafts_of_many([[[step(1, nodes=((4, -1, False, None),))]]]))

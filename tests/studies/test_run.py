@@ -48,10 +48,25 @@ def test_its_trace_holds_what_the_steps_say(tiny):
         assert drafted[token] == (place < found.steps[step].accepted)
 
 
-def test_a_trace_survives_the_disk(tiny, tmp_path):
-    found = run(tiny("llama"), PROMPT, max_new_tokens=3)
-    trace.save(found.trace, tmp_path / "t.zarr")
-    assert trace.open(tmp_path / "t.zarr").identical(found.trace)
+def test_its_drafts_are_those_of_the_steps_and_all_have_a_text(tiny):
+    found = run(tiny("llama"), PROMPT, [PromptLookup()], max_new_tokens=24, stop_tokens=())
+    drafts = found.trace["drafts"].to_dataset()
+    assert drafts["step"].values.tolist() == [step.index for step in found.steps for _ in step.nodes]
+    assert drafts["token"].values.tolist() == [node[0] for step in found.steps for node in step.nodes]
+    for step in found.steps:
+        here = drafts.isel(node=drafts["step"].values == step.index)
+        assert here.sizes["node"] == step.drafted and here["kept"].sum() >= step.accepted
+    assert set(drafts["token"].values.tolist()) <= set(trace.vocabulary(found.trace))
+    assert drafts.sizes["node"] > drafts["kept"].sum() > 0
+
+
+@pytest.mark.parametrize("techniques", [[], [PromptLookup()]], ids=["nothing drafted", "drafted"])
+@pytest.mark.parametrize("name", ["t.zarr", "t.nc"])
+def test_a_trace_survives_the_disk(tiny, tmp_path, techniques, name):
+    found = run(tiny("llama"), PROMPT, techniques, max_new_tokens=12, stop_tokens=())
+    assert bool(found.trace["drafts"].sizes["node"]) == bool(techniques)
+    trace.save(found.trace, tmp_path / name)
+    assert trace.open(tmp_path / name).identical(found.trace)
 
 
 def test_cancelled_before_the_first_step_it_is_empty_and_says_so(tiny):

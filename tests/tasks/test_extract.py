@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.tasks import _extract, load_prompts
+from workbench.tasks import _extract, _extract_training, load_prompts, training_prompts
 from workbench.tasks.needle import haystack
 
 
@@ -39,6 +39,23 @@ def test_every_bundled_file_can_be_made_again():
         if maker is not _extract.code_completion:
             assert maker(Path(sources)) == load_prompts(maker.__name__)
     assert tuple(_extract.bible(Path(sources), _extract.selections.HAYSTACK)) == haystack()
+    needs_the_same_python(load_prompts("code_completion")[0].metadata["python"])
+    for task, made in _extract_training.make(Path(sources)).items():
+        assert made == training_prompts(task)
+
+
+@pytest.mark.parametrize(
+    ("calculation", "value"),
+    [("2 + 3 * 4", "14"), ("(1240 + 180 - 300) / 4", "280"), ("10 / 4", "5/2"), ("0.1 * 3", "3/10")],
+)
+def test_calculations_are_exact(calculation, value):
+    assert str(_extract.calculate(calculation)) == value
+
+
+def test_a_calculation_holds_numbers_and_the_four_operations_only():
+    for calculation in ("2 ** 9", "abs(1)", "a + 1"):
+        with pytest.raises((KeyError, ValueError)):
+            _extract.calculate(calculation)
 
 
 def test_a_function_is_cut_between_its_statements():

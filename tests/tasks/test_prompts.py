@@ -1,4 +1,6 @@
+import itertools
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -20,25 +22,28 @@ from workbench.tasks import (
     write_prompts,
 )
 
-BUNDLED = ("chat", "summarising", "code_completion", "copy_editing", "translation", "question_answering")
+BUNDLED = (
+    "chat", "summarising", "code_completion", "copy_editing", "translation", "question_answering", "mathematics",
+    "retrieval_augmented",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("task", BUNDLED)
 def test_every_task_has_real_prompts_with_references_sources_and_licences(task):
     found = load_prompts(task)
-    assert len(found) >= 8
+    assert len(found) >= 20
     for prompt in found:
         assert prompt.task == task
         assert prompt.prompt.strip() and prompt.reference.strip()
-        assert 100 <= len(prompt.prompt) <= 4000
+        assert 100 <= len(prompt.prompt) <= 4500
         assert prompt.metadata["source"]
-        assert prompt.metadata["licence"] in {"CC-BY-SA-3.0", "PSF-2.0", "public domain"}
+        assert prompt.metadata["licence"] in {"CC-BY-SA-3.0", "PSF-2.0", "public domain", "Apache-2.0"}
         assert prompt.chat is (task != "code_completion")
 
 
 def test_ids_texts_and_counts_over_all_tasks():
     found = load_prompts("all")
-    assert len(found) >= 50
+    assert len(found) >= 180
     assert Counter(prompt.task for prompt in found).keys() == set(BUNDLED)
     assert len({(prompt.task, prompt.id) for prompt in found}) == len({prompt.id for prompt in found}) == len(found)
     assert len({prompt.prompt for prompt in found}) == len(found)
@@ -46,9 +51,66 @@ def test_ids_texts_and_counts_over_all_tasks():
 
 def test_mixed_takes_the_tasks_in_turn():
     mixed = load_prompts("mixed")
-    assert [prompt.task for prompt in mixed[:6]] == list(BUNDLED)
+    assert [prompt.task for prompt in mixed[: len(BUNDLED)]] == list(BUNDLED)
     assert load_prompts("mixed", limit=6) == mixed[:6]
     assert {prompt.id for prompt in mixed} == {prompt.id for prompt in load_prompts("all")}
+
+
+def test_the_first_prompts_of_a_task_keep_their_ids():
+    # Studies that were stored name prompts by id.
+    assert [prompt.id for prompt in load_prompts("chat", limit=2)] == [
+        "python-lambdas-in-a-loop", "python-two-names-one-list"
+    ]  # fmt: skip
+    assert load_prompts("summarising", limit=1)[0].id == "debian-welcome"
+    assert load_prompts("code_completion", limit=1)[0].id == "textwrap.shorten"
+    assert load_prompts("copy_editing", limit=1)[0].id == "flexible-debian"
+    assert load_prompts("translation", limit=1)[0].id == "fr-en-security-4"
+    assert load_prompts("question_answering", limit=1)[0].id == "web-servers"
+
+
+def runs_of_words(text, length):
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[place : place + length]) for place in range(len(words) - length + 1)}
+
+
+def test_no_two_prompts_of_a_task_are_nearly_the_same():
+    for task in BUNDLED:
+        # Two questions may be asked about one passage: there, the questions differ.
+        parts = [(prompt.id, prompt.prompt.split("\n\nQuestion: ")[-1]) for prompt in load_prompts(task)]
+        for (name, runs), (other, others) in itertools.combinations(
+            [(name, runs_of_words(part, 6)) for name, part in parts], 2
+        ):
+            # The request of copy-editing alone is 20 words long.
+            assert len(runs & others) <= max(16, 0.25 * min(len(runs), len(others))), (name, other)
+
+
+def test_a_question_with_passages_names_those_that_answer_it():
+    seen = Counter()
+    for prompt in load_prompts("retrieval_augmented"):
+        shown, question = prompt.prompt.split("\n\nQuestion: ")
+        passages = re.split(r"\n\nPassage \d+: ", shown)[1:]
+        assert 4 <= len(passages) <= 6 and 1 <= len(prompt.metadata["evidence"]) <= 2
+        holding = [
+            number
+            for number, passage in enumerate(passages, start=1)
+            if re.search(rf"(?<!\w){re.escape(prompt.reference)}(?!\w)", passage, re.IGNORECASE)
+        ]
+        assert holding == prompt.metadata["evidence"], prompt.id
+        assert prompt.reference.lower() not in question.lower()
+        seen.update(passages)
+    assert max(seen.values()) == 1  # no passage is shown twice
+    places = Counter(number for prompt in load_prompts("retrieval_augmented") for number in prompt.metadata["evidence"])
+    assert set(places) >= {1, 2, 3, 4, 5}  # the answer is not always in the same place
+
+
+def test_answers_of_mathematics_are_what_their_calculations_give():
+    for prompt in load_prompts("mathematics"):
+        calculation = prompt.metadata["calculation"]
+        assert re.fullmatch(r"[\d.+*/() -]+", calculation)
+        assert eval(calculation) == pytest.approx(float(prompt.reference), rel=1e-12), prompt.id
+        # Not read off the question: the answer is none of its numbers.
+        assert float(prompt.reference) > 0
+        assert prompt.reference not in re.findall(r"[\d.]+", prompt.prompt.replace(",", ""))
 
 
 def test_translations_are_translations_and_no_prompt_gives_its_reference_away():
@@ -96,7 +158,7 @@ def test_sources_are_stated_for_every_file():
     catalogue = json.loads((folder / "sources.json").read_text(encoding="utf-8"))
     lines = {entry.name for entry in folder.iterdir() if entry.name.endswith(".jsonl")}
     assert lines == {entry["file"] for entry in catalogue.values() if "file" in entry}
-    for name in [*lines, "haystack/genesis.txt", "LICENSE-PSF-2.0.txt"]:
+    for name in [*lines, "haystack/genesis.txt", "LICENSE-PSF-2.0.txt", "training/*.jsonl"]:
         assert f"`{name}`" in stated
     for prompt in load_prompts("all"):
         assert prompt.metadata["licence"] in catalogue[prompt.task]["licence"]
@@ -107,7 +169,9 @@ def test_the_data_stays_small():
     def size(folder):
         return sum(size(entry) if entry.is_dir() else len(entry.read_bytes()) for entry in folder.iterdir())
 
-    assert size(files("workbench_data") / "prompts") < 500_000
+    folder = files("workbench_data") / "prompts"
+    assert size(folder / "training") < 1_200_000
+    assert size(folder) - size(folder / "training") < 600_000
 
 
 def test_list_tasks():
@@ -277,8 +341,25 @@ def test_the_caller_overrules_the_prompt(chat_tokenizer):
     )
 
 
+def test_earlier_messages_stand_before_the_prompt(chat_tokenizer, plain_tokenizer):
+    said = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "Yes."}]
+    prompt = Prompt("a", "Two?", metadata={"earlier_messages": said})
+    assert format_prompt(chat_tokenizer, prompt) == (
+        "<|start|>user\nOne?<|end|>\n<|start|>assistant\nYes.<|end|>\n<|start|>user\nTwo?<|end|>\n<|start|>assistant\n"
+    )
+    assert format_prompt(plain_tokenizer, prompt) == "One?\n\nYes.\n\nTwo?"
+
+
+@pytest.mark.parametrize(
+    "messages", ["Yes.", [1], [{"role": "user"}], [{"role": "user", "content": 1}], [{"role": "x", "content": "y"}]]
+)
+def test_earlier_messages_that_are_none_are_refused(chat_tokenizer, messages):
+    with pytest.raises(PromptError, match="earlier_messages of prompt 'a'"):
+        format_prompt(chat_tokenizer, Prompt("a", "Two?", metadata={"earlier_messages": messages}))
+
+
 @pytest.mark.bundled
 def test_prompts_are_of_the_size_a_small_model_can_take(bundled_tokenizer):
     for prompt in load_prompts("all"):
         tokens = len(bundled_tokenizer(prompt.prompt)["input_ids"])
-        assert 30 <= tokens <= 700, prompt.id
+        assert 20 <= tokens <= (1200 if prompt.task == "retrieval_augmented" else 700), prompt.id

@@ -22,7 +22,7 @@ def test_every_bundled_reference_scores_one():
 
 
 def test_a_wrong_answer_of_the_same_task_scores_below_the_right_one():
-    for task in ("chat", "summarising", "code_completion", "copy_editing", "translation"):
+    for task in ("chat", "summarising", "code_completion", "copy_editing", "translation", "mathematics"):
         found = load_prompts(task)
         for item, other in zip(found, found[1:] + found[:1], strict=True):
             assert score(other.reference, item) < 0.8, item.id
@@ -57,6 +57,30 @@ def test_contains_takes_any_accepted_answer():
     asked = prompt("weekly", answers=["every week", ""])
     assert scorers.contains("Every week.", asked) == 1.0
     assert scorers.contains("Every day.", asked) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "right"),
+    [
+        ("16 eggs are left, so she earns $6.", "6", 1.0),
+        ("She earns 6 dollars for 16 eggs.", "6", 0.0),  # the last number counts
+        ("The answer is 1,120.", "1120", 1.0),
+        ("= 46.80 euros", "46.8", 1.0),
+        ("**12.5** hours", "12.5", 1.0),
+        ("12.50", "12.5", 1.0),
+        ("12", "12.5", 0.0),
+        ("so x = -3", "-3", 1.0),
+        ("so x = -3", "3", 0.0),
+        ("20-3", "3", 1.0),
+        ("\\boxed{42}", "42", 1.0),
+        ("in 1,2 and 3", "3", 1.0),
+        ("forty-two", "42", 0.0),
+        ("half of 10 plus 2 ... #### 7", "5 + 2 #### 7", 1.0),
+        ("7", "no number", 0.0),
+    ],
+)
+def test_number(answer, reference, right):
+    assert scorers.number(answer, prompt(reference)) == right
 
 
 def test_translation_scores_are_those_of_sacrebleu():

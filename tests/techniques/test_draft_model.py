@@ -47,6 +47,31 @@ def test_drafts_are_those_of_the_drafter_on_the_accepted_text(temperature):
         text += [*draft.tokens[:accepted], 40 + accepted]
 
 
+def test_several_paths_are_chains_drawn_from_the_drafter_side_by_side():
+    """Every node's distribution is the drafter's after its own chain, and of the root's children one and the same."""
+    model = tiny("qwen2")
+    run = Run(model, tuple(PROMPT), 40, Sampler(1.0, chance=Chance(5)), 5)
+    drafter = DraftModel(model="/2", draft=3, paths=3).start(run)
+    text = list(PROMPT)
+    for accepted in (0, 2, 1):
+        draft = drafter.propose(text, 10)
+        assert draft.parents == [-1, -1, -1, 0, 1, 2, 3, 4, 5]
+        for node in range(9):
+            logits = Decoder(model.shallow(2)).forward(text + draft.path_to(draft.parent(node)))[0]
+            expected = run.sampler.distribution(logits)
+            torch.testing.assert_close(draft.probabilities[node], expected, atol=1e-5, rtol=1e-3)
+            assert draft.confidence[node] == pytest.approx(float(expected[draft.tokens[node]]), abs=1e-4)
+        text += [*draft.path_to([1, 4, 7][accepted])[:accepted], 40 + accepted]
+    assert drafter.propose(text, 1).parents == [-1, -1, -1]
+
+
+def test_several_paths_are_one_chain_when_greedy():
+    model = tiny("qwen2")
+    run = Run(model, tuple(PROMPT), 40, Sampler(), 5)
+    one, three = (DraftModel(model="/2", draft=3, paths=paths).start(run).propose(PROMPT, 10) for paths in (1, 3))
+    assert three.tokens == one.tokens and len(three.tokens) == 3 and three.parents is None
+
+
 def test_sampled_output_keeps_the_distribution_of_one_token():
     """Frequencies of the second token over seeds, drafted and plain, agree within what chance allows."""
     model = tiny("llama")

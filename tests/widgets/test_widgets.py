@@ -24,6 +24,13 @@ def test_settings_of_a_choice_are_passed_on():
     assert len(picker.recipe()) == 2
 
 
+def test_a_technique_of_two_slots_can_be_chosen_in_one_place():
+    picker = RecipePicker("left")
+    offered = [name for choice in picker._choices.values() for name in choice.options if name != "none"]
+    assert sorted(offered) == sorted(TECHNIQUES)
+    assert picker._choices["draft_length"].description == "draft length"
+
+
 @pytest.mark.parametrize("name", TECHNIQUES)
 def test_controls_hold_to_the_bounds(name):
     for key, field in describe(TECHNIQUES[name]).items():

@@ -2,11 +2,13 @@
 
 from workbench.engine.cache import KeyValueCache, LayerCache
 from workbench.engine.decoder import Decoder
+from workbench.engine.draft import Draft, Lookahead, Verification
 from workbench.engine.generate import generate, teacher_force
 from workbench.engine.sampling import Chance, Sampler
 from workbench.engine.score import score
-from workbench.engine.slots import SLOTS, Draft, Run, Verification
+from workbench.engine.slots import SLOTS, Run
 from workbench.engine.step import Step
+from workbench.engine.verify_cost import VerifyCost, verify_cost
 
 __all__ = [
     "SLOTS",
@@ -15,11 +17,14 @@ __all__ = [
     "Draft",
     "KeyValueCache",
     "LayerCache",
+    "Lookahead",
     "Run",
     "Sampler",
     "Step",
     "Verification",
+    "VerifyCost",
     "generate",
     "score",
     "teacher_force",
+    "verify_cost",
 ]

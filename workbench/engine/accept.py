@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from workbench.engine.draft import Draft
 from workbench.engine.sampling import Sampler
-from workbench.engine.slots import Draft
 
 
 def accept(draft: Draft, logits: Tensor, sampler: Sampler) -> tuple[list[int], int]:

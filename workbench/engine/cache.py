@@ -201,17 +201,18 @@ class KeyValueCache:
         return tuple(layer.length for layer in self.layers)
 
     def commit(self, passed: int, kept: Sequence[int]) -> None:
-        """After a verification of ``passed`` tokens keep those at places ``kept`` (increasing) and drop the others."""
+        """After a verification of ``passed`` tokens keep those at places ``kept`` (increasing) and drop the others, and
+        all lookahead rows with them."""
         kept = list(kept)
         index = None
         for layer in self.layers:
-            if layer.appended != passed:
+            if layer.appended < passed:
                 continue
             if kept == list(range(len(kept))):
-                layer.crop(passed - len(kept))
+                layer.crop(layer.appended - len(kept))
             else:
                 index = torch.tensor(kept, device=layer.keys.device) if index is None else index
-                layer.keep_newest(passed, index)
+                layer.keep_newest(layer.appended, index)
             layer.appended = len(kept)
         self.length += len(kept) - passed
 

@@ -12,9 +12,14 @@ from torch.nn import functional as F
 from workbench.cost.count import BlockCost
 from workbench.engine.attention import ancestors, attend, mean_keys, node_depths, visible
 from workbench.engine.cache import KeyValueCache, LayerCache
+from workbench.engine.draft import Lookahead
 from workbench.models import Block, Model
+from workbench_kernels.tree_attention import TreeVerification
 
 Watch = Callable[[str, int, Any], None]
+
+# Rows that the verification kernel takes in one go.
+_MOST_VERIFIED = 128
 
 
 class Decoder:
@@ -42,6 +47,10 @@ class Decoder:
         layer.
     flops, bytes, forwards : int
         Counted since then.
+    hidden : Tensor [tokens, width]
+        Residual stream of the last pass (of a prefill in chunks: of all of them) after the last block.
+    ahead : Tensor [rows, vocabulary] or None
+        Logits of the last pass's lookahead rows.
     """
 
     def __init__(
@@ -55,6 +64,8 @@ class Decoder:
         policies = policies or {}
         self.model = model
         self.anatomy = model.anatomy
+        # Weights may have been changed since the last run, by a technique or by hand.
+        model.anatomy.multiply.packed.refresh()
         self.cache = KeyValueCache(model.layers, reserve)
         self.context = policies.get("context")
         self.depth = policies.get("depth")
@@ -64,6 +75,8 @@ class Decoder:
         self.watch = watch
         self._costs = [_block_cost(block) for block in self.anatomy.blocks]
         self._unembedding = self.anatomy.unembedding.numel()
+        self.hidden: Tensor | None = None
+        self.ahead: Tensor | None = None
         self._compiled = None
         if compiled and watch is None and self.experts is None:
             from workbench.engine.compiled import compiled_steps
@@ -88,12 +101,14 @@ class Decoder:
             Logits [1, vocabulary] after the last token; with ``logits="all"`` [tokens, vocabulary]; None with "none".
         """
         size = chunk or len(tokens)
-        rows = []
+        rows, hidden = [], []
         for start in range(0, len(tokens), size):
             part = tokens[start : start + size]
             last = start + size >= len(tokens)
             wanted = logits if last or logits == "all" else "none"
             rows.append(self.forward(part, logits=wanted, prefill=True, last_chunk=last))
+            hidden.append(self.hidden)
+        self.hidden = torch.cat(hidden) if len(hidden) > 1 else hidden[0]
         return torch.cat(rows) if logits == "all" else rows[-1]
 
     @torch.inference_mode()
@@ -104,6 +119,8 @@ class Decoder:
         logits: str = "last",
         prefill: bool = False,
         last_chunk: bool = False,
+        ahead: Lookahead | None = None,
+        inputs: Tensor | None = None,
     ) -> Tensor | None:
         """Run tokens after those already in the cache.
 
@@ -115,6 +132,12 @@ class Decoder:
         logits : {"last", "all", "none"}
         prefill, last_chunk : bool
             Whether these are prompt tokens, and the last of them.
+        ahead : Lookahead, optional
+            Rows to run beside the tokens; their logits go to the attribute ``ahead``, their keys stay in the cache
+            until :meth:`workbench.engine.cache.KeyValueCache.commit`.
+        inputs : Tensor [tokens, width], optional
+            Rows of the residual stream that enter the first block in place of the tokens' embeddings; then ``tokens``
+            only says how many there are.
 
         Returns
         -------
@@ -124,18 +147,29 @@ class Decoder:
         count, start = len(tokens), cache.length
         depths = node_depths(parents, count)
         positions = torch.tensor([start + depth for depth in depths], device=anatomy.device)
-        x = anatomy.embed(torch.tensor([list(tokens)], device=anatomy.device), positions)
+        if inputs is None:
+            x = anatomy.embed(torch.tensor([list(tokens)], device=anatomy.device), positions)
+        else:
+            x = inputs[None]
         ropes = anatomy.rope(positions)
         tree = None if parents is None or depths == list(range(count)) else ancestors(parents, count, anatomy.device)
-        masks: dict[Any, tuple[Tensor | None, float]] = {}
+        masks: dict[Any, tuple[Any, float]] = {}
         for layer in cache.layers:
             layer.appended = 0
         if self.watch is not None:
             self.watch("embedding", -1, x)
         index = self._next(-1, x)
         carried = None
+        waiting = ahead if ahead is not None and ahead.roots else None
         while index is not None:
             block = anatomy.blocks[index]
+            if waiting is not None and index >= waiting.layer:
+                x = torch.cat((x, waiting.make(x[0, waiting.roots], waiting.orders)[None]), 1)
+                parents = [*(range(-1, count - 1) if parents is None else parents), *waiting.parents(count)]
+                depths = node_depths(parents, len(parents))
+                positions = torch.tensor([start + depth for depth in depths], device=anatomy.device)
+                tree = ancestors(parents, len(parents), anatomy.device)
+                ropes, masks, carried, waiting = anatomy.rope(positions), {}, None, None
             if self.context is not None and prefill:
                 kept = self.context.select(index, x, positions)
                 if kept is not None:
@@ -166,12 +200,19 @@ class Decoder:
         cache.length += count
         cache.note_peak()
         self.forwards += 1
+        entered = 0 if ahead is None or waiting is not None else len(ahead.roots)
+        self.hidden = x[0, : x.shape[1] - entered]
+        self.ahead = None
         if logits == "none":
             return None
-        rows = x[0] if logits == "all" else x[0, -1:]
+        rows = self.hidden if logits == "all" else self.hidden[-1:]
+        count, extra = rows.shape[0], x[0, x.shape[1] - entered :]
+        rows = torch.cat((rows, extra)) if entered else rows
         self.flops += 2 * self._unembedding * rows.shape[0]
         self.bytes += self._unembedding * anatomy.unembedding.element_size()
-        return anatomy.unembed(rows)
+        out = anatomy.unembed(rows)
+        self.ahead = out[count:] if entered else None
+        return out[:count]
 
     def _next(self, index: int, x: Tensor) -> int | None:
         if self.depth is not None:
@@ -192,7 +233,7 @@ class Decoder:
         layer: LayerCache,
         positions: Tensor,
         tree: Tensor | None,
-        masks: dict[Any, tuple[Tensor | None, float]],
+        masks: dict[Any, tuple[Any, float]],
     ) -> tuple[Tensor, float]:
         count, held = query.shape[2], layer.length
         if count > 1 and count == held and tree is None and block.window is None and self.attention is None:
@@ -200,6 +241,12 @@ class Decoder:
                 query, layer.keys, layer.values, is_causal=True, scale=block.scale, enable_gqa=True
             )
             return out, (held + 1) / 2
+        if 1 < count <= _MOST_VERIFIED and count < held and block.window is None and self.attention is None:
+            if "drafted" not in masks:
+                own = query.new_ones(count, count, dtype=torch.bool).tril() if tree is None else tree
+                masks["drafted"] = TreeVerification(own), float(own.sum()) / count
+            verification, own_keys = masks["drafted"]
+            return verification(query, layer.keys, layer.values, block.scale), held - count + own_keys
         key = (held, block.window, layer.contiguous) if layer.contiguous else (block.index,)
         if key not in masks:
             mask = visible(layer, count, positions, tree, block.window)

@@ -24,6 +24,11 @@ class Chance:
         """An index with the given probabilities [n]."""
         return int(torch.multinomial(probabilities.cpu(), 1, generator=self._generator))
 
+    def uniform(self) -> float:
+        """A number from (0, 1)."""
+        number = float(torch.rand((), generator=self._generator, dtype=torch.float64))
+        return number or 2.0**-53
+
 
 @dataclass
 class Sampler:

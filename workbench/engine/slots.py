@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor
 
+from workbench.engine.draft import Draft, Verification
 from workbench.engine.sampling import Sampler
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ SLOTS: dict[str, str] = {
     "attention": "one",
     "cache": "one",
     "draft": "one",
+    "draft_length": "one",
     "accept": "one",
     "logits": "stack",
     "switch": "one",
@@ -55,71 +57,6 @@ class Run:
     max_new_tokens: int
     sampler: Sampler
     seed: int
-
-
-@dataclass
-class Draft:
-    """Candidate tokens: a chain, or a tree.
-
-    Attributes
-    ----------
-    tokens : list of int
-        One for each node, parents before children, siblings in the order in which they are to be tried.
-    parents : list of int or None
-        Place of each node's parent in ``tokens``, -1 for the last accepted token; None for a chain.
-    probabilities : Tensor [nodes, vocabulary] or None
-        The distribution that each node was drawn from, independently of its siblings; None where tokens were chosen
-        without chance.
-    flops, bytes : int
-        What drafting cost, counted.
-    """
-
-    tokens: list[int] = field(default_factory=list)
-    parents: list[int] | None = None
-    probabilities: Tensor | None = None
-    flops: int = 0
-    bytes: int = 0
-
-    def parent(self, node: int) -> int:
-        return node - 1 if self.parents is None else self.parents[node]
-
-    def path_to(self, node: int) -> list[int]:
-        """Tokens from the first drafted one down to ``node``; none for -1."""
-        return [] if node < 0 else [*self.path_to(self.parent(node)), self.tokens[node]]
-
-    def depths(self) -> list[int]:
-        """Distance of every node from the last accepted token; its children have 1."""
-        depths: list[int] = []
-        for node in range(len(self.tokens)):
-            parent = self.parent(node)
-            depths.append(1 if parent < 0 else depths[parent] + 1)
-        return depths
-
-
-@dataclass
-class Verification:
-    """What came of a draft.
-
-    Attributes
-    ----------
-    draft : Draft
-    path : list of int
-        Nodes that were kept, from the first on.
-    next_token : int
-        The token after them, chosen by the model itself.
-    logits : Tensor [1 + nodes, vocabulary]
-        The model's logits after the last accepted token (row 0) and after every node.
-    """
-
-    draft: Draft
-    path: list[int]
-    next_token: int
-    logits: Tensor
-
-    @property
-    def tokens(self) -> list[int]:
-        """Tokens that the step produces."""
-        return [self.draft.tokens[node] for node in self.path] + [self.next_token]
 
 
 class WeightsPolicy(Protocol):
@@ -180,7 +117,20 @@ class DraftPolicy(Protocol):
         """A draft of at most ``limit`` tokens depth after ``tokens`` (prompt and output so far)."""
 
     def verified(self, verification: Verification) -> None:
-        """What came of the last draft."""
+        """What came of the last draft; also called after the prefill, with an empty one."""
+
+
+class DraftLengthPolicy(Protocol):
+    """Slot ``draft_length``."""
+
+    def limit(self, tokens: Sequence[int], limit: int) -> int:
+        """Most tokens depth to be drafted after ``tokens``, at most ``limit``; 0 spares the drafter the work."""
+
+    def prune(self, draft: Draft) -> Draft:
+        """The part of a draft that is worth verifying; see :meth:`Draft.pruned`."""
+
+    def measured(self, verification: Verification, draft_seconds: float, verify_seconds: float) -> None:
+        """What came of the step, and how long drafting and the forward took [s]."""
 
 
 class AcceptPolicy(Protocol):

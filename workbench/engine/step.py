@@ -30,14 +30,18 @@ class Step:
         Name of the model that took the step.
     forwards : int
         Forwards of that model; more than one where a switch made it catch up, or a prefill came in chunks.
-    seconds, draft_seconds : float
-        Wall clock of the step, and the part of it that drafting took [s].
+    seconds, draft_seconds, verify_seconds : float
+        Wall clock of the step, and the parts of it that drafting and the model's forward took [s]; the rest is
+        bookkeeping: choosing, accepting, tidying the cache.
     flops, bytes : int
         Counted floating-point operations, and bytes of weights and cache read and written, drafting included.
     cache_bytes : int
         Bytes allocated for keys and values after the step, over all models.
     entropy : float or None
         Entropy of the next-token distribution before the step's first token [nats], where a technique asked for it.
+    nodes : tuple of (int, int, bool, float or None)
+        For every drafted token: its id, the place of its parent (-1 for the last accepted token), whether it was kept,
+        and the chance that the drafter gave it of being kept after its parent, None where it has no view.
     """
 
     index: int
@@ -57,3 +61,5 @@ class Step:
     bytes: int
     cache_bytes: int
     entropy: float | None = None
+    verify_seconds: float = 0.0
+    nodes: tuple[tuple[int, int, bool, float | None], ...] = ()

@@ -12,6 +12,13 @@ from workbench.figures.quality_speed import quality_speed
 from workbench.figures.cost_breakdown import cost_breakdown, modelled_time
 from workbench.figures.compute_strip import compute_strip
 from workbench.figures.acceptance import acceptance
+from workbench.figures.accepted_speed import accepted_speed
+from workbench.figures.acceptance_by_position import acceptance_by_position
+from workbench.figures.time_split import time_split
+from workbench.figures.draft_calibration import draft_calibration
+from workbench.figures.draft_tree import draft_tree
+from workbench.figures.compatibility import compatibility
+from workbench.figures.loss_curve import loss_curve
 from workbench.figures.logit_lens import logit_lens
 from workbench.figures.attention_sparsity import attention_sparsity
 from workbench.figures.attention_map import attention_distance, attention_map
@@ -22,21 +29,28 @@ from workbench.figures.expert_coactivation import expert_coactivation
 __all__ = [
     "FIGURES",
     "acceptance",
+    "acceptance_by_position",
+    "accepted_speed",
     "angular_distance",
     "attention_distance",
     "attention_map",
     "attention_sparsity",
+    "compatibility",
     "compute_strip",
     "cost_breakdown",
+    "draft_calibration",
+    "draft_tree",
     "expert_coactivation",
     "figure",
     "fragment",
     "layer_similarity",
     "logit_lens",
+    "loss_curve",
     "modelled_time",
     "quality_speed",
     "report",
     "residual_contribution",
     "save_html",
     "show",
+    "time_split",
 ]

@@ -33,6 +33,8 @@ class Figure:
         Whether ``draw`` takes a ``run`` and a report shows one chart for each.
     shows : callable or None
         For those: whether there is something to see for a run, given the tree and its number.
+    when : callable or None
+        Whether a tree that has what is needed also says something with it.
     """
 
     name: str
@@ -40,10 +42,11 @@ class Figure:
     needs: tuple[str, ...]
     each_run: bool = False
     shows: Callable[[xr.DataTree, int], bool] | None = None
+    when: Callable[[xr.DataTree], bool] | None = None
 
     def applies(self, tree: xr.DataTree) -> bool:
         """Whether a trace holds what this figure shows."""
-        return not _missing(tree, self.needs)
+        return not _missing(tree, self.needs) and (self.when is None or self.when(tree))
 
 
 FIGURES: dict[str, Figure] = {}
@@ -64,7 +67,10 @@ def tree_of(trace: Any) -> xr.DataTree:
 
 
 def figure(
-    *needs: str, each_run: bool = False, shows: Callable[[xr.DataTree, int], bool] | None = None
+    *needs: str,
+    each_run: bool = False,
+    shows: Callable[[xr.DataTree, int], bool] | None = None,
+    when: Callable[[xr.DataTree], bool] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a function ``(tree, **settings) -> chart``: it takes a study too, and its chart wears the theme."""
 
@@ -77,7 +83,7 @@ def figure(
             use()
             return _finish(draw(tree, *args, **settings))
 
-        FIGURES[draw.__name__] = Figure(draw.__name__, drawn, needs, each_run, shows)
+        FIGURES[draw.__name__] = Figure(draw.__name__, drawn, needs, each_run, shows, when)
         return drawn
 
     return decorate

@@ -80,14 +80,20 @@ def _overlap(one: Box, other: Box) -> float:
 
 
 def add_labels(
-    table: pd.DataFrame, across: Sequence[float], up: Sequence[float], size: tuple[float, float], *, reverse: bool
+    table: pd.DataFrame,
+    across: Sequence[float],
+    up: Sequence[float],
+    size: tuple[float, float],
+    *,
+    reverse: bool = False,
+    names: tuple[str, str] = ("speed", "quality"),
 ) -> None:
     """Add the places of labels to the points of a chart, in the units of its axes.
 
     Parameters
     ----------
     table : DataFrame
-        With ``run``, and ``speed`` and ``quality`` with ``_low`` and ``_high`` beside them. Gets ``label_x`` and
+        With ``run``, and the two columns of ``names`` with ``_low`` and ``_high`` beside them. Gets ``label_x`` and
         ``label_y``, ``far`` for a label that had to leave its point, and ``end_x`` and ``end_y`` of a line to it.
     across, up : (low, high)
         Domains of the axes.
@@ -95,16 +101,19 @@ def add_labels(
         Of the plot, in pixels.
     reverse : bool
         Whether low values are at the top.
+    names : (str, str)
+        Columns that lie across and up.
     """
+    right, high = names
     origin, spans = np.array([across[0], up[0]]), np.array([across[1] - across[0], up[1] - up[0]])
 
     def pixels(x: str, y: str) -> np.ndarray:
         share = (table[[x, y]].to_numpy() - origin) / spans
         return np.where([False, not reverse], 1 - share, share) * size
 
-    points = pixels("speed", "quality")
-    corners = [pixels(f"speed_{end}", "quality") for end in ("low", "high")]
-    corners += [pixels("speed", f"quality_{end}") for end in ("low", "high")]
+    points = pixels(right, high)
+    corners = [pixels(f"{right}_{end}", high) for end in ("low", "high")]
+    corners += [pixels(right, f"{high}_{end}") for end in ("low", "high")]
     bars = []
     for one, other in (corners[:2], corners[2:]):
         bars += [(*row - 1, *end + 1) for row, end in zip(np.fmin(one, other), np.fmax(one, other), strict=True)]

@@ -104,7 +104,8 @@ def report(
 def _what(tree: xr.DataTree) -> str:
     if tree.attrs["kind"] == "study":
         return f"{len(runs(tree))} runs compared"
-    return {"observe": "what the probes saw", "generate": "one run"}[tree.attrs["kind"]]
+    said = {"observe": "what the probes saw", "generate": "one run", "compatibility": "which techniques go together"}
+    return said[tree.attrs["kind"]]
 
 
 def _charts(tree: xr.DataTree, names: Sequence[str] | None) -> tuple[dict[str, Any], list[str]]:

@@ -134,8 +134,9 @@ class Anatomy:
     def tune(self) -> None:
         """Measure which matrix product is fastest here (about a second on a CPU) and use it in every step."""
         dense = [b for b in self.blocks if b.router is None][:8]
-        weights = [p.weight for b in dense for p in (b.query_key_value, b.attention_output, b.up, b.down)]
-        self.use(Multiply.measured([w for w in weights or [self.unembedding] if w.is_contiguous()]))
+        timed = _contiguous(_weights(dense) or [self.unembedding])
+        rest = _contiguous([*_weights([b for b in self.blocks if b.router is None][8:]), self.unembedding])
+        self.use(Multiply.measured(timed, [w for w in rest if all(w is not other for other in timed)]))
 
     def use(self, multiply: Multiply) -> None:
         """Let every step multiply with ``multiply``."""
@@ -195,6 +196,14 @@ class Anatomy:
             activation=experts.act_fn if experts is not None else _get(module, family.activation),
             multiply=self.multiply,
         )
+
+
+def _weights(blocks: list[Block]) -> list[Tensor]:
+    return [p.weight for b in blocks for p in (b.query_key_value, b.attention_output, b.up, b.down)]
+
+
+def _contiguous(weights: list[Tensor]) -> list[Tensor]:
+    return [weight for weight in weights if weight.is_contiguous()]
 
 
 def _get(module: nn.Module, path: str | None):

@@ -35,6 +35,8 @@ class Model:
     name, revision : str
     proof : dict
         What was checked when it was loaded, and the largest deviation found.
+    draft_vocabulary : int Tensor [small] or None
+        Of a draft model with a trimmed vocabulary: the tokens, increasing, that its logits are of; None for all.
     """
 
     hf: Any
@@ -43,6 +45,7 @@ class Model:
     name: str
     revision: str = ""
     proof: dict[str, float] = field(default_factory=dict)
+    draft_vocabulary: Tensor | None = None
 
     @property
     def dtype(self) -> torch.dtype:

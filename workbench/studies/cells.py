@@ -13,7 +13,7 @@ from workbench.engine.step import Step
 from workbench.errors import WorkbenchError
 from workbench.studies.run import sha256
 
-_VERSION = 1
+_VERSION = 2
 NAN = float("nan")
 
 
@@ -102,10 +102,7 @@ class Cells:
             content = stored["cell"]
             if stored["version"] != _VERSION or stored["hash"] != recipe_hash or stored["sha256"] != sha256(content):
                 return None
-            steps = [
-                Step(**{key: tuple(value) if isinstance(value, list) else value for key, value in step.items()})
-                for step in content["steps"]
-            ]
+            steps = [Step(**{key: _tuples(value) for key, value in step.items()}) for step in content["steps"]]
             return Cell(**{**content, "steps": steps})
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
@@ -130,3 +127,7 @@ class Cells:
 
     def _file(self, recipe_hash: str) -> Path:
         return self.folder / f"{recipe_hash}.json"
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

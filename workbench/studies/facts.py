@@ -22,6 +22,7 @@ _STEP: dict[str, tuple[Callable[[Step], Any], Any, Any, str, str]] = {
     "forwards": (lambda s: s.forwards, np.int32, -1, "forwards", "forwards of the model"),
     "seconds": (lambda s: s.seconds, np.float64, np.nan, "s", "wall clock, measured"),
     "draft_seconds": (lambda s: s.draft_seconds, np.float64, np.nan, "s", "wall clock of drafting, measured"),
+    "verify_seconds": (lambda s: s.verify_seconds, np.float64, np.nan, "s", "wall clock of the forward, measured"),
     "flops": (lambda s: s.flops, np.float64, np.nan, "FLOP", "floating-point operations, counted"),
     "bytes": (lambda s: s.bytes, np.float64, np.nan, "bytes", "weights and cache read and written, counted"),
     "cache_bytes": (lambda s: s.cache_bytes, np.float64, np.nan, "bytes", "bytes allocated for the cache"),
@@ -32,6 +33,18 @@ _STEP: dict[str, tuple[Callable[[Step], Any], Any, Any, str, str]] = {
         "nats",
         "entropy of the next-token distribution",
     ),
+}
+
+# variable -> (dtype, units, long name), in the order of the columns
+_NODE: dict[str, tuple[Any, str, str]] = {
+    "run": (np.int32, "run", "run"),
+    "prompt": (np.int32, "prompt", "prompt"),
+    "step": (np.int32, "step", "step that verified the token"),
+    "token": (np.int32, "token id", "drafted token"),
+    "parent": (np.int32, "node", "place of the token before it among the step's nodes"),
+    "depth": (np.int16, "tokens", "position in the draft"),
+    "kept": (np.int8, "1", "whether the token was accepted"),
+    "confidence": (np.float32, "probability", "chance of being kept after its parent, as the drafter sees it"),
 }
 
 
@@ -143,6 +156,39 @@ def layers_of_many(cells: Sequence[Sequence[Sequence[Step]]], layers: int) -> xr
     return xr.Dataset(data, coords=_places(run=shape[0], prompt=shape[1], step=length, layer=layers))
 
 
+def drafts_dataset(steps: Sequence[Step]) -> xr.Dataset:
+    """Every drafted token (node): the group ``drafts`` of a run, whose run and prompt are 0."""
+    return drafts_of_many([[steps]])
+
+
+def drafts_of_many(cells: Sequence[Sequence[Sequence[Step]]]) -> xr.Dataset:
+    """Every drafted token (node), in long format: trees of many sizes would be mostly padding.
+
+    The nodes of a step stand together and in their order; ``parent`` is a place among them, -1 for the last accepted
+    token, whose children have depth 1. ``confidence`` is NaN where the drafter has no view.
+    """
+    rows: list[tuple[int, int, int, int, int, int, bool, float]] = []
+    for run, row in enumerate(cells):
+        for prompt, steps in enumerate(row):
+            for place, step in enumerate(steps):
+                depths: list[int] = []
+                for token, parent, kept, chance in step.nodes:
+                    depths.append(1 if parent < 0 else depths[parent] + 1)
+                    chance = np.nan if chance is None else chance
+                    rows.append((run, prompt, place, token, parent, depths[-1], kept, chance))
+    columns = list(zip(*rows)) or [()] * len(_NODE)
+    data = {
+        name: trace.variable("node", np.asarray(values, dtype=dtype), units, long_name)
+        for (name, (dtype, units, long_name)), values in zip(_NODE.items(), columns)
+    }
+    return xr.Dataset(data, coords=_places(node=len(rows)))
+
+
+def drafted(drafts: xr.Dataset) -> set[int]:
+    """Token ids in the group ``drafts``."""
+    return set(np.unique(drafts["token"]).tolist())
+
+
 def sums(steps: Sequence[Step]) -> dict[str, float]:
     """Counts of a whole run: the part of ``scores`` that its steps alone decide.
 
@@ -166,6 +212,8 @@ def sums(steps: Sequence[Step]) -> dict[str, float]:
         "flops": sum(step.flops for step in steps),
         "bytes": sum(step.bytes for step in steps),
         "draft_seconds": sum(step.draft_seconds for step in steps),
+        "verify_seconds": sum(step.verify_seconds for step in decoded),
+        "decode_seconds": sum(step.seconds for step in decoded),
     }
 
 

@@ -19,7 +19,7 @@ from workbench.engine.generate import generate
 from workbench.engine.step import Step
 from workbench.models import Model
 from workbench.settings import spell
-from workbench.studies.facts import layers_dataset, steps_dataset, text_dataset
+from workbench.studies.facts import drafted, drafts_dataset, layers_dataset, steps_dataset, text_dataset
 
 clock = time.perf_counter
 
@@ -69,10 +69,11 @@ class RunResult:
 
     @cached_property
     def trace(self) -> xr.DataTree:
-        """The run as a trace of kind ``generate``: groups ``tokens``, ``text``, ``steps`` and ``layers``."""
+        """The run as a trace of kind ``generate``: groups ``tokens``, ``text``, ``drafts``, ``steps``, ``layers``."""
         groups = {
             "tokens": trace.tokens(self.prompt),
             "text": text_dataset(self.steps),
+            "drafts": drafts_dataset(self.steps),
             "steps": steps_dataset(self.steps),
             "layers": layers_dataset(self.steps, self.model.layers),
         }
@@ -81,7 +82,7 @@ class RunResult:
             model=self.model,
             kind="generate",
             recipe=self.recipe,
-            used={*self.prompt, *self.tokens},
+            used={*self.prompt, *self.tokens, *drafted(groups["drafts"])},
             seed=self.recipe["seed"],
             seconds=self.seconds,
             partial=int(self.cancelled),

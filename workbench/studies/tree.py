@@ -13,7 +13,15 @@ from workbench.cost.roofline import run_seconds
 from workbench.errors import WorkbenchError
 from workbench.settings import spell
 from workbench.studies.cells import NAN, Cell
-from workbench.studies.facts import layers_of_many, models_of, steps_of_many, sums, text_of_many
+from workbench.studies.facts import (
+    drafted,
+    drafts_of_many,
+    layers_of_many,
+    models_of,
+    steps_of_many,
+    sums,
+    text_of_many,
+)
 from workbench.studies.plan import BASELINE, Plan
 from workbench.studies.quality import against_baseline, answer
 from workbench.studies.run import recipe as recipe_of
@@ -33,6 +41,8 @@ SCORES: dict[str, tuple[str, str]] = {
     "flops": ("FLOP", "floating-point operations, counted"),
     "bytes": ("bytes", "weights and cache read and written, counted"),
     "draft_seconds": ("s", "wall clock of drafting, measured"),
+    "verify_seconds": ("s", "wall clock of the forwards of decode steps, measured"),
+    "decode_seconds": ("s", "wall clock of decode steps, measured"),
     "equal_to_baseline": ("1", "whether the text equals the baseline's"),
     "first_divergence": ("token", "first token that differs from the baseline's; -1 for none"),
     "flips": ("1", "whether an exact recipe parted from the baseline in half precision"),
@@ -66,7 +76,8 @@ def build_tree(plan: Plan, cells: Mapping[str, Sequence[Cell]], partial: bool = 
     -------
     xarray.DataTree
         Groups ``scores`` (run, prompt), ``timing`` (run, prompt, repeat), ``steps`` (run, prompt, step), ``layers``
-        (run, prompt, step, layer), ``text`` (run, prompt, token), ``modelled`` (run, prompt, hardware).
+        (run, prompt, step, layer), ``text`` (run, prompt, token), ``drafts`` (node), ``modelled`` (run, prompt,
+        hardware).
     """
     rows = [cells[name] for name in plan.recipes]
     steps = [[cell.steps for cell in row] for row in rows]
@@ -77,6 +88,7 @@ def build_tree(plan: Plan, cells: Mapping[str, Sequence[Cell]], partial: bool = 
         "steps": steps_of_many(steps, models),
         "layers": layers_of_many(steps, plan.model.layers),
         "text": text_of_many(steps),
+        "drafts": drafts_of_many(steps),
         "modelled": _modelled(plan, rows),
     }
     dtype = _dtype(plan)
@@ -93,7 +105,7 @@ def build_tree(plan: Plan, cells: Mapping[str, Sequence[Cell]], partial: bool = 
         model=plan.model,
         kind="study",
         recipe={**recipe, "hash": sha256([plan.model.name, plan.model.revision, dtype, recipe])},
-        used={token for row in rows for cell in row for token in cell.tokens},
+        used={token for row in rows for cell in row for token in cell.tokens} | drafted(groups["drafts"]),
         seed=plan.seed,
         runs=[_run_record(name, plan, cells[name]) for name in plan.recipes],
         prompts=[case.record(plan.model) for case in plan.cases],

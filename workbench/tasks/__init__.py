@@ -1,22 +1,25 @@
 """Real prompts and scored tasks, each with source and licence. Importing this loads neither torch nor transformers."""
 
 from workbench.tasks import humaneval, scorers
+from workbench.tasks.conversation import greedy_answer, next_turn, unroll
+from workbench.tasks.encoding import encode_prompt, format_prompt
 from workbench.tasks.humaneval import MissingPackage
 from workbench.tasks.needle import found, needle
 from workbench.tasks.prompts import (
     Prompt,
     PromptFileError,
     TaskInfo,
-    encode_prompt,
-    format_prompt,
     list_tasks,
     load_prompts,
     write_prompts,
 )
 from workbench.tasks.scorers import SCORERS, score, scorer_for
+from workbench.tasks.spec_bench import load_spec_bench
+from workbench.tasks.training_prompts import TRAINING_TASKS, training_prompts
 
 __all__ = [
     "SCORERS",
+    "TRAINING_TASKS",
     "MissingPackage",
     "Prompt",
     "PromptFileError",
@@ -24,12 +27,17 @@ __all__ = [
     "encode_prompt",
     "format_prompt",
     "found",
+    "greedy_answer",
     "humaneval",
     "list_tasks",
     "load_prompts",
+    "load_spec_bench",
     "needle",
+    "next_turn",
     "score",
     "scorer_for",
     "scorers",
+    "training_prompts",
+    "unroll",
     "write_prompts",
 ]

@@ -12,18 +12,22 @@ import argparse
 import ast
 import html
 import importlib.util
+import operator
 import platform
 import re
 import subprocess
 from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from workbench.tasks import _selections as selections
 from workbench.tasks.prompts import Prompt, write_prompts
 
 HANDBOOK = "debian-handbook/usr/share/doc/debian-handbook/html"
 DOCUMENTATION = "python3.11-doc/usr/share/doc/python3.11/html/_sources"
+OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 LICENCES = {"handbook": "CC-BY-SA-3.0", "python": "PSF-2.0", "bible": "public domain"}
 
 
@@ -199,7 +203,65 @@ def question_answering(sources: Path) -> list[Prompt]:
     return found
 
 
-MAKERS = (chat, summarising, code_completion, copy_editing, translation, question_answering)
+def mathematics(sources: Path) -> list[Prompt]:
+    found = []
+    for name, question, calculation in selections.MATHEMATICS:
+        asked = f"{question}\n\nWork it out step by step, and end with the answer as a number."
+        answer = calculate(calculation)
+        shown = str(answer.numerator) if answer.denominator == 1 else str(float(answer))
+        metadata = {"source": "written for this project", "licence": "Apache-2.0", "calculation": calculation}
+        found.append(Prompt(name, asked, shown, "mathematics", metadata=metadata))
+    return found
+
+
+def retrieval_augmented(sources: Path) -> list[Prompt]:
+    found = []
+    for seed, (name, question, accepted, holding, others) in enumerate(selections.RETRIEVAL):
+        answer, *wordings = [accepted] if isinstance(accepted, str) else accepted
+        places = [*holding, *others]
+        Random(seed).shuffle(places)
+        passages = [passage(sources, place) for place in places]
+        for place, (text, _) in zip(places, passages, strict=True):
+            stands = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE) is not None
+            if stands != (place in holding):
+                raise ValueError(f"{name}: {place} {'holds' if stands else 'lacks'} the answer {answer!r}")
+        shown = "\n\n".join(f"Passage {number}: {text}" for number, (text, _) in enumerate(passages, start=1))
+        asked = (
+            "Answer the question with the help of the passages. Only some of them are about it.\n\n"
+            f"{shown}\n\nQuestion: {question}\n\nAnswer in a few words."
+        )
+        metadata: dict[str, Any] = {
+            "source": "; ".join(dict.fromkeys(each["source"] for _, each in passages)),
+            "licence": passages[0][1]["licence"],
+            "evidence": [number for number, place in enumerate(places, start=1) if place in holding],
+        }
+        if wordings:
+            metadata["answers"] = wordings
+        found.append(Prompt(name, asked, answer, "retrieval_augmented", metadata=metadata))
+    return found
+
+
+MAKERS = (
+    chat,
+    summarising,
+    code_completion,
+    copy_editing,
+    translation,
+    question_answering,
+    mathematics,
+    retrieval_augmented,
+)
+
+
+def calculate(expression: str) -> Fraction:
+    """The exact value of a calculation in plain numbers and the four operations."""
+
+    def value(node: ast.expr) -> Fraction:
+        if isinstance(node, ast.BinOp):
+            return OPERATIONS[type(node.op)](value(node.left), value(node.right))
+        return Fraction(str(ast.literal_eval(node)))
+
+    return value(ast.parse(expression, mode="eval").body)
 
 
 def _one_line(text: str) -> str:

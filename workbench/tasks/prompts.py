@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -18,10 +18,11 @@ __all__ = [
     "Prompt",
     "PromptFileError",
     "TaskInfo",
-    "encode_prompt",
-    "format_prompt",
+    "check_text",
     "list_tasks",
     "load_prompts",
+    "parse_prompts",
+    "read_prompts_file",
     "write_prompts",
 ]
 
@@ -53,7 +54,9 @@ class Prompt:
     chat
         Whether the text is a message to be put into the tokenizer's chat template.
     metadata
-        What the scorers and the reader may want to know: source, licence, accepted answers, languages.
+        What the scorers and the reader may want to know: source, licence, accepted answers, languages. Of a
+        conversation (`workbench.tasks.conversation`): ``turns``, all that the user says in it, and
+        ``earlier_messages``, what was said before this prompt, each with a ``role`` and a ``content``.
     """
 
     id: str
@@ -123,7 +126,8 @@ def load_prompts(name_or_path: str | Path, limit: int | None = None) -> list[Pro
         ``"mixed"``: the same prompts taking one task after another in turn, so that a small `limit` still
         sees every task; or the path of a JSON Lines file whose lines have ``id``, ``prompt`` and optionally
         ``reference``, ``task`` (``"chat"`` if absent), ``chat`` and ``metadata``. Other fields are kept
-        in the metadata.
+        in the metadata. A line that has ``turns`` and no ``prompt`` is read as a question of Spec-Bench
+        (`workbench.tasks.load_spec_bench`): its first turn is the prompt.
     limit
         At most this many, from the start.
 
@@ -153,16 +157,23 @@ def load_prompts(name_or_path: str | Path, limit: int | None = None) -> list[Pro
     elif name == "needle":
         raise PromptError("needle prompts are made to a length: call workbench.tasks.needle(tokenizer, length, depth)")
     else:
-        found = _read_file(Path(name_or_path))
+        found = read_prompts_file(Path(name_or_path))
     return found[:limit]
 
 
 def _bundled(name: str) -> list[Prompt]:
     text = files("workbench_data").joinpath("prompts", _catalogue()[name]["file"]).read_text(encoding="utf-8")
-    return _parse(text, name)
+    return parse_prompts(text, name)
 
 
-def _read_file(path: Path) -> list[Prompt]:
+def read_prompts_file(path: Path, read: Callable[[dict[str, Any], str], Prompt] | None = None) -> list[Prompt]:
+    """The prompts of a JSON Lines file; `read` makes one of a line's object and the name of its place.
+
+    Raises
+    ------
+    PromptFileError
+        As `load_prompts` says.
+    """
     try:
         if not path.exists():
             known = ", ".join(["all", "mixed", *_bundled_names(), "humaneval"])
@@ -179,17 +190,19 @@ def _read_file(path: Path) -> list[Prompt]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise PromptFileError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    return _parse(text, str(path))
+    return parse_prompts(text, str(path), read)
 
 
-def _parse(text: str, origin: str) -> list[Prompt]:
+def parse_prompts(text: str, origin: str, read: Callable[[dict[str, Any], str], Prompt] | None = None) -> list[Prompt]:
+    """The prompts of the lines of a text, as `read_prompts_file`; `origin` names the text in messages."""
+    read = read or _prompt
     found: dict[str, Prompt] = {}
     # Not splitlines(): that also splits at U+2028 and other characters which JSON allows inside a string.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         place = f"{origin}, line {number}"
-        prompt = _parse_line(line, place)
+        prompt = read(_record(line, place), place)
         if prompt.id in found:
             raise PromptFileError(f"{place}: the id {prompt.id!r} was already used")
         found[prompt.id] = prompt
@@ -198,13 +211,21 @@ def _parse(text: str, origin: str) -> list[Prompt]:
     return list(found.values())
 
 
-def _parse_line(line: str, place: str) -> Prompt:
+def _record(line: str, place: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
         raise PromptFileError(f"{place}: not valid JSON ({error})") from error
     if not isinstance(record, dict):
         raise PromptFileError(f"{place}: expected an object with id and prompt, found {type(record).__name__}")
+    return record
+
+
+def _prompt(record: dict[str, Any], place: str) -> Prompt:
+    if "turns" in record and "prompt" not in record:
+        from workbench.tasks.spec_bench import question
+
+        return question(record, place)
     for name in ("id", "prompt"):
         if name not in record:
             raise PromptFileError(f"{place}: the field {name!r} is missing")
@@ -217,10 +238,7 @@ def _parse_line(line: str, place: str) -> Prompt:
             raise PromptFileError(f"{place}: {name!r} must be text, not {type(record[name]).__name__}")
         if name in record and name != "reference" and not record[name].strip():
             raise PromptFileError(f"{place}: {name!r} is empty")
-        try:
-            record.get(name, "").encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise PromptFileError(f"{place}: {name!r} holds half of a surrogate pair, which no text has") from error
+        check_text(record.get(name, ""), name, place)
     chat = record.get("chat", task not in _CONTINUED_TASKS)
     metadata = record.get("metadata", {})
     if not isinstance(chat, bool):
@@ -231,41 +249,21 @@ def _parse_line(line: str, place: str) -> Prompt:
     return Prompt(record["id"], record["prompt"], record.get("reference"), task, chat, {**extra, **metadata})
 
 
+def check_text(text: str, name: str, place: str) -> None:
+    """Refuse what JSON can hold and UTF-8 cannot.
+
+    Raises
+    ------
+    PromptFileError
+        Half of a surrogate pair.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptFileError(f"{place}: {name!r} holds half of a surrogate pair, which no text has") from error
+
+
 def write_prompts(prompts: Iterable[Prompt], path: str | Path) -> None:
     """Write prompts as the JSON Lines file that `load_prompts` reads back to equal prompts."""
     lines = [json.dumps(prompt.as_record(), ensure_ascii=False) + "\n" for prompt in prompts]
     Path(path).write_text("".join(lines), encoding="utf-8", newline="\n")
-
-
-def format_prompt(tokenizer: Any, prompt: Prompt, *, chat: bool | None = None) -> str:
-    """The text a model is given for a prompt.
-
-    A chat prompt is put as the user's message into the tokenizer's chat template, up to where the assistant's
-    answer starts. A prompt to be continued, and any prompt with a tokenizer that has no template (a base
-    model), stays as it is.
-
-    Parameters
-    ----------
-    tokenizer
-        A transformers tokenizer.
-    prompt
-        The prompt.
-    chat
-        Overrules the prompt's own ``chat``.
-    """
-    if not _takes_template(tokenizer, prompt, chat):
-        return prompt.prompt
-    message = [{"role": "user", "content": prompt.prompt}]
-    return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-
-
-def encode_prompt(tokenizer: Any, prompt: Prompt, *, chat: bool | None = None) -> list[int]:
-    """Token ids of `format_prompt`; special tokens are added only where no template has written them already."""
-    templated = _takes_template(tokenizer, prompt, chat) or bool(prompt.metadata.get("templated"))
-    text = format_prompt(tokenizer, prompt, chat=chat)
-    return list(tokenizer(text, add_special_tokens=not templated)["input_ids"])
-
-
-def _takes_template(tokenizer: Any, prompt: Prompt, chat: bool | None) -> bool:
-    wanted = prompt.chat if chat is None else chat
-    return wanted and getattr(tokenizer, "chat_template", None) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from difflib import SequenceMatcher
 from types import MappingProxyType
 
@@ -18,6 +19,7 @@ __all__ = [
     "contains",
     "edit_similarity",
     "exact_match",
+    "number",
     "rouge_l",
     "score",
     "scorer_for",
@@ -41,6 +43,17 @@ def contains(prediction: str, prompt: Prompt) -> float:
     text = " ".join(prediction.split())
     patterns = (rf"(?<!\w){re.escape(' '.join(answer.split()))}(?!\w)" for answer in _accepted(prompt))
     return float(any(re.search(pattern, text, re.IGNORECASE) for pattern in patterns))
+
+
+def number(prediction: str, prompt: Prompt) -> float:
+    """1 if the last number in the answer equals the last number in an accepted answer.
+
+    Commas between thousands are left out and trailing zeros do not matter: ``1,240.50`` equals ``1240.5``. That the
+    last number counts is how the answers of grade-school problems are usually read (Cobbe et al., "Training Verifiers
+    to Solve Math Word Problems", 2021, arXiv 2110.14168, end their solutions with it).
+    """
+    wanted = {_last_number(answer) for answer in _accepted(prompt)} - {None}
+    return float(_last_number(prediction) in wanted)
 
 
 def rouge_l(prediction: str, prompt: Prompt) -> float:
@@ -103,6 +116,8 @@ SCORERS: MappingProxyType[str, Scorer] = MappingProxyType(
         "copy_editing": edit_similarity,
         "translation": chrf,
         "question_answering": contains,
+        "mathematics": number,
+        "retrieval_augmented": contains,
         "needle": contains,
         "humaneval": code_similarity,
     }
@@ -136,6 +151,12 @@ def _accepted(prompt: Prompt) -> list[str]:
     accepted = [_reference(prompt), *prompt.metadata.get("answers", ())]
     # An empty answer would be found in any text.
     return [answer for answer in accepted if answer.strip()]
+
+
+def _last_number(text: str) -> Decimal | None:
+    # A minus between two words or digits joins or subtracts; a full stop at the end ends the sentence.
+    found = re.findall(r"(?:(?<![\w.)-])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?", text, re.ASCII)
+    return Decimal(found[-1].replace(",", "")) if found else None
 
 
 def _unit(value: float) -> float:

@@ -3,12 +3,13 @@
 Paper
 -----
 Leviathan, Kalman, Matias, Fast Inference from Transformers via Speculative Decoding, 2022, arXiv 2211.17192; Chen et
-al., Accelerating Large Language Model Decoding with Speculative Sampling, 2023, arXiv 2302.01318.
+al., Accelerating Large Language Model Decoding with Speculative Sampling, 2023, arXiv 2302.01318. Several chains drawn
+independently: Sun et al., SpecTr, 2023, arXiv 2310.15141.
 
 Deviates
 --------
-The default drafter is half of the model's own layers, evenly spread and untrained, so that it runs with any model; it
-is seldom right. Name a trained model of the same vocabulary for the paper's setting.
+Where no draft model was trained for the main one, the default drafter is half of the main model's own layers, evenly
+spread and untrained, so that it runs with any model; it is seldom right.
 """
 
 from __future__ import annotations
@@ -16,13 +17,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Self
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from workbench.engine import Decoder, Draft, Run, Sampler, Verification
-from workbench.errors import SettingError
-from workbench.models.companion import companion
+from workbench.drafting.drafter import ModelDrafter
+from workbench.engine import Draft, Run, Verification
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
 
@@ -35,26 +34,27 @@ class DraftModel(Technique):
     Parameters
     ----------
     model : str
-        See :func:`workbench.models.companion.companion`: ``/12`` or ``/0.5`` cuts the main model, a name loads one.
+        See :func:`workbench.drafting.drafter.drafter_model`: ``auto`` is the trained draft model if there is one,
+        ``/12`` or ``/0.5`` cuts the main model, a name loads one.
     draft : int
         Tokens drafted at once; 0 drafts nothing.
+    paths : int
+        Chains drawn independently of one another when sampling, the candidates of
+        :class:`workbench.techniques.OptimalTransportAccept`; greedy drafting has but one.
     """
 
-    model: Annotated[str, Field(min_length=1, description="drafter: /layers, /share, or a model's name")] = "/0.5"
+    model: Annotated[
+        str, Field(min_length=1, description="drafter: auto, distilled, /layers, /share, or a model's name")
+    ] = "auto"
     draft: Annotated[int, Field(ge=0, le=32, description="tokens drafted at once")] = 4
+    paths: Annotated[int, Field(ge=1, le=8, description="chains drawn independently when sampling")] = 1
 
     slots = ("draft",)
     exact = True
     paper = "Leviathan et al., 2022, arXiv 2211.17192; Chen et al., 2023, arXiv 2302.01318"
 
-    def start(self, run: Run) -> _Drafter:
-        drafter = companion(run.model, self.model)
-        if drafter.anatomy.positions < len(run.prompt) + run.max_new_tokens - 1:
-            raise SettingError(
-                f"{drafter.name} knows {drafter.anatomy.positions:,} positions, too few to draft for "
-                f"{len(run.prompt):,} prompt tokens and {run.max_new_tokens:,} new ones"
-            )
-        return _Drafter(Decoder(drafter, run.max_new_tokens + self.draft), run.sampler, self.draft)
+    def start(self, run: Run) -> _Chains:
+        return _Chains(ModelDrafter.start(run, self.model, self.draft * self.paths), run, self.draft, self.paths)
 
     @classmethod
     def neutral(cls) -> Self:
@@ -62,43 +62,62 @@ class DraftModel(Technique):
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
-        return cls(model="/2", draft=3), cls(model="/1.0", draft=4)
+        return cls(model="/2", draft=3), cls(model="/1.0", draft=4), cls(model="/2", draft=2, paths=3)
 
 
-class _Drafter:
-    """The drafter's decoder, and what of the text it has seen."""
+class _Chains:
+    """One chain, or several from the same root."""
 
-    def __init__(self, decoder: Decoder, sampler: Sampler, draft: int) -> None:
-        self._decoder, self._sampler, self._draft = decoder, sampler, draft
-        self._seen: list[int] = []
-        self._sure = 0
+    def __init__(self, drafter: ModelDrafter, run: Run, draft: int, paths: int) -> None:
+        self._drafter, self._sampler, self._draft = drafter, run.sampler, draft
+        self._paths = 1 if run.sampler.greedy else paths
+        self._vocabulary = run.model.anatomy.vocabulary
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
         length = min(self._draft, limit)
         if length < 1:
             return Draft()
-        decoder = self._decoder
-        decoder.reset_counts()
-        common = self._sure
-        while common < min(len(self._seen), len(tokens) - 1) and self._seen[common] == tokens[common]:
-            common += 1
-        decoder.cache.crop_to(common)
-        logits = decoder.forward(tokens[common:], prefill=common == 0)[0]
-        self._sure = len(tokens)
-        drafted: list[int] = []
-        drawn_from: list[Tensor] = []
+        self._drafter.reset_counts()
+        logits = self._drafter.follow(tokens)
+        draft = self._chain(logits, length) if self._paths == 1 else self._forest(logits, length)
+        draft.flops, draft.bytes = self._drafter.flops, self._drafter.bytes
+        return draft
+
+    def _chain(self, logits: Tensor, length: int) -> Draft:
+        tokens: list[int] = []
+        laws: list[Tensor] = []
+        confidence: list[float] = []
         while True:
             if self._sampler.greedy:
-                drafted.append(int(logits.argmax()))
+                token, chance = self._drafter.best(logits)
             else:
-                drawn_from.append(self._sampler.distribution(logits))
-                drafted.append(self._sampler.chance.draw(drawn_from[-1]))
-            if len(drafted) == length:
+                token, law, chance = self._drafter.draw(logits, self._sampler)
+                laws.append(law)
+            tokens.append(token)
+            confidence.append(chance)
+            if len(tokens) == length:
                 break
-            logits = decoder.forward(drafted[-1:])[0]
-        self._seen = [*tokens, *drafted[:-1]]
-        probabilities = torch.stack(drawn_from) if drawn_from else None
-        return Draft(drafted, None, probabilities, decoder.flops, decoder.bytes)
+            logits = self._drafter.extend(tokens[-1:])
+        probabilities = self._drafter.spread(laws, self._vocabulary) if laws else None
+        return Draft(tokens, None, probabilities, confidence=confidence)
+
+    def _forest(self, logits: Tensor, length: int) -> Draft:
+        """Chains side by side, level by level; the siblings at the root are drawn from one distribution."""
+        tokens: list[int] = []
+        parents: list[int] = []
+        laws: list[Tensor] = []
+        confidence: list[float] = []
+        rows = logits.expand(self._paths, -1)
+        for level in range(length):
+            for path in range(self._paths):
+                token, law, chance = self._drafter.draw(rows[path], self._sampler)
+                tokens.append(token)
+                parents.append(len(parents) - self._paths if level else -1)
+                laws.append(law)
+                confidence.append(chance)
+            if level + 1 < length:
+                rows = self._drafter.grow(tokens, parents, range(len(tokens) - self._paths, len(tokens)))
+        return Draft(tokens, parents, self._drafter.spread(laws, self._vocabulary), confidence=confidence)
 
     def verified(self, verification: Verification) -> None:
         pass

@@ -35,7 +35,7 @@ class RecipePicker:
         for name, technique in TECHNIQUES.items():
             by_slot.setdefault(technique.slots[0], []).append(name)
         for slot, names in by_slot.items():
-            choice = ipywidgets.Dropdown(options=[_NONE, *names], value=_NONE, description=slot)
+            choice = ipywidgets.Dropdown(options=[_NONE, *names], value=_NONE, description=slot.replace("_", " "))
             box = ipywidgets.VBox()
             choice.observe(lambda change, slot=slot, box=box: self._show(slot, change["new"], box), names="value")
             self._choices[slot] = choice

@@ -1,0 +1,239 @@
+"""Tree attention in plain torch: the reference token by token and in float64, the fused path against it."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn import functional
+
+from workbench_kernels.dispatch import BackendUnavailable
+from workbench_kernels.tree_attention import TreeVerification, tree_attention
+from workbench_kernels.tree_attention.grouped import additive_mask
+from workbench_kernels.tree_attention.reference import reference_attention
+
+SCALE = 0.3
+TREES = {
+    "chain": lambda node: node - 1,
+    "random": lambda node: (node * 7 + 3) % node if node else -1,
+    "siblings": lambda node: 0 if node else -1,
+    "roots": lambda node: -1,
+}
+"""Parent of a node, -1 for none."""
+
+
+def ancestors(kind: str, tokens: int) -> torch.Tensor:
+    """True where the column's token is an ancestor of the row's; the token itself is left out."""
+    visible = torch.zeros(tokens, tokens, dtype=torch.bool)
+    for node in range(tokens):
+        above = TREES[kind](node)
+        while above >= 0:
+            visible[node, above] = True
+            above = TREES[kind](above)
+    return visible
+
+
+def make(
+    held: int, heads: tuple[int, int] = (6, 2), tokens: int = 5, dtype: torch.dtype = torch.float32, batch: int = 1
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Query, keys and values as the engine has them: a transposed query, and views of a buffer with NaN behind."""
+    generator = torch.Generator().manual_seed(held * 1000 + tokens)
+    query = torch.randn(batch, tokens, heads[0], 16, generator=generator).transpose(1, 2).to(dtype)
+    buffers = torch.full((2, batch, heads[1], held + 9, 16), torch.nan, dtype=dtype)
+    buffers[:, :, :, :held] = 2 * torch.randn(2, batch, heads[1], held, 16, generator=generator)
+    return query, buffers[0, :, :, :held], buffers[1, :, :, :held]
+
+
+def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+@pytest.mark.parametrize("kind", TREES)
+@pytest.mark.parametrize("earlier", [0, 4])
+def test_reference_is_the_sum_over_the_way_to_each_token(kind: str, earlier: int) -> None:
+    query, keys, values = make(earlier + 7, tokens=7, batch=2)
+    found = reference_attention(query, keys, values, ancestors(kind, 7), SCALE, dtype=torch.float64)
+    for batch, head, node in ((0, 0, 0), (0, 2, 6), (1, 3, 3), (1, 5, 5)):
+        way, above = list(range(earlier)), node
+        while above >= 0:
+            way.append(earlier + above)
+            above = TREES[kind](above)
+        kv_head = head // 3
+        asked = query[batch, head, node].tolist()
+        powers = [
+            math.exp(SCALE * math.fsum(a * b for a, b in zip(asked, keys[batch, kv_head, place].tolist(), strict=True)))
+            for place in way
+        ]
+        weighted = sum(power * values[batch, kv_head, place].double() for power, place in zip(powers, way, strict=True))
+        torch.testing.assert_close(found[batch, head, node], weighted / sum(powers), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", TREES)
+@pytest.mark.parametrize("heads", [(1, 1), (3, 3), (3, 1), (6, 2)], ids=str)
+@pytest.mark.parametrize("tokens", [1, 2, 31, 32, 33, 103])
+def test_fused_path_equals_the_reference(tokens: int, heads: tuple[int, int], kind: str) -> None:
+    visible = ancestors(kind, tokens)
+    for earlier in (0, 1, 100):
+        tensors = make(earlier + tokens, heads, tokens)
+        found = tree_attention(*tensors, visible, SCALE)
+        expected = reference_attention(*tensors, visible, SCALE, dtype=torch.float64)
+        assert found.backend == "torch" and found.weighted.dtype == torch.float32
+        torch.testing.assert_close(found.weighted.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("earlier", [505, 508, 511, 512])
+def test_trees_across_a_block_of_the_fused_path(earlier: int) -> None:
+    # torch's own takes 512 keys at a time: a row may see none of the second block
+    tensors, visible = make(earlier + 8, tokens=8), ancestors("roots", 8)
+    expected = reference_attention(*tensors, visible, SCALE, dtype=torch.float64)
+    torch.testing.assert_close(
+        tree_attention(*tensors, visible, SCALE).weighted.double(), expected, rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_low_precision(dtype: torch.dtype) -> None:
+    tensors, visible = make(700, tokens=20, dtype=dtype), ancestors("random", 20)
+    expected = reference_attention(*tensors, visible, SCALE, dtype=torch.float64)
+    for backend in ("torch", "reference"):
+        found = tree_attention(*tensors, visible, SCALE, backend=backend).weighted
+        assert found.dtype == dtype and error(found, expected) < 2 * torch.finfo(dtype).eps
+
+
+def test_float64_is_float64() -> None:
+    tensors, visible = make(40, dtype=torch.float64), ancestors("random", 5)
+    expected = reference_attention(*tensors, visible, SCALE, dtype=torch.float64)
+    assert error(tree_attention(*tensors, visible, SCALE).weighted, expected) < 1e-14
+
+
+def test_a_chain_is_causal_attention() -> None:
+    query, keys, values = make(33, (2, 2), tokens=33)
+    expected = functional.scaled_dot_product_attention(query, keys, values, is_causal=True, scale=SCALE)
+    found = tree_attention(query, keys, values, ancestors("chain", 33), SCALE).weighted
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_only_what_is_visible_matters(backend: str) -> None:
+    query, keys, values = make(14)
+    visible = ancestors("random", 5)
+    before = tree_attention(query, keys, values, visible, SCALE, backend=backend).weighted
+    for node in range(5):
+        changed = keys.clone(), values.clone()
+        for tensor in changed:
+            tensor[:, :, 9 + node] += 3.0
+        after = tree_attention(query, *changed, visible, SCALE, backend=backend).weighted
+        moved = (after != before).any(3).all(1)[0]
+        seeing = visible[:, node].clone()
+        seeing[node] = True
+        assert torch.equal(moved, seeing), node
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_the_diagonal_may_be_marked_or_not(backend: str) -> None:
+    tensors, visible = make(14), ancestors("random", 5)
+    marked = visible | torch.eye(5, dtype=torch.bool)
+    assert not torch.equal(marked, visible)
+    first, second = (tree_attention(*tensors, given, SCALE, backend=backend).weighted for given in (visible, marked))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_one_verification_serves_layers_of_different_lengths(backend: str) -> None:
+    visible = ancestors("random", 5)
+    verification = TreeVerification(visible, backend)
+    assert verification.backend == backend
+    for held, heads in ((20, (6, 2)), (20, (6, 2)), (31, (6, 2)), (20, (4, 4)), (5, (6, 2)), (20, (6, 2))):
+        tensors = make(held, heads)
+        expected = reference_attention(*tensors, visible, SCALE, dtype=torch.float64)
+        torch.testing.assert_close(verification(*tensors, SCALE).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_mask_is_made_once_for_layers_of_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def counted(*given) -> torch.Tensor:
+        made.append(given[1])
+        return additive_mask(*given)
+
+    monkeypatch.setattr("workbench_kernels.tree_attention.grouped.additive_mask", counted)
+    verification = TreeVerification(ancestors("chain", 5))
+    for held in (20, 20, 31, 20, 31):
+        verification(*make(held), SCALE)
+    assert made == [20, 31]
+
+
+def test_mask_by_hand() -> None:
+    visible = torch.tensor([[True, False], [True, True]])
+    hidden = -math.inf
+    expected = [[0, 0, 0, hidden], [0, 0, 0, 0]] * 3
+    found = additive_mask(visible, 4, 3, torch.bfloat16)
+    assert found.dtype == torch.bfloat16 and found.tolist() == expected
+
+
+def test_a_gradient_passes_through_a_verification_and_not_through_the_function() -> None:
+    query, keys, values = make(14)
+    query = query.clone().requires_grad_()
+    visible = ancestors("random", 5)
+    assert not tree_attention(query, keys, values, visible, SCALE).weighted.requires_grad
+    gradients = []
+    for backend in ("torch", "reference"):
+        (gradient,) = torch.autograd.grad(TreeVerification(visible, backend)(query, keys, values, SCALE).sum(), query)
+        gradients.append(gradient)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_dispatch_refuses_what_cannot_run() -> None:
+    tensors, visible = make(14), ancestors("random", 5)
+    with pytest.raises(BackendUnavailable, match=r"triton.*cannot run.*ask for torch, reference"):
+        tree_attention(*tensors, visible, SCALE, backend="triton")
+    with pytest.raises(BackendUnavailable, match="no backend 'cuda'"):
+        TreeVerification(visible, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ancestors": torch.ones(5, 6, dtype=torch.bool)}, "must be"),
+        ({"ancestors": torch.ones(5, dtype=torch.bool)}, "must be"),
+        ({"ancestors": torch.ones(0, 0, dtype=torch.bool)}, "must be"),
+        ({"ancestors": torch.ones(5, 5)}, "must be bool"),
+        ({"ancestors": torch.ones(4, 4, dtype=torch.bool)}, "ancestors has 4 tokens"),
+        ({"query": torch.zeros(6, 5, 16)}, "are needed"),
+        ({"query": torch.zeros(0, 6, 5, 16)}, "none empty"),
+        ({"query": torch.zeros(2, 6, 5, 16)}, "Batch and head_dim"),
+        ({"query": torch.zeros(1, 6, 5, 8)}, "Batch and head_dim"),
+        ({"query": torch.zeros(1, 5, 5, 16)}, "multiple of kv_heads"),
+        ({"query": torch.zeros(1, 6, 5, 16, dtype=torch.bfloat16)}, "one floating point dtype"),
+        ({"query": torch.zeros(1, 6, 5, 16, dtype=torch.long)}, "one floating point dtype"),
+        ({"values": torch.zeros(1, 2, 13, 16)}, "are needed"),
+        ({"keys": torch.zeros(1, 2, 4, 16), "values": torch.zeros(1, 2, 4, 16)}, "must hold them all"),
+        ({"keys": torch.zeros(1, 2, 14, 16, device="meta")}, "keys is on meta"),
+    ],
+    ids=str,
+)
+def test_arguments_that_do_not_fit_are_refused(change: dict, message: str) -> None:
+    query, keys, values = make(14)
+    arguments = {"query": query, "keys": keys, "values": values, "ancestors": ancestors("chain", 5), **change}
+    with pytest.raises(ValueError, match=message):
+        tree_attention(**arguments, scale=SCALE)
+
+
+def test_arguments_are_left_as_they_were() -> None:
+    tensors, visible = make(14), ancestors("random", 5)
+    copies = [tensor.clone() for tensor in (*tensors, visible)]
+    tree_attention(*tensors, visible, SCALE)
+    assert all(torch.equal(tensor, copy) for tensor, copy in zip((*tensors, visible), copies, strict=True))
+
+
+def test_torch_path_runs_without_triton() -> None:
+    code = (
+        "import sys; sys.modules['triton'] = None\n"
+        "import torch\n"
+        "from workbench_kernels.tree_attention import tree_attention\n"
+        "ones = torch.ones(1, 1, 2, 4)\n"
+        "print(tree_attention(ones, ones, ones, torch.eye(2, dtype=torch.bool), 1.0).backend)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip() == "torch", done.stderr

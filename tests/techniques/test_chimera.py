@@ -1,0 +1,31 @@
+"""The light draft model: drafts follow the text, training pays, nothing changes."""
+
+import pytest
+from techniques.trained_parts import (
+    accepted_of_forwards,
+    drafts_of_heads_follow_the_text,
+    is_exact_and_accepted_on_real_text,
+    needs_artefact,
+    trained_part,
+)
+
+from workbench.techniques import Chimera
+
+
+@pytest.mark.parametrize("tree", ["adaptive", "fixed"])
+def test_a_draft_depends_on_the_text_alone(tree):
+    drafts_of_heads_follow_the_text(Chimera, tree)
+
+
+def test_training_on_the_models_own_text_makes_them_right_more_often():
+    settings = {"nodes": 12, "cost": "modelled"}
+    weights = trained_part("chimera", 150, 1e-2)
+    trained, forwards = accepted_of_forwards(Chimera(weights=weights, **settings))
+    untrained, more = accepted_of_forwards(Chimera(weights="untrained", **settings))
+    assert trained > 1.25 * untrained and forwards < more
+
+
+@needs_artefact("chimera")
+@pytest.mark.bundled
+def test_drafts_are_accepted_on_real_text_and_change_nothing(bundled):
+    is_exact_and_accepted_on_real_text(bundled, Chimera(cost="modelled"), 0.4)

@@ -1,0 +1,142 @@
+"""Small trained parts that travel with the workbench, and those a user trained: found, checked, loaded on demand.
+
+An artefact is a safetensors file ``<name>.safetensors`` with a *card* beside it, ``<name>.json``: which model the part
+was trained for, by which recipe and settings, on what, how long, on what machine, with what result, and the SHA-256 of
+the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import ArtifactError, CorruptModel
+from workbench.models.manifest import read_json, sha256
+from workbench.models.weight_files import read_safetensors
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from workbench.models import Model
+
+
+def folder() -> Path:
+    """Where the artefacts lie that come with the workbench."""
+    return Path(str(files("workbench_data").joinpath("artifacts")))
+
+
+def load(name: str, model: Model, weights: str = "bundled") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a trained part, on the model's device and in the number format they were stored in, and its card.
+
+    Parameters
+    ----------
+    name : str
+        Of the recipe that trains it.
+    model : Model
+        The model that it is for.
+    weights : str
+        ``bundled`` for the artefact that comes with the workbench, else the path of a ``.safetensors`` file.
+
+    Raises
+    ------
+    ArtifactError
+        If there is no such artefact, or it was made by another recipe or for another model.
+    CorruptModel
+        If the file or its card is damaged.
+    """
+    from safetensors.torch import load_file
+
+    path = folder() / f"{name}.safetensors" if weights == "bundled" else Path(weights).expanduser()
+    found = card(path)
+    made_for = found["model"]["name"]
+    if found["recipe"] != name:
+        raise ArtifactError(f"{path.name} holds a {found['recipe']}, not a {name}")
+    if made_for != model.name:
+        raise ArtifactError(
+            f"{path.name} was trained for {made_for}, not for {model.name}: train one with "
+            f"workbench train {name} --model {model.name}, then name its file as weights"
+        )
+    read_safetensors(path)
+    if sha256(path) != found["sha256"]:
+        raise CorruptModel(f"{path.name} does not have the checksum on its card.")
+    return load_file(path, device=str(model.device)), found
+
+
+def card(path: Path) -> dict[str, Any]:
+    """The card of an artefact, given the artefact's own path.
+
+    Raises
+    ------
+    ArtifactError
+        If the artefact or its card is missing.
+    CorruptModel
+        If the card is not one.
+    """
+    beside = path.with_suffix(".json")
+    if path.suffix != ".safetensors":
+        raise ArtifactError(f"{path} is no .safetensors file: weights are 'bundled' or the path of one")
+    for file in (path, beside):
+        if not file.is_file():
+            raise ArtifactError(f"there is no {file.name}: make it with workbench train {path.stem}")
+    found = read_json(beside)
+    named = found.get("model")
+    if not (isinstance(named, dict) and isinstance(named.get("name"), str) and {"recipe", "sha256"} <= set(found)):
+        raise CorruptModel(f"{beside.name} is no card of a trained part.")
+    return found
+
+
+def save(name: str, tensors: dict[str, Tensor], facts: dict[str, Any], where: Path) -> dict[str, Any]:
+    """Write a trained part and its card into a folder, and return the card.
+
+    Parameters
+    ----------
+    name : str
+        Of the recipe.
+    tensors : dict of str to Tensor
+        Floating-point ones are stored in bfloat16, others as they are.
+    facts : dict
+        What the card says beside ``recipe`` and ``sha256``; its ``model`` has ``name`` and ``revision``.
+    where : Path
+    """
+    from safetensors.torch import save_file
+
+    where.mkdir(parents=True, exist_ok=True)
+    stored = {key: rounded(tensor).cpu().contiguous() for key, tensor in tensors.items()}
+    path = where / f"{name}.safetensors"
+    with tempfile.TemporaryDirectory(dir=where, prefix=f".{name}-") as scratch:
+        made = Path(scratch) / path.name
+        save_file(stored, made)
+        found = {"recipe": name, **facts, "bytes": made.stat().st_size, "sha256": sha256(made)}
+        beside = made.with_suffix(".json")
+        beside.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+        os.replace(made, path)
+        os.replace(beside, path.with_suffix(".json"))
+    return found
+
+
+def rounded(tensor: Tensor) -> Tensor:
+    """A tensor as artefacts store it."""
+    return tensor.detach().bfloat16() if tensor.is_floating_point() else tensor.detach()
+
+
+def fit(part: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
+    """Load tensors into a module that has exactly these.
+
+    Raises
+    ------
+    ArtifactError
+        Naming the first tensor that is missing, unknown or of another shape.
+    """
+    own = part.state_dict()
+    for key in sorted(own.keys() | tensors.keys()):
+        if key not in tensors or key not in own:
+            raise ArtifactError(f"the {name} {'lacks' if key not in tensors else 'has an unknown tensor'} {key}")
+        if own[key].shape != tensors[key].shape:
+            raise ArtifactError(
+                f"the {name}'s {key} has shape {list(tensors[key].shape)} where {list(own[key].shape)} is due"
+            )
+    part.load_state_dict(tensors)

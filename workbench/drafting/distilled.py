@@ -1,0 +1,137 @@
+"""The small draft model trained for a main model: a few layers of its own around the main model's embedding.
+
+What is stored is the layers, the final norm and which tokens it can draft; embedding and unembedding are the main
+model's own, of the latter the rows of the draft vocabulary. See :mod:`workbench.training.draft_model`.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import weakref
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+
+from torch import Tensor
+
+from workbench import artifacts
+from workbench.errors import ArtifactError
+from workbench.models import Anatomy, Block, Model
+from workbench.models.block import Norm
+from workbench.models.multiply import Multiply
+
+NAME = "draft_model"
+
+_LOADED: weakref.WeakKeyDictionary[Model, dict[str, Model]] = weakref.WeakKeyDictionary()
+
+
+def load(main: Model, weights: str = "bundled") -> Model | None:
+    """The draft model of ``main``.
+
+    Parameters
+    ----------
+    main : Model
+    weights : str
+        ``bundled`` for the one that comes with the workbench, else the path of a ``.safetensors`` file.
+
+    Returns
+    -------
+    Model or None
+        Its logits are of the tokens ``draft_vocabulary`` alone; it reads every token of the main model. None where the
+        workbench has none for this main model. The same object at every call, which shares the main model's embedding.
+
+    Raises
+    ------
+    ArtifactError
+        If a file was named that is missing, of another model or of another shape.
+    CorruptModel
+        If the file is damaged.
+    """
+    known = _LOADED.setdefault(main, {})
+    if weights not in known:
+        try:
+            tensors, _ = artifacts.load(NAME, main, weights)
+        except ArtifactError:
+            if weights != "bundled":
+                raise
+            return None
+        known[weights] = assemble(main, tensors)
+    return known[weights]
+
+
+def assemble(main: Model, tensors: Mapping[str, Tensor]) -> Model:
+    """A draft model from the tensors of its artefact.
+
+    Raises
+    ------
+    ArtifactError
+        If they do not fit the main model.
+    """
+    named = {name.replace("/", "."): tensor for name, tensor in tensors.items() if name != "vocabulary"}
+    layers = len({found[1] for name in named if (found := re.match(r"layers\.(\d+)\.", name))})
+    if not 1 <= layers <= main.layers or "vocabulary" not in tensors:
+        raise ArtifactError(f"the {NAME} holds {layers} layers; {main.name} has {main.layers}")
+    vocabulary = tensors["vocabulary"].long().to(main.device)
+    if not len(vocabulary) or int(vocabulary.min()) < 0 or int(vocabulary.max()) >= main.anatomy.vocabulary:
+        raise ArtifactError(f"the {NAME} drafts tokens that {main.name} does not have")
+    due = layer_tensors(main.anatomy, layers)
+    for name in sorted(due.keys() | named.keys()):
+        if name not in due or name not in named or due[name].shape != named[name].shape:
+            raise ArtifactError(f"the {NAME}'s {name} does not fit {main.name}")
+    anatomy = draft_anatomy(main, {name: named[name].to(due[name]) for name in due}, vocabulary)
+    anatomy.multiply = main.anatomy.multiply
+    for block in anatomy.blocks:
+        block.multiply = anatomy.multiply
+    name = f"{main.name} distilled"
+    return Model(main.hf, main.tokenizer, anatomy, name, main.revision, draft_vocabulary=vocabulary)
+
+
+def layer_tensors(anatomy: Anatomy, layers: int) -> dict[str, Tensor]:
+    """Tensors of the first layers and of the final norm by name: ``layers.0.query_key_value.weight`` and so on."""
+    found = {f"final_norm.{name}": value for name, value in _tensors(anatomy.final_norm).items()}
+    for index, block in enumerate(anatomy.blocks[:layers]):
+        for field in fields(Block):
+            for name, value in _tensors(getattr(block, field.name)).items():
+                found[f"layers.{index}.{field.name}.{name}"] = value
+    return found
+
+
+def draft_anatomy(main: Model, tensors: Mapping[str, Tensor], vocabulary: Tensor) -> Anatomy:
+    """The main model's anatomy with fewer layers, other tensors in them and fewer rows to unembed.
+
+    Parameters
+    ----------
+    main : Model
+    tensors : mapping of str to Tensor
+        As :func:`layer_tensors` names them; parameters being trained, or what was stored.
+    vocabulary : int Tensor [small]
+        Rows of the unembedding that stay.
+    """
+    anatomy = copy.copy(main.anatomy)
+    anatomy.multiply = Multiply()
+    anatomy.blocks = []
+    for index in range(len({name.split(".")[1] for name in tensors if name.startswith("layers.")})):
+        block = copy.copy(main.anatomy.blocks[index])
+        for field in fields(Block):
+            setattr(block, field.name, _with(getattr(block, field.name), f"layers.{index}.{field.name}.", tensors))
+        block.multiply = anatomy.multiply
+        anatomy.blocks.append(block)
+    norm = _with(main.anatomy.final_norm, "final_norm.", tensors)
+    assert isinstance(norm, Norm)
+    anatomy.final_norm = norm
+    anatomy.unembedding = main.anatomy.unembedding[vocabulary.long()]
+    if main.anatomy.unembedding_bias is not None:
+        anatomy.unembedding_bias = main.anatomy.unembedding_bias[vocabulary.long()]
+    return anatomy
+
+
+def _tensors(value: object) -> dict[str, Tensor]:
+    if not is_dataclass(value):
+        return {}
+    held = {field.name: getattr(value, field.name) for field in fields(value)}
+    return {name: tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}
+
+
+def _with(value: object, prefix: str, tensors: Mapping[str, Tensor]) -> object:
+    names = _tensors(value)
+    return replace(value, **{name: tensors[prefix + name] for name in names}) if names else value

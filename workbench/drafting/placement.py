@@ -1,0 +1,66 @@
+"""A draft model for a thread of its own, on a device of its own."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench.errors import SettingError
+from workbench.models import Model
+from workbench.models.multiply import Multiply
+
+
+def placed(model: Model, device: str | None = None) -> Model:
+    """A model that may run beside others: it shares no state that a forward changes.
+
+    Parameters
+    ----------
+    model : Model
+    device : str, optional
+        Where it is to run; weights are copied if that is elsewhere, and shared otherwise.
+
+    Raises
+    ------
+    SettingError
+        If there is no such device.
+    """
+    target = model.device if device is None else _device(device)
+    anatomy = copy.copy(model.anatomy)
+    anatomy._ropes = {}
+    if target == model.device:
+        # One way to multiply switches a setting of the whole process for a moment, which another thread would see.
+        safe = {rows: "linear" if name == "native" else name for rows, name in anatomy.multiply.choices.items()}
+        anatomy.multiply = Multiply(safe, anatomy.multiply.packed)
+        anatomy.blocks = [copy.copy(block) for block in anatomy.blocks]
+    else:
+        anatomy.multiply, anatomy.device = Multiply(), target
+        anatomy.blocks = [_moved(block, target) for block in anatomy.blocks]
+        anatomy.final_norm = _moved(anatomy.final_norm, target)
+        for name in ("_embedding", "_positions", "_rotary", "unembedding", "unembedding_bias"):
+            setattr(anatomy, name, _moved(getattr(anatomy, name), target))
+    for block in anatomy.blocks:
+        block.multiply = anatomy.multiply
+    return replace(model, anatomy=anatomy, draft_vocabulary=_moved(model.draft_vocabulary, target))
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        # Only the device itself knows whether it is there, and which one "cuda" means.
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise SettingError(f"there is no device {name!r} here: {str(error).splitlines()[0]}") from error
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to(device)
+    if isinstance(value, nn.Module) and any(True for _ in (*value.parameters(), *value.buffers())):
+        return copy.deepcopy(value).to(device)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{each.name: _moved(getattr(value, each.name), device) for each in fields(value)})
+    return value

@@ -1,0 +1,217 @@
+"""One run of the decode loop: the models in play, the text so far, and the policies."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from workbench.engine.accept import accept
+from workbench.engine.decoder import Decoder
+from workbench.engine.draft import Draft, Verification
+from workbench.engine.recipe import Recipe
+from workbench.engine.sampling import check_finite, entropy
+from workbench.engine.slots import Run
+from workbench.engine.step import Step
+from workbench.errors import OutOfMemory
+
+_DECODER_SLOTS = ("context", "depth", "experts", "attention", "cache")
+
+
+class Loop:
+    """One run: the models in play, the text so far, and the policies."""
+
+    def __init__(
+        self,
+        run: Run,
+        recipe: Recipe,
+        stop_tokens: Sequence[int],
+        prefill_chunk: int | None = None,
+        compiled: bool = False,
+    ) -> None:
+        self.run, self.recipe, self.compiled, self.prefill_chunk = run, recipe, compiled, prefill_chunk
+        self.ends = frozenset(stop_tokens)
+        self.finished = False
+        self.prompt, self.output = list(run.prompt), []
+        self.switch = recipe.policy("switch", run)
+        self.models = (run.model,) if self.switch is None else tuple(self.switch.models)
+        self.logits = recipe.policies("logits", run)
+        self.stopper = recipe.policy("stop", run)
+        self.acceptor = recipe.policy("accept", run)
+        self.drafter = recipe.policy("draft", run)
+        self.length = recipe.policy("draft_length", run)
+        # A technique that does not fit the model says so now, not at the first token.
+        for slot in _DECODER_SLOTS:
+            recipe.policies(slot, run)
+        self.decoders: dict[int, Decoder] = {}
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Weights changed on entry and put back on exit, whatever happens in between."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.recipe.close)
+            changing = self.recipe.policies("weights", self.run)
+            for model in self.models if changing else ():
+                repack = model.anatomy.multiply.packed.repack
+                stack.callback(repack)
+                for policy in changing:
+                    stack.enter_context(policy.weights(model))
+                repack()
+            yield
+
+    def steps(self, cancel: threading.Event | None) -> Iterator[Step]:
+        with self.open():
+            last_entropy = None
+            index = 0
+            while not self.finished and not (cancel is not None and cancel.is_set()):
+                with _plain_memory_errors():
+                    step = self._turn(index, last_entropy)
+                last_entropy = step.entropy
+                yield step
+                index += 1
+
+    def decoder(self, last_entropy: float | None) -> Decoder:
+        """The decoder that takes the next step."""
+        place = 0 if self.switch is None else self.switch.choose_model(last_entropy)
+        if place not in self.decoders:
+            run = replace(self.run, model=self.models[place])
+            policies = {slot: self.recipe.policy(slot, run) for slot in _DECODER_SLOTS}
+            reserve = self.run.max_new_tokens + self.recipe.slack
+            self.decoders[place] = Decoder(run.model, reserve, policies, compiled=self.compiled)
+        return self.decoders[place]
+
+    @torch.inference_mode()
+    def _turn(self, index: int, last_entropy: float | None) -> Step:
+        start = time.perf_counter()
+        decoder = self.decoder(last_entropy)
+        decoder.reset_counts()
+        text = self.prompt + self.output
+        draft, draft_seconds = self._propose(text) if self.output else (Draft(), 0.0)
+        forward_start = time.perf_counter()
+        logits = self.advance(decoder, text, draft)
+        self._wait(decoder)
+        verify_seconds = time.perf_counter() - forward_start
+        check_finite(logits, decoder.model.name)
+        path, token = self._accept(text, draft, logits)
+        if draft.tokens or draft.ahead is not None:
+            decoder.cache.commit(1 + len(draft.tokens), [0, *(node + 1 for node in path)])
+        if decoder.cache_policy is not None:
+            decoder.cache_policy.settled(decoder.cache)
+        verification = Verification(draft, path, token, logits, decoder.hidden, decoder.ahead, decoder.cache)
+        if self.drafter is not None:
+            learning = time.perf_counter()
+            self.drafter.verified(verification)
+            self._wait(decoder)
+            draft_seconds += time.perf_counter() - learning
+        if self.length is not None and index > 0:
+            self.length.measured(verification, draft_seconds, verify_seconds)
+        produced = self._cut(verification.tokens)
+        self.output += produced
+        uncertainty = entropy(logits[path[-1] + 1 if path else 0]) if self.switch is not None else None
+        self._wait(decoder)
+        return Step(
+            index=index,
+            phase="decode" if index else "prefill",
+            tokens=tuple(produced),
+            drafted=len(draft.tokens),
+            accepted=min(len(path), len(produced)),
+            layers=tuple(decoder.layers_run),
+            keys_read=tuple(decoder.keys_read),
+            keys_kept=decoder.cache.keys_kept(),
+            experts=tuple(decoder.experts_run),
+            model=decoder.model.name,
+            forwards=decoder.forwards,
+            seconds=time.perf_counter() - start,
+            draft_seconds=draft_seconds,
+            flops=decoder.flops + draft.flops,
+            bytes=decoder.bytes + draft.bytes,
+            cache_bytes=sum(each.cache.note_peak() for each in self.decoders.values()),
+            entropy=uncertainty,
+            verify_seconds=verify_seconds,
+            nodes=_nodes(draft, path),
+        )
+
+    @staticmethod
+    def _wait(decoder: Decoder) -> None:
+        """A GPU works on while the clock is read."""
+        if decoder.anatomy.device.type == "cuda":
+            torch.cuda.synchronize(decoder.anatomy.device)
+
+    def advance(self, decoder: Decoder, text: Sequence[int], draft: Draft | None = None) -> Tensor:
+        """Bring a decoder up to ``text`` and return the logits after it, and after every node of a draft."""
+        if decoder.cache.length == 0:
+            logits = decoder.prefill(self.prompt, self.prefill_chunk)
+            if len(text) == len(self.prompt):
+                return logits
+        behind = text[decoder.cache.length : -1]
+        if behind:
+            decoder.forward(behind, logits="none")
+        if draft is None or not (draft.tokens or draft.ahead):
+            return decoder.forward(text[-1:])
+        parents = None if draft.parents is None else [-1, *(parent + 1 for parent in draft.parents)]
+        return decoder.forward([text[-1], *draft.tokens], parents, "all", ahead=draft.ahead)
+
+    def adjusted(self, text: Sequence[int], logits: Tensor) -> Tensor:
+        """Logits [vocabulary] after the stack of ``logits`` policies."""
+        for policy in self.logits:
+            logits = policy.adjust(text, logits)
+        return logits
+
+    def _propose(self, text: list[int]) -> tuple[Draft, float]:
+        # The step itself adds one token, and positions beyond the model's must not be touched.
+        limit = min(self.run.max_new_tokens - len(self.output) - 1, self.run.model.anatomy.positions - len(text))
+        if self.drafter is None:
+            return Draft(), 0.0
+        start = time.perf_counter()
+        if self.length is not None and limit > 0:
+            limit = self.length.limit(text, limit)
+        draft = self.drafter.propose(text, limit) if limit > 0 else Draft()
+        if self.length is not None and draft.tokens:
+            draft = self.length.prune(draft)
+        return draft, time.perf_counter() - start
+
+    def _accept(self, text: list[int], draft: Draft, logits: Tensor) -> tuple[list[int], int]:
+        if self.logits:
+            for row in range(len(logits)):
+                logits[row] = self.adjusted(text + draft.path_to(row - 1), logits[row])
+        if not draft.tokens:
+            return [], self.run.sampler.choose(logits[-1])
+        decide = accept if self.acceptor is None else self.acceptor.accept
+        return decide(draft, logits, self.run.sampler)
+
+    def _cut(self, tokens: list[int]) -> list[int]:
+        for place in range(1, len(tokens) + 1):
+            output = self.output + tokens[:place]
+            self.finished = (
+                len(output) >= self.run.max_new_tokens
+                or output[-1] in self.ends
+                or (self.stopper is not None and self.stopper.stop(output))
+            )
+            if self.finished:
+                return tokens[:place]
+        return tokens
+
+
+def _nodes(draft: Draft, path: Sequence[int]) -> tuple[tuple[int, int, bool, float | None], ...]:
+    kept = set(path)
+    chances = draft.confidence or [None] * len(draft.tokens)
+    return tuple((token, draft.parent(node), node in kept, chances[node]) for node, token in enumerate(draft.tokens))
+
+
+@contextlib.contextmanager
+def _plain_memory_errors() -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        if isinstance(error, RuntimeError) and not ("out of memory" in text or "can't allocate memory" in text):
+            raise
+        raise OutOfMemory(
+            "there is not enough memory for this run: shorten the prompt, prefill in chunks (prefill_chunk=256), "
+            "use bfloat16, or take a cache technique"
+        ) from error

@@ -1,0 +1,102 @@
+"""What a forward of n tokens costs: the number that decides how long a draft may be.
+
+A forward of sixteen tokens reads the same weights as a forward of one, so on most hardware it costs little more; how
+much more decides whether a guess pays. The curve is measured once for a model, dtype and number of threads, or modelled
+from counted FLOPs and bytes on named hardware where a run must not depend on the clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from workbench.cost.hardware import DATA_SHEETS
+from workbench.cost.roofline import step_seconds
+from workbench.engine.decoder import Decoder
+from workbench.errors import SettingError
+from workbench.models import Model
+from workbench.models.anatomy import Anatomy
+
+KINDS = ("measured", "modelled")
+_MODELLED_ON = "A100 SXM 80GB"
+_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+_HELD = 128
+_KNOWN: WeakKeyDictionary[Anatomy, dict[tuple[str, int], VerifyCost]] = WeakKeyDictionary()
+
+
+class VerifyCost:
+    """Seconds of a forward by its number of tokens.
+
+    Parameters
+    ----------
+    rows : sequence of int
+        Increasing, from 1.
+    seconds : sequence of float
+        For each of them; made non-decreasing, since a wait in between is noise.
+    """
+
+    def __init__(self, rows: Sequence[int], seconds: Sequence[float]) -> None:
+        self._rows = np.asarray(rows, dtype=float)
+        # A cheap large pass says that a smaller one need not cost more.
+        self._seconds = np.minimum.accumulate(np.asarray(seconds, dtype=float)[::-1])[::-1]
+
+    def __call__(self, rows: int) -> float:
+        """Seconds of a forward of ``rows`` tokens; beyond the last known number in proportion."""
+        if rows > self._rows[-1]:
+            return float(self._seconds[-1] * rows / self._rows[-1])
+        return float(np.interp(rows, self._rows, self._seconds))
+
+    def ratio(self, rows: int) -> float:
+        """Cost of ``rows`` tokens over that of one."""
+        return self(rows) / self(1)
+
+
+def verify_cost(model: Model, kind: str = "measured") -> VerifyCost:
+    """The cost curve of a model.
+
+    Parameters
+    ----------
+    model : Model
+    kind : {"measured", "modelled"}
+        ``measured`` times forwards here (about a second for 100 million parameters, then remembered); ``modelled``
+        takes counted FLOPs and bytes on an A100's roofline, and is the same everywhere.
+
+    Raises
+    ------
+    SettingError
+        If the kind is not known.
+    """
+    if kind not in KINDS:
+        raise SettingError(f"a verify cost is one of {', '.join(KINDS)}, not {kind!r}")
+    known = _KNOWN.setdefault(model.anatomy, {})
+    key = kind, torch.get_num_threads()
+    if key not in known:
+        known[key] = VerifyCost(_ROWS, _seconds(model, repeats=4) if kind == "measured" else _seconds(model, repeats=0))
+    return known[key]
+
+
+def _seconds(model: Model, repeats: int) -> list[float]:
+    """Of every size the best of ``repeats`` timings; without repeats what its counts would take."""
+    decoder = Decoder(model, reserve=_ROWS[-1])
+    held = min(_HELD, model.anatomy.positions - _ROWS[-1])
+    decoder.prefill([0] * held)
+    hardware, dtype = DATA_SHEETS[_MODELLED_ON], str(model.dtype).removeprefix("torch.")
+    best = dict.fromkeys(_ROWS, float("inf"))
+    # Round by round rather than size by size, so that a busy moment hits all alike.
+    for _ in range(max(1, repeats)):
+        for rows in _ROWS:
+            decoder.reset_counts()
+            start = time.perf_counter()
+            decoder.forward([0] * rows, logits="all")
+            if model.device.type == "cuda":
+                torch.cuda.synchronize(model.device)
+            took = time.perf_counter() - start
+            if not repeats:
+                took = float(step_seconds(decoder.flops, decoder.bytes, hardware, dtype))
+            best[rows] = min(best[rows], took)
+            decoder.cache.crop_to(held)
+    return [best[rows] for rows in _ROWS]

@@ -1,0 +1,81 @@
+"""What the techniques with lookahead rows have in common: their settings, and the policy they start."""
+
+from __future__ import annotations
+
+import abc
+from typing import Annotated, Literal, Self
+
+from pydantic import Field
+from torch import Tensor
+
+from workbench.drafting.lookahead import LookaheadPart
+from workbench.drafting.lookahead.drafter import LookaheadDrafter
+from workbench.drafting.parts import part_tensors
+from workbench.drafting.silent import Silent
+from workbench.engine import Run, verify_cost
+from workbench.errors import ArtifactError
+from workbench.models import Model
+from workbench.settings import settings
+from workbench.techniques._technique import Technique
+
+ORDERS = 3
+
+
+@settings
+class LookaheadTechnique(Technique):
+    """Base of the techniques with lookahead rows.
+
+    Parameters
+    ----------
+    nodes : int
+        Most nodes and rows of a verification; 0 drafts nothing.
+    tree : {"adaptive", "fixed"}
+        Whether a node's chance is the probability that its row gave it, or how often its rank was right on held-out
+        text.
+    weights : str
+        ``bundled``, ``untrained``, or the path of a part trained with ``workbench train``.
+    cost : {"measured", "modelled"}
+        See :func:`workbench.engine.verify_cost`.
+    """
+
+    nodes: Annotated[int, Field(ge=0, le=64, description="most nodes and rows; 0 drafts nothing")] = 24
+    tree: Annotated[Literal["adaptive", "fixed"], Field(description="chances of the moment, or held-out ones")] = (
+        "adaptive"
+    )
+    weights: Annotated[str, Field(min_length=1, description="bundled, untrained, or a .safetensors file")] = "bundled"
+    cost: Annotated[Literal["measured", "modelled"], Field(description="what a verification costs")] = "measured"
+
+    slots = ("draft",)
+    exact = True
+
+    @abc.abstractmethod
+    def fresh(self, model: Model) -> LookaheadPart:
+        """An untrained part."""
+
+    @abc.abstractmethod
+    def built(self, tensors: dict[str, Tensor]) -> LookaheadPart:
+        """The part whose ``state_dict`` the tensors are."""
+
+    def start(self, run: Run) -> LookaheadDrafter | Silent:
+        if self.nodes == 0:
+            return Silent()
+        tensors = part_tensors(self.name, run.model, self.weights, lambda: self.fresh(run.model))
+        model = run.model
+        part = self.built(tensors).to(model.device, model.dtype)
+        if part.width != model.anatomy.width or not 0 <= part.layer < model.layers:
+            raise ArtifactError(
+                f"rows of width {part.width} before layer {part.layer} do not fit {model.name}, which is "
+                f"{model.anatomy.width} wide and has {model.layers} layers"
+            )
+        return LookaheadDrafter(part, model, verify_cost(model, self.cost), self.nodes, self.tree == "adaptive")
+
+    @classmethod
+    def neutral(cls) -> Self:
+        return cls(nodes=0)
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        return (
+            cls(nodes=16, tree="fixed", weights="untrained", cost="modelled"),
+            cls(nodes=9, weights="untrained", cost="modelled"),
+        )

@@ -1,0 +1,209 @@
+"""Draft as long as it pays: the length that gives most tokens for each second, from what was accepted and what it cost.
+
+Paper
+-----
+Liu et al., Optimizing Speculative Decoding for Serving Large Language Models Using Goodput (SmartSpec), 2024, arXiv
+2406.14066.
+
+Deviates
+--------
+One request at a time, so the batch is the request and the paper's scheduling over requests is left out. The paper
+predicts a step's time by a linear model fitted offline; here the cost of a forward is a curve measured for the model
+and scaled by what the steps of this run take, so that a busy machine shortens drafts. Drafts are cut after they were
+made as well, tree or chain, to the nodes that are worth their share of the forward. Where drafting does not pay it
+stops, and is tried again after longer and longer pauses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import Field
+
+from workbench.cost.hardware import DATA_SHEETS
+from workbench.cost.roofline import step_seconds
+from workbench.engine import Draft, Run, Verification, VerifyCost, verify_cost
+from workbench.settings import settings
+from workbench.techniques._technique import Technique, register
+
+_MODELLED_ON = DATA_SHEETS["A100 SXM 80GB"]
+
+
+@register
+@settings
+class Goodput(Technique):
+    """Draft length by measured acceptance and measured cost; beside any drafter.
+
+    Parameters
+    ----------
+    longest : int
+        Most tokens depth; 0 never drafts.
+    cost : {"measured", "modelled"}
+        Wall clock of this machine, or counted FLOPs and bytes on an A100's roofline, which depends on no clock.
+    """
+
+    longest: Annotated[int, Field(ge=0, le=64, description="most tokens drafted in a row")] = 64
+    cost: Annotated[Literal["measured", "modelled"], Field(description="what a forward costs")] = "measured"
+
+    slots = ("draft_length",)
+    exact = True
+    paper = "Liu et al., SmartSpec: Optimizing Speculative Decoding Using Goodput, 2024, arXiv 2406.14066"
+
+    def start(self, run: Run) -> _Goodput:
+        return _Goodput(self, run, verify_cost(run.model, self.cost))
+
+    @classmethod
+    def neutral(cls) -> Self:
+        return cls(longest=0)
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        return cls(cost="modelled"), cls(longest=3, cost="modelled")
+
+
+class _Goodput:
+    """Averages over the run so far, and the two decisions made from them."""
+
+    _FADE = 0.9
+    _PAUSES = (4, 64)
+    _TRY = 2
+
+    def __init__(self, settings: Goodput, run: Run, forward: VerifyCost) -> None:
+        self._settings, self._forward = settings, forward
+        self._measured = settings.cost == "measured"
+        self._dtype = str(run.model.dtype).removeprefix("torch.")
+        self._chance = _Calibration()
+        self._slower = 1.0
+        self._per_draft, self._per_level = 0.0, 0.0
+        self._gain: float | None = None
+        self._pause = self._paused = 0
+        self._drafting = self._trying = False
+        self._refused, self._patience = 0, self._PAUSES[0]
+        self._proposed_depth = 0
+
+    def limit(self, tokens: Sequence[int], limit: int) -> int:
+        limit = min(limit, self._settings.longest)
+        self._drafting = False
+        if limit < 1:
+            return 0
+        if self._paused > 0:
+            self._paused -= 1
+            self._trying = self._paused == 0
+            return 0
+        best, length = self._rate(0.0, 0, drafted=False), 0
+        expected, path = 0.0, 1.0
+        for depth in range(1, limit + 1):
+            path *= self._chance.of(depth, None)
+            expected += path
+            rate = self._rate(expected, depth, depth)
+            if rate > best:
+                best, length = rate, depth
+        # A drafter whose draft costs the same whatever its length may as well be asked for all it has.
+        if self._per_level * limit < 0.1 * self._forward(1) * self._slower:
+            length = limit
+        if length == 0 and self._trying:
+            length = min(limit, self._TRY)
+        if length == 0:
+            self._rest()
+        self._drafting = length > 0
+        return length
+
+    def prune(self, draft: Draft) -> Draft:
+        depths = draft.depths()
+        self._proposed_depth = max(depths)
+        chances: list[float] = []
+        # Drawn tokens are cut by their depth alone: to choose among them by what they are would bend the distribution.
+        blind = draft.by_chance or draft.confidence is None
+        for node, depth in enumerate(depths):
+            own = self._chance.of(depth, None if blind else draft.confidence[node])
+            parent = draft.parent(node)
+            chances.append(own * (chances[parent] if parent >= 0 else 1.0))
+        order = sorted(range(len(chances)), key=lambda node: (-chances[node], node))
+        best, kept, expected = self._rate(0.0, 0), 0, 0.0
+        for count, node in enumerate(order, 1):
+            expected += chances[node]
+            rate = self._rate(expected, count)
+            if rate > best or (self._trying and count <= self._TRY):
+                best, kept = max(best, rate), count
+        if kept == 0:
+            # A cheap drafter is asked on, as its next draft may be a sure one; now and then a poor one is tried.
+            self._refused += 1
+            if self._refused > self._patience:
+                kept, self._refused, self._patience = min(self._TRY, len(order)), 0, 2 * self._patience
+        self._trying = False
+        if kept == len(order):
+            return draft
+        return draft.pruned(sorted(order[:kept]))
+
+    def measured(self, verification: Verification, draft_seconds: float, verify_seconds: float) -> None:
+        draft = verification.draft
+        self._chance.saw(draft, verification.path)
+        self._patience = self._PAUSES[0] if verification.path else min(self._patience, self._PAUSES[1])
+        if not self._measured:
+            draft_seconds = float(step_seconds(draft.flops, draft.bytes, _MODELLED_ON, self._dtype))
+            verify_seconds = self._forward(1 + len(draft.tokens))
+        self._slower += (1 - self._FADE) * (verify_seconds / self._forward(1 + len(draft.tokens)) - self._slower)
+        if not self._drafting:
+            return
+        self._learn_cost(draft_seconds)
+        seconds = draft_seconds + verify_seconds
+        gain = (1 + len(verification.path)) * self._forward(1) * self._slower / seconds
+        # The first drafts of a run are the worst: what they learn from has yet to come.
+        self._gain = 1.0 if self._gain is None else self._gain
+        self._gain += (1 - self._FADE) * (gain - self._gain)
+        if self._gain < 0.97:
+            self._rest()
+        else:
+            self._pause = 0
+
+    def _rest(self) -> None:
+        """Draft nothing for a while, longer each time in a row."""
+        shortest, longest = self._PAUSES
+        self._pause = min(longest, max(shortest, 2 * self._pause))
+        self._paused = self._pause
+        # The next try is judged by itself.
+        self._gain = 0.98
+
+    def _learn_cost(self, seconds: float) -> None:
+        levels = max(1, self._proposed_depth)
+        fade = 0.5 if self._per_draft == 0.0 else self._FADE
+        self._per_draft = fade * self._per_draft + (1 - fade) * seconds if self._per_draft else seconds
+        self._per_level = self._per_draft / levels
+
+    def _rate(self, expected: float, nodes: int, depth: int | None = None, drafted: bool = True) -> float:
+        """Tokens for each second of a step that verifies ``nodes`` and is expected to keep ``expected`` of them."""
+        drafting = 0.0
+        if drafted:
+            drafting = self._per_draft if depth is None else min(self._per_draft, self._per_level * depth)
+        return (1.0 + expected) / (drafting + self._slower * self._forward(1 + nodes))
+
+
+class _Calibration:
+    """The chance that a node is kept if its parent is: by what the drafter said of it, or else by its depth."""
+
+    _PRIOR = 6.0
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, int], float] = {}
+        self._kept: dict[tuple[str, int], float] = {}
+
+    def of(self, depth: int, confidence: float | None) -> float:
+        known = confidence is not None
+        key, guess = self._key(depth, confidence), confidence if known else 0.7
+        return (self._PRIOR * guess + self._kept.get(key, 0.0)) / (self._PRIOR + self._seen.get(key, 0.0))
+
+    def saw(self, draft: Draft, path: Sequence[int]) -> None:
+        kept = set(path)
+        for node, depth in enumerate(draft.depths()):
+            parent = draft.parent(node)
+            if parent >= 0 and parent not in kept:
+                continue
+            said = None if draft.confidence is None else draft.confidence[node]
+            for key in {self._key(depth, said), self._key(depth, None)}:
+                self._seen[key] = 0.95 * self._seen.get(key, 0.0) + 1.0
+                self._kept[key] = 0.95 * self._kept.get(key, 0.0) + (node in kept)
+
+    @staticmethod
+    def _key(depth: int, confidence: float | None) -> tuple[str, int]:
+        return ("depth", min(depth, 16)) if confidence is None else ("said", min(9, int(10 * confidence)))

@@ -1,0 +1,158 @@
+"""Draft what followed the longest suffix of the text when it stood there before, as far as that can be trusted.
+
+Paper
+-----
+Hu et al., SAM Decoding: Speculative Decoding via Suffix Automaton, 2024, arXiv 2411.10666; Oliaro et al.,
+SuffixDecoding: Extreme Speculative Decoding for Emerging AI Applications, 2024, arXiv 2411.04975.
+
+Deviates
+--------
+How long a draft may be follows from the chance that each copied token is right: it starts from a guess that grows with
+the length of the match and is learned from what was accepted for matches of that length; the draft ends where the
+chance of its whole path falls below ``least``. (SuffixDecoding bounds it by a multiple of the match's length and scores
+paths by how often they occurred; SAM Decoding by a constant.) SAM Decoding's auxiliary drafter for short matches is
+left out: other techniques are that.
+"""
+
+from __future__ import annotations
+
+import functools
+from bisect import bisect_left
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field
+
+from workbench.drafting.suffix_automaton import SuffixAutomaton
+from workbench.engine import Draft, Run, Verification
+from workbench.errors import SettingError
+from workbench.models import Model
+from workbench.settings import settings
+from workbench.techniques._technique import Technique, register
+
+_MOST_CORPUS_TOKENS = 500_000
+
+
+@register
+@settings
+class SuffixDraft(Technique):
+    """Longest-suffix match over prompt, output and an optional corpus.
+
+    Parameters
+    ----------
+    draft : int
+        Most tokens drafted at once; 0 drafts nothing.
+    least : float
+        A token is drafted while the chance that it and all before it are right is at least this.
+    shortest : int
+        Matches of fewer tokens are not trusted.
+    corpus : str
+        A text file to search too; empty for none.
+    """
+
+    draft: Annotated[int, Field(ge=0, le=64, description="most tokens drafted at once")] = 48
+    least: Annotated[float, Field(gt=0, lt=1, description="least chance of a drafted path")] = 0.1
+    shortest: Annotated[int, Field(ge=1, le=16, description="shortest match trusted")] = 1
+    corpus: Annotated[str, Field(description="text file to search too; empty for none")] = ""
+
+    slots = ("draft",)
+    exact = True
+    paper = "Hu et al., SAM Decoding, 2024, arXiv 2411.10666; Oliaro et al., SuffixDecoding, 2024, arXiv 2411.04975"
+
+    def start(self, run: Run) -> _SuffixDraft:
+        return _SuffixDraft(self, _corpus(run.model, self.corpus) if self.corpus else None)
+
+    @classmethod
+    def neutral(cls) -> Self:
+        return cls(draft=0)
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        return cls(), cls(draft=5, least=0.3, shortest=2)
+
+
+class _SuffixDraft:
+    """The automaton of the text so far, and what became of earlier drafts."""
+
+    def __init__(self, settings: SuffixDraft, corpus: SuffixAutomaton | None) -> None:
+        self._settings, self._corpus = settings, corpus
+        self._own = SuffixAutomaton()
+        self._in_corpus = (0, 0)
+        self._trust = _Trust()
+        self._matched = 0
+
+    def propose(self, tokens: Sequence[int], limit: int) -> Draft:
+        own = self._own
+        for token in tokens[len(own.text) :]:
+            own.append(token)
+            if self._corpus is not None:
+                self._in_corpus = self._corpus.advance(*self._in_corpus, token)
+        text, (matched, place) = own.text, own.repeated
+        if self._in_corpus[1] > matched:
+            state, matched = self._in_corpus
+            text, place = self._corpus.text, self._corpus.ended(state)
+        self._matched = matched
+        if matched < self._settings.shortest:
+            return Draft()
+        return self._copied(text, place, matched, min(self._settings.draft, limit))
+
+    def verified(self, verification: Verification) -> None:
+        kept = len(verification.path)
+        for step in range(min(kept + 1, len(verification.draft.tokens))):
+            self._trust.saw(self._matched + step, step < kept)
+
+    def _copied(self, text: list[int], place: int, matched: int, most: int) -> Draft:
+        """What stands in ``text`` from ``place`` on, while it can be trusted; where the text ends it is taken to repeat
+        itself from there."""
+        draft, chance, period = Draft(confidence=[]), 1.0, max(1, len(text) - place)
+        for step in range(most):
+            likely = self._trust.of(matched + step)
+            chance *= likely
+            if chance < self._settings.least:
+                break
+            draft.tokens.append(text[place + step % period])
+            draft.confidence.append(likely)
+        return draft
+
+
+class _Trust:
+    """The chance that a copied token is right, by the length of the match before it."""
+
+    _EDGES = (1, 2, 3, 4, 6, 9, 15, 31)
+    _PRIOR = 4.0
+    # What was seen long ago counts less: texts change.
+    _FADE = 0.98
+
+    def __init__(self) -> None:
+        self._right = [0.0] * (len(self._EDGES) + 1)
+        self._seen = [0.0] * (len(self._EDGES) + 1)
+
+    def of(self, matched: int) -> float:
+        # As copies went in the model's answers to the training prompts.
+        guess, bucket = max(0.22, 1.0 - 0.85 / matched), bisect_left(self._EDGES, matched)
+        return min(0.995, (self._PRIOR * guess + self._right[bucket]) / (self._PRIOR + self._seen[bucket]))
+
+    def saw(self, matched: int, right: bool) -> None:
+        bucket = bisect_left(self._EDGES, matched)
+        self._seen[bucket] = self._FADE * self._seen[bucket] + 1.0
+        self._right[bucket] = self._FADE * self._right[bucket] + right
+
+
+def _corpus(model: Model, path: str) -> SuffixAutomaton:
+    if model.tokenizer is None:
+        raise SettingError(f"{model.name} has no tokenizer, so suffix_draft cannot read a corpus for it")
+    file = Path(path)
+    if not file.is_file():
+        raise SettingError(f"suffix_draft: there is no text file {path!r}: name one, or leave corpus empty")
+    return _indexed(model.tokenizer, file.resolve(), file.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2)
+def _indexed(tokenizer, file: Path, _: int) -> SuffixAutomaton:
+    tokens = tokenizer(file.read_text("utf-8", errors="replace"), add_special_tokens=False)["input_ids"]
+    if len(tokens) > _MOST_CORPUS_TOKENS:
+        raise SettingError(
+            f"{file.name} has {len(tokens):,} tokens, more than the {_MOST_CORPUS_TOKENS:,} indexed at most"
+        )
+    return SuffixAutomaton(tokens)

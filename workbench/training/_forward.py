@@ -1,0 +1,42 @@
+"""A batch of texts through a model's own steps, differentiable, for recipes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from workbench.models import Anatomy, Block
+
+
+def residual(anatomy: Anatomy, tokens: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Residual stream [batch, tokens, width] after the last block, before the final norm.
+
+    Parameters
+    ----------
+    anatomy : Anatomy
+    tokens : int Tensor [batch, tokens]
+        Texts that begin at the first column; what stands behind a text does not touch it.
+    dtype : torch.dtype, optional
+        Of the residual stream; by default the embedding's.
+    """
+    positions = torch.arange(tokens.shape[1], device=tokens.device)
+    ropes = anatomy.rope(positions)
+    x = anatomy.embed(tokens, positions)
+    x = x if dtype is None else x.to(dtype)
+    for block in anatomy.blocks:
+        query, key, value = block.enter(x, ropes.get(block.rope_kind))
+        x = block.leave(x, causal(block, query, key, value))
+    return x
+
+
+def causal(block: Block, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Weighted values [batch, heads, tokens, head_dim] where every token sees itself and those before it."""
+    count = query.shape[2]
+    key, value = key.to(query.dtype), value.to(query.dtype)
+    if block.window is None or count <= block.window:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=block.scale, enable_gqa=True)
+    places = torch.arange(count, device=query.device)
+    distance = places[:, None] - places
+    mask = (distance >= 0) & (distance < block.window)
+    return F.scaled_dot_product_attention(query, key, value, mask, scale=block.scale, enable_gqa=True)

@@ -1,0 +1,89 @@
+"""Training from first to last: find recipe and text, take the steps, write what came of it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from workbench.models import Model
+from workbench.models.bundled import cache_folder
+from workbench.settings import build
+from workbench.training._recipe import RECIPES
+from workbench.training.data import DataSettings, Progress, TrainingData, training_data
+from workbench.training.loop import Training
+
+
+def train(
+    name: str,
+    model: Model,
+    out: str | Path | None = None,
+    data: TrainingData | str | Path | DataSettings | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    checkpoint_every: int = 100,
+    evaluations: int = 10,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+    **settings: Any,
+) -> dict[str, Any] | None:
+    """Train a part and write it with its card.
+
+    Parameters
+    ----------
+    name : str
+        Of a recipe.
+    model : Model
+        The frozen model. In bfloat16 the part's products are too (autocast); its parameters are float32 all the same.
+    out : path, optional
+        Folder for ``<name>.safetensors``, its card ``<name>.json`` and, while training, ``<name>.checkpoint``; by
+        default ``trained/<model>`` in the user's cache folder.
+    data : TrainingData, path or DataSettings, optional
+        By default :func:`workbench.training.data.training_data` of the model.
+    resume : bool
+        Go on from the checkpoint in ``out``; the result is the same as without the interruption.
+    seed : int
+    checkpoint_every, evaluations : int
+        Steps between checkpoints, and how often the held-out loss is looked at on the way.
+    progress : callable, optional
+        ``progress(step, steps, message)`` after every step.
+    cancel : Event, optional
+        Once set, the training writes a checkpoint and ends.
+    **settings
+        Of the recipe.
+
+    Returns
+    -------
+    dict or None
+        The card, and where the artefact is as ``path``; None if it was cancelled.
+
+    Raises
+    ------
+    SettingError
+        If there is no such recipe or setting, or nothing to resume.
+    NumericalError
+        If the loss is no number; the last checkpoint stays.
+    """
+    recipe = build(RECIPES[name], settings)
+    place = Path(out) if out is not None else cache_folder() / "trained" / Path(model.name).name
+    place.mkdir(parents=True, exist_ok=True)
+    if data is None or isinstance(data, DataSettings):
+        data = training_data(model, data, progress, cancel)
+    elif not isinstance(data, TrainingData):
+        data = TrainingData.read(Path(data))
+    training = Training(recipe, model, data, seed, evaluations)
+    file = place / f"{name}.checkpoint"
+    if resume:
+        training.restore(file)
+    while training.step < recipe.steps:
+        if cancel is not None and cancel.is_set():
+            training.checkpoint(file)
+            return None
+        loss = training.advance()
+        if progress is not None:
+            progress(training.step, recipe.steps, f"{name}: loss {loss:.4f}")
+        if training.step % checkpoint_every == 0 and training.step < recipe.steps:
+            training.checkpoint(file)
+    card = {**training.finish(place), "path": str(place / f"{name}.safetensors")}
+    file.unlink(missing_ok=True)
+    return card
