@@ -39,6 +39,7 @@ reports/demo.jsonl: $(DEMO_TASKS:%=data/workbench_data/prompts/%.jsonl)
 demo: model reports/demo.jsonl
 	$(BIN)/workbench compare smollm2-135m --prompts reports/demo.jsonl --max-new-tokens 32 --repeats 1 --seed 0 \
 		--technique prompt_lookup \
+		--technique suffix_draft+goodput \
 		--technique draft_model \
 		--technique unified_layer_skip \
 		--technique streaming_llm \

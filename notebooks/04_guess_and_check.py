@@ -10,9 +10,9 @@
 # # 04 · Guess and check: when do drafts pay?
 #
 # A language model writes one token per forward, and most of that forward is spent reading weights. Reading them for
-# sixteen tokens costs little more than for one. So let something cheap guess the next tokens, check all guesses in one
-# forward, and keep those that the model would have written anyway. The text stays the same; only the number of forwards
-# falls.
+# sixteen tokens costs far less than sixteen times as much. So let something cheap guess the next tokens, check all
+# guesses in one forward, and keep those that the model would have written anyway. The text stays the same; only the
+# number of forwards falls.
 
 # %%
 import altair as alt
@@ -77,10 +77,10 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# Four of them on four kinds of prompts: two that copy much of what they were given, two that do not. *Prompt lookup* and
-# *suffix draft* search text, *token recycling* remembers candidates, and a *draft model* computes: it knows more and costs
-# more. `Goodput` sets the length of another's drafts by what they gain and what checking costs; where nothing pays it drafts
-# nothing.
+# Five of them on four kinds of prompts: two that copy much of what they were given, two that do not. *Prompt lookup* and
+# *suffix draft* search text, *token recycling* remembers candidates. A small *draft model* and trained *heads* on the
+# model's own hidden state compute: they know more and cost more. `Goodput` sets the length of another's drafts by what
+# they gain and what checking costs; where nothing pays it drafts nothing.
 
 # %%
 tasks = ("copy_editing", "summarising", "mathematics", "chat")
@@ -90,7 +90,8 @@ recipes = {
     "suffix draft": [wb.techniques.SuffixDraft()],
     "token recycling": [wb.techniques.TokenRecycling()],
     "draft model": [wb.techniques.DraftModel()],
-    "draft model, goodput": [wb.techniques.DraftModel(), wb.techniques.Goodput()],
+    "hydra heads": [wb.techniques.HydraHeads()],
+    "hydra heads, goodput": [wb.techniques.HydraHeads(), wb.techniques.Goodput()],
 }
 study = wb.compare(model, prompts, recipes, max_new_tokens=32, repeats=1, quality=False, hardware=())
 study.table()[["equal to baseline [share]", "accepted/forward [tokens]"]]

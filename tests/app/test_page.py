@@ -50,6 +50,8 @@ def run(page, tokens=8, wait=True):
 
 def ask(page, prompt):
     page.fill("#prompt textarea", prompt)
+    # What is typed next must not land here, however slow the page is.
+    page.locator("#prompt textarea").blur()
 
 
 def test_two_recipes_run_side_by_side_and_colours_follow_the_choice(visit):

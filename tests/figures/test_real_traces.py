@@ -1,11 +1,12 @@
 """Figures over what probes and studies really write, from tiny models."""
 
+import json
 import threading
 
 import numpy as np
 import pytest
 
-from workbench import figures
+from workbench import artifacts, figures
 from workbench.figures import FIGURES
 from workbench.probes import (
     AttentionSparsity,
@@ -17,6 +18,7 @@ from workbench.probes import (
 from workbench.studies.compare import compare
 from workbench.studies.compatibility import compatibility
 from workbench.studies.observe import observe
+from workbench.training import curve
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def compared(tiny):
     return compare(
         tiny("llama"),
         [[3, 4, 5, 6, 3, 4, 5], [7, 8, 9, 7, 8]],
-        {"lookup": "prompt_lookup", "suffix": "suffix_draft"},
+        {"lookup": "prompt_lookup", "recycling": "token_recycling"},
         max_new_tokens=12,
         hardware=["H100 SXM"],
     )
@@ -41,9 +43,14 @@ def together(tiny):
     return compatibility(tiny("llama"), ["prompt_lookup", "snap_kv"])
 
 
-def test_every_figure_draws_from_real_data(observed, compared, together):
+@pytest.fixture(scope="module")
+def trained():
+    return curve.trace(json.loads((artifacts.folder() / "hydra_heads.json").read_text("utf-8")))
+
+
+def test_every_figure_draws_from_real_data(observed, compared, together, trained):
     for name, figure in FIGURES.items():
-        trace = next(each for each in (observed, compared.tree, together) if figure.applies(each))
+        trace = next(each for each in (observed, compared.tree, together, trained) if figure.applies(each))
         spec = figure.draw(trace).to_dict()
         assert all(spec["datasets"].values()), name
 

@@ -11,7 +11,7 @@ One request at a time, so the batch is the request and the paper's scheduling ov
 predicts a step's time by a linear model fitted offline; here the cost of a forward is a curve measured for the model
 and scaled by what the steps of this run take, so that a busy machine shortens drafts. Drafts are cut after they were
 made as well, tree or chain, to the nodes that are worth their share of the forward. Where drafting does not pay it
-stops, and is tried again after longer and longer pauses.
+stops, and is tried again after longer and longer pauses. A draft must promise a tenth more than none does.
 """
 
 from __future__ import annotations
@@ -68,13 +68,16 @@ class _Goodput:
     _FADE = 0.9
     _PAUSES = (4, 64)
     _TRY = 2
+    # A draft must promise this much more than none: what is gained is a guess, what it costs is sure.
+    _WORTH = 1.1
 
     def __init__(self, settings: Goodput, run: Run, forward: VerifyCost) -> None:
         self._settings, self._forward = settings, forward
         self._measured = settings.cost == "measured"
         self._dtype = str(run.model.dtype).removeprefix("torch.")
         self._chance = _Calibration()
-        self._slower = 1.0
+        # Of a forward of one token and of a wider one: they run different products, and drift apart from the curve.
+        self._slower = [1.0, 1.0]
         self._per_draft, self._per_level = 0.0, 0.0
         self._gain: float | None = None
         self._pause = self._paused = 0
@@ -91,7 +94,7 @@ class _Goodput:
             self._paused -= 1
             self._trying = self._paused == 0
             return 0
-        best, length = self._rate(0.0, 0, drafted=False), 0
+        best, length = self._WORTH * self._rate(0.0, 0, drafted=False), 0
         expected, path = 0.0, 1.0
         for depth in range(1, limit + 1):
             path *= self._chance.of(depth, None)
@@ -100,7 +103,7 @@ class _Goodput:
             if rate > best:
                 best, length = rate, depth
         # A drafter whose draft costs the same whatever its length may as well be asked for all it has.
-        if self._per_level * limit < 0.1 * self._forward(1) * self._slower:
+        if self._per_level * limit < 0.1 * self._seconds(0):
             length = limit
         if length == 0 and self._trying:
             length = min(limit, self._TRY)
@@ -120,7 +123,7 @@ class _Goodput:
             parent = draft.parent(node)
             chances.append(own * (chances[parent] if parent >= 0 else 1.0))
         order = sorted(range(len(chances)), key=lambda node: (-chances[node], node))
-        best, kept, expected = self._rate(0.0, 0), 0, 0.0
+        best, kept, expected = self._WORTH * self._rate(0.0, 0), 0, 0.0
         for count, node in enumerate(order, 1):
             expected += chances[node]
             rate = self._rate(expected, count)
@@ -143,12 +146,15 @@ class _Goodput:
         if not self._measured:
             draft_seconds = float(step_seconds(draft.flops, draft.bytes, _MODELLED_ON, self._dtype))
             verify_seconds = self._forward(1 + len(draft.tokens))
-        self._slower += (1 - self._FADE) * (verify_seconds / self._forward(1 + len(draft.tokens)) - self._slower)
+        wide = len(draft.tokens) > 0
+        self._slower[wide] += (1 - self._FADE) * (
+            verify_seconds / self._forward(1 + len(draft.tokens)) - self._slower[wide]
+        )
         if not self._drafting:
             return
         self._learn_cost(draft_seconds)
         seconds = draft_seconds + verify_seconds
-        gain = (1 + len(verification.path)) * self._forward(1) * self._slower / seconds
+        gain = (1 + len(verification.path)) * self._seconds(0) / seconds
         # The first drafts of a run are the worst: what they learn from has yet to come.
         self._gain = 1.0 if self._gain is None else self._gain
         self._gain += (1 - self._FADE) * (gain - self._gain)
@@ -176,7 +182,11 @@ class _Goodput:
         drafting = 0.0
         if drafted:
             drafting = self._per_draft if depth is None else min(self._per_draft, self._per_level * depth)
-        return (1.0 + expected) / (drafting + self._slower * self._forward(1 + nodes))
+        return (1.0 + expected) / (drafting + self._seconds(nodes))
+
+    def _seconds(self, nodes: int) -> float:
+        """Of the forward that verifies so many nodes, as this run's forwards went."""
+        return self._slower[nodes > 0] * self._forward(1 + nodes)
 
 
 class _Calibration:

