@@ -21,7 +21,7 @@ import workbench as wb
 import workbench.techniques
 from workbench.registry import TECHNIQUES
 from workbench.settings import parse
-from workbench.tasks import encode_prompt, list_tasks, load_prompts
+from workbench.tasks import encode_prompt, load_prompts
 
 RECIPES = {
     "prompt_lookup": "prompt_lookup",
@@ -138,7 +138,11 @@ def main():
     recipes = dict(each.split("=", 1) for each in options.recipe) or RECIPES
     runs = contenders(model, recipes, options.new_tokens, not options.without_theirs)
     rows = []
-    tasks = options.tasks.split(",") if options.tasks else ["copying", *(info.name for info in list_tasks())]
+    tasks = (
+        options.tasks.split(",")
+        if options.tasks
+        else ["copying", *dict.fromkeys(prompt.task for prompt in load_prompts("mixed"))]
+    )
     for name, run in runs.items():
         run(cases(model, "chat", 1)[0])
         print(f"warm: {name}", flush=True)

@@ -18,14 +18,12 @@ import workbench.techniques
 from workbench.engine import teacher_force
 from workbench.errors import SettingError
 from workbench.registry import TECHNIQUES
-from workbench.tasks import encode_prompt, list_tasks, load_prompts
+from workbench.tasks import encode_prompt, load_prompts
 
 
 def spread(model, count):
     """``count`` prompts, in turn from every task, as token ids."""
-    by_task = [load_prompts(info.name) for info in list_tasks()]
-    rounds = [row[place] for place in range(max(map(len, by_task))) for row in by_task if place < len(row)]
-    return [encode_prompt(model.tokenizer, prompt) for prompt in rounds[:count]]
+    return [encode_prompt(model.tokenizer, prompt) for prompt in load_prompts("mixed", limit=count)]
 
 
 def tokens(model, ids, techniques, new):
