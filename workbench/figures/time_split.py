@@ -55,7 +55,7 @@ def time_split(tree: xr.DataTree, *, show: Literal["time", "share"] = "time") ->
     table["end"] = table["high"].max()
     unit = "[ms]" if show == "time" else "(share)"
     x = alt.X("low:Q", title=f"measured time per decoded token {unit}").axis(
-        tickCount=8, format="%" if show == "share" else "~g"
+        tickCount=8, format="%" if show == "share" else ",.3~f"
     )
     y = alt.Y("run:N", sort=names, title=None).axis(labelLimit=220, ticks=False, domain=False)
     hover = [alt.Tooltip("run:N"), alt.Tooltip("part:N"), alt.Tooltip("ms:Q", title="per token [ms]", format=".3~g"),
