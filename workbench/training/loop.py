@@ -189,7 +189,7 @@ class Training:
             "data": {**self.data.facts, "held_out_texts": int(self.data.held_out.sum())},
             **({"prepared": self._prepared} if self._prepared else {}),
             "steps": self.step,
-            "seconds": round(self.seconds, 1),
+            "seconds": round(self.seconds, 3),
             "machine": _machine(self.model.device),
             "parameters": sum(value.numel() for value in self._named.values()),
             "result": {f"held_out_{key}": round(value, 5) for key, value in result.items()},
