@@ -127,7 +127,18 @@ def test_zero_never_drafts_and_the_longest_is_kept():
 
 
 @pytest.mark.bundled
-def test_wrong_guesses_on_the_bundled_model_are_given_up(bundled):
-    wrong = Scripted(lambda tokens, limit: Draft([0] * min(limit, 4)))
-    steps = run(bundled, "The capital of France is", [wrong, Goodput()], new=48)
-    assert sum(step.drafted for step in steps) < 0.5 * 4 * 46
+def test_on_the_bundled_model_right_guesses_are_taken_and_wrong_ones_given_up(bundled, monkeypatch):
+    mild = VerifyCost(range(1, 10), [1.0 + 0.2 * extra for extra in range(9)])
+    monkeypatch.setattr("workbench.techniques.goodput.verify_cost", lambda model, kind: mild)
+    prompt = bundled.encode("The capital of France is")
+    plain = tokens_of(run(bundled, prompt, new=48))
+    guesses = {
+        "wrong": lambda tokens, limit: Draft([0] * min(limit, 4)),
+        "right": lambda tokens, limit: Draft(plain[len(tokens) - len(prompt) :][: min(limit, 4)]),
+    }
+    drafted = {}
+    for name, guess in guesses.items():
+        steps = run(bundled, prompt, [Scripted(guess), Goodput(cost="modelled")], new=48)
+        assert tokens_of(steps) == plain
+        drafted[name] = sum(step.drafted for step in steps) / len(steps)
+    assert drafted["wrong"] < 1 and drafted["right"] > 2, drafted
