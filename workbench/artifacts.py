@@ -7,6 +7,7 @@ the file.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import tempfile
@@ -48,8 +49,6 @@ def load(name: str, model: Model, weights: str = "bundled") -> tuple[dict[str, T
     CorruptModel
         If the file or its card is damaged.
     """
-    from safetensors.torch import load_file
-
     path = folder() / f"{name}.safetensors" if weights == "bundled" else Path(weights).expanduser()
     found = card(path)
     made_for = found["model"]["name"]
@@ -60,10 +59,21 @@ def load(name: str, model: Model, weights: str = "bundled") -> tuple[dict[str, T
             f"{path.name} was trained for {made_for}, not for {model.name}: train one with "
             f"workbench train {name} --model {model.name}, then name its file as weights"
         )
-    read_safetensors(path)
-    if sha256(path) != found["sha256"]:
+    now = path.stat()
+    stamp = now.st_ino, now.st_ctime_ns, now.st_mtime_ns, now.st_size
+    tensors, checksum = _read(path, stamp, str(model.device))
+    if checksum != found["sha256"]:
         raise CorruptModel(f"{path.name} does not have the checksum on its card.")
-    return load_file(path, device=str(model.device)), found
+    return dict(tensors), found
+
+
+@functools.lru_cache(maxsize=8)
+def _read(path: Path, stamp: tuple[int, ...], device: str) -> tuple[dict[str, Tensor], str]:
+    """Tensors and SHA-256 of a file of this stamp, read once: every run starts its techniques anew."""
+    from safetensors.torch import load_file
+
+    read_safetensors(path)
+    return load_file(path, device=device), sha256(path)
 
 
 def card(path: Path) -> dict[str, Any]:
