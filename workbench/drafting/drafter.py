@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from workbench.drafting import distilled
@@ -14,6 +17,11 @@ from workbench.models import Model
 from workbench.models.companion import companion
 
 _HALF = "/0.5"
+
+DrafterName = Annotated[
+    str, Field(min_length=1, description="drafter: auto, distilled, /layers, /share, or a model's name")
+]
+"""Type of a technique's setting that :func:`drafter_model` reads."""
 
 
 def drafter_model(main: Model, name: str = "auto") -> Model:
@@ -44,6 +52,32 @@ def drafter_model(main: Model, name: str = "auto") -> Model:
         if name == "distilled":
             raise SettingError(f"no draft model was trained for {main.name}: see `workbench train draft_model`")
     return companion(main, _HALF if name == "auto" else name)
+
+
+@dataclass
+class Chain:
+    """Tokens after a text.
+
+    Attributes
+    ----------
+    tokens : list of int
+    laws : list of Tensor
+        What each was drawn from [small]; empty where nothing was drawn.
+    confidence : list of float
+        The drafter's probability of each.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    laws: list[Tensor] = field(default_factory=list)
+    confidence: list[float] = field(default_factory=list)
+
+    def after(self, count: int) -> Chain:
+        """The chain less its first ``count`` tokens."""
+        return Chain(self.tokens[count:], self.laws[count:], self.confidence[count:])
+
+    def first(self, count: int) -> Chain:
+        """The first ``count`` tokens of the chain."""
+        return Chain(self.tokens[:count], self.laws[:count], self.confidence[:count])
 
 
 class ModelDrafter:
@@ -135,6 +169,41 @@ class ModelDrafter:
         self._held += tokens
         return self.decoder.forward(tokens)[0]
 
+    def chain(
+        self,
+        logits: Tensor,
+        sampler: Sampler,
+        length: int,
+        extend: Callable[[list[int]], Tensor] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Chain:
+        """Tokens one after the other from logits [small]: the most probable ones, or drawn.
+
+        Parameters
+        ----------
+        logits : Tensor [small]
+            After the text.
+        sampler : Sampler
+        length : int
+            Most tokens, at least 1.
+        extend : callable, optional
+            Takes the newest token in and gives the logits after it; by default :meth:`extend`.
+        stop : callable, optional
+            Asked after every token whether to end there.
+        """
+        chain, extend = Chain(), extend or self.extend
+        while True:
+            if sampler.greedy:
+                token, chance = self.best(logits)
+            else:
+                token, law, chance = self.draw(logits, sampler)
+                chain.laws.append(law)
+            chain.tokens.append(token)
+            chain.confidence.append(chance)
+            if stop() or len(chain.tokens) == length:
+                return chain
+            logits = extend([token])
+
     @torch.inference_mode()
     def grow(self, tokens: Sequence[int], parents: Sequence[int], rows: Sequence[int]) -> Tensor:
         """Logits [rows, small] after the nodes at ``rows`` of a tree that stands after the text.
@@ -169,8 +238,10 @@ class ModelDrafter:
         place = sampler.chance.draw(law)
         return self.token(place), law, float(law[place])
 
-    def spread(self, laws: Sequence[Tensor], vocabulary: int) -> Tensor:
-        """Distributions [small] as rows over a whole vocabulary of that size [rows, vocabulary]."""
+    def spread(self, laws: Sequence[Tensor], vocabulary: int) -> Tensor | None:
+        """Distributions [small] as rows over a whole vocabulary of that size [rows, vocabulary]; None of none."""
+        if not laws:
+            return None
         rows = torch.stack(list(laws))
         if self.vocabulary is None:
             return rows

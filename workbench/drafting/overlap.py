@@ -12,40 +12,14 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from workbench.drafting.drafter import ModelDrafter
+from workbench.drafting.drafter import Chain, ModelDrafter
 from workbench.engine import Sampler
 
 Exit = Callable[[Tensor], Tensor]
-
-
-@dataclass
-class Chain:
-    """Tokens after a text.
-
-    Attributes
-    ----------
-    tokens : list of int
-    laws : list of Tensor
-        What each was drawn from [small]; empty where nothing was drawn.
-    confidence : list of float
-    """
-
-    tokens: list[int] = field(default_factory=list)
-    laws: list[Tensor] = field(default_factory=list)
-    confidence: list[float] = field(default_factory=list)
-
-    def after(self, count: int) -> Chain:
-        """The chain less its first ``count`` tokens."""
-        return Chain(self.tokens[count:], self.laws[count:], self.confidence[count:])
-
-    def first(self, count: int) -> Chain:
-        """The first ``count`` tokens of the chain."""
-        return Chain(self.tokens[:count], self.laws[:count], self.confidence[:count])
 
 
 class Ahead:
@@ -113,20 +87,7 @@ class Ahead:
 
     def draft(self, text: Sequence[int], count: int) -> Chain:
         """``count`` tokens after ``text``, here and now."""
-        chain = Chain()
-        logits = self._drafter.follow(text)
-        while not self._stop.is_set():
-            if self._sampler.greedy:
-                token, chance = self._drafter.best(logits)
-            else:
-                token, law, chance = self._drafter.draw(logits, self._sampler)
-                chain.laws.append(law)
-            chain.tokens.append(token)
-            chain.confidence.append(chance)
-            if len(chain.tokens) == count:
-                break
-            logits = self._drafter.extend([token])
-        return chain
+        return self._drafter.chain(self._drafter.follow(text), self._sampler, count, stop=self._stop.is_set)
 
     def _work(self, text: list[int], drafted: Chain, count: int) -> list[Chain]:
         chains = [_joined(drafted, self.draft(text + drafted.tokens, count))]

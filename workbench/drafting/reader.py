@@ -51,7 +51,7 @@ class ContextDrafter:
         beyond = len(tokens) - len(self._text)
         if self._rows and 0 <= beyond <= len(self._chain) and list(tokens[len(self._text) :]) == self._chain[:beyond]:
             if beyond == len(self._rows):
-                self._rows.append(self._drafter.extend(self._chain[-1:]))
+                return self._extend(self._chain[-1:])
             return self._rows[beyond]
         return self._follow(tokens)
 
@@ -62,27 +62,19 @@ class ContextDrafter:
 
     def chain(self, tokens: Sequence[int], length: int) -> Draft:
         """A chain of ``length`` tokens after a text; its cost includes that of what was asked for since the last."""
-        drafter, sampler = self._drafter, self._sampler
+        drafter = self._drafter
         if length < 1:
             return Draft()
-        logits = self._follow(tokens)
-        laws: list[Tensor] = []
-        confidence: list[float] = []
-        while True:
-            if sampler.greedy:
-                token, chance = drafter.best(logits)
-            else:
-                token, law, chance = drafter.draw(logits, sampler)
-                laws.append(law)
-            self._chain.append(token)
-            confidence.append(chance)
-            if len(self._chain) == length:
-                break
-            logits = self.logits([*tokens, *self._chain])
-        probabilities = drafter.spread(laws, self._vocabulary) if laws else None
-        draft = Draft(list(self._chain), None, probabilities, drafter.flops, drafter.bytes, confidence)
+        chain = drafter.chain(self._follow(tokens), self._sampler, length, self._extend)
+        self._chain = chain.tokens
+        probabilities = drafter.spread(chain.laws, self._vocabulary)
+        draft = Draft(list(chain.tokens), None, probabilities, drafter.flops, drafter.bytes, chain.confidence)
         drafter.reset_counts()
         return draft
+
+    def _extend(self, tokens: list[int]) -> Tensor:
+        self._rows.append(self._drafter.extend(tokens))
+        return self._rows[-1]
 
     def _follow(self, tokens: Sequence[int]) -> Tensor:
         self._text, self._chain = list(tokens), []

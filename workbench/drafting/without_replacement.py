@@ -44,6 +44,19 @@ class TreeWithoutReplacement(Draft):
     def by_chance(self) -> bool:
         return bool(self.law)
 
+    def drawn_from(self, node: int, like: Tensor) -> Tensor:
+        """See :meth:`workbench.engine.Draft.drawn_from`: what siblings before the node left, normalised."""
+        if not self.law:
+            return super().drawn_from(node, like)
+        tokens, law = self.laws[self.law[node]]
+        *before, _ = self.drawn[node]
+        law = law.to(like)
+        if before:
+            law = law.clone()
+            law[before] = 0.0
+            law /= law.sum()
+        return like.new_zeros(like.shape).index_copy_(0, tokens, law)
+
     def pruned(self, kept: Sequence[int]) -> Draft:
         """See :meth:`workbench.engine.Draft.pruned`."""
         if not self.law:
@@ -58,36 +71,9 @@ def recursive_rejection(draft: Draft, logits: Tensor, sampler: Sampler) -> tuple
     The i-th sibling is kept with probability min(1, p_i / q_i), where q_i is the drafter's distribution less the
     siblings before it, and p_i what the rejections before it left of the model's: max(0, p - q) of the one before,
     normalised. As q_i is just what the sibling was drawn from, given those before it, the result is distributed as p.
+    It is the engine's own walk: the tree says what its nodes were drawn from.
     """
-    if sampler.greedy or not isinstance(draft, TreeWithoutReplacement) or not draft.law:
-        return accept(draft, logits, sampler)
-    children: dict[int, list[int]] = {}
-    for node in range(len(draft.tokens)):
-        children.setdefault(draft.parent(node), []).append(node)
-    path: list[int] = []
-    here = -1
-    while True:
-        target = sampler.distribution(logits[here + 1])
-        kept = None
-        for node in children.get(here, ()):
-            candidates, law = draft.laws[draft.law[node]]
-            *before, place = draft.drawn[node]
-            law = law.to(target)
-            if before:
-                law = law.clone()
-                law[before] = 0.0
-                law /= law.sum()
-            if sampler.chance.flip(min(1.0, float(target[draft.tokens[node]] / law[place]))):
-                kept = node
-                break
-            left = target.index_add(0, candidates, law, alpha=-1).clamp_(min=0)
-            total = left.sum()
-            # Rounding can leave nothing where p and q are equal; then p itself is the right law.
-            target = left / total if total > 0 else target
-        if kept is None:
-            return path, sampler.chance.draw(target)
-        here = kept
-        path.append(here)
+    return accept(draft, logits, sampler)
 
 
 class GrowingTree:

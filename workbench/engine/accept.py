@@ -9,7 +9,6 @@ after the other as in Miao et al., SpecInfer, 2023, arXiv 2305.09781.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from workbench.engine.draft import Draft
@@ -37,9 +36,7 @@ def accept(draft: Draft, logits: Tensor, sampler: Sampler) -> tuple[list[int], i
     next_token : int
         The model's own token after them.
     """
-    children: dict[int, list[int]] = {}
-    for node in range(len(draft.tokens)):
-        children.setdefault(draft.parent(node), []).append(node)
+    children = draft.children()
     return _greedy(draft, logits, children) if sampler.greedy else _sampled(draft, logits, sampler, children)
 
 
@@ -63,11 +60,7 @@ def _sampled(draft: Draft, logits: Tensor, sampler: Sampler, children: dict[int,
         kept = None
         for node in children.get(here, ()):
             token = draft.tokens[node]
-            if draft.probabilities is None:
-                drawn_from = torch.zeros_like(target)
-                drawn_from[token] = 1.0
-            else:
-                drawn_from = draft.probabilities[node].to(target)
+            drawn_from = draft.drawn_from(node, target)
             if sampler.chance.flip(min(1.0, float(target[token] / drawn_from[token]))):
                 kept = node
                 break

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -75,6 +76,22 @@ class Draft:
     def by_chance(self) -> bool:
         """Whether tokens were drawn, so that dropping some for what they are would bend the distribution."""
         return self.probabilities is not None
+
+    def drawn_from(self, node: int, like: Tensor) -> Tensor:
+        """The distribution [vocabulary] that a node was drawn from, given the siblings before it, in the format of
+        ``like`` [vocabulary]; of a node chosen without chance the one that has only its token."""
+        if self.probabilities is not None:
+            return self.probabilities[node].to(like)
+        only = torch.zeros_like(like)
+        only[self.tokens[node]] = 1.0
+        return only
+
+    def children(self) -> dict[int, list[int]]:
+        """Node, or -1 for the last accepted token, -> its children, in the order in which they are to be tried."""
+        found: dict[int, list[int]] = {}
+        for node in range(len(self.tokens)):
+            found.setdefault(self.parent(node), []).append(node)
+        return found
 
     def parent(self, node: int) -> int:
         return node - 1 if self.parents is None else self.parents[node]

@@ -22,7 +22,7 @@ from workbench.models import Model
 from workbench.models.anatomy import Anatomy
 
 KINDS = ("measured", "modelled")
-_MODELLED_ON = "A100 SXM 80GB"
+MODELLED_ON = DATA_SHEETS["A100 SXM 80GB"]
 _ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _HELD = 128
 _KNOWN: WeakKeyDictionary[Anatomy, dict[tuple[str, int], VerifyCost]] = WeakKeyDictionary()
@@ -84,7 +84,7 @@ def _seconds(model: Model, repeats: int) -> list[float]:
     decoder = Decoder(model, reserve=_ROWS[-1])
     held = min(_HELD, model.anatomy.positions - _ROWS[-1])
     decoder.prefill([0] * held)
-    hardware, dtype = DATA_SHEETS[_MODELLED_ON], str(model.dtype).removeprefix("torch.")
+    dtype = str(model.dtype).removeprefix("torch.")
     best = dict.fromkeys(_ROWS, float("inf"))
     # Round by round rather than size by size, so that a busy moment hits all alike.
     for _ in range(max(1, repeats)):
@@ -96,7 +96,7 @@ def _seconds(model: Model, repeats: int) -> list[float]:
                 torch.cuda.synchronize(model.device)
             took = time.perf_counter() - start
             if not repeats:
-                took = float(step_seconds(decoder.flops, decoder.bytes, hardware, dtype))
+                took = float(step_seconds(decoder.flops, decoder.bytes, MODELLED_ON, dtype))
             best[rows] = min(best[rows], took)
             decoder.cache.crop_to(held)
     return [best[rows] for rows in _ROWS]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import abc
-from typing import Annotated, Literal, Self
+from typing import Self
 
-from pydantic import Field
 from torch import Tensor
 
 from workbench.drafting.lookahead import LookaheadPart
@@ -16,37 +15,14 @@ from workbench.engine import Run, verify_cost
 from workbench.errors import ArtifactError
 from workbench.models import Model
 from workbench.settings import settings
-from workbench.techniques._technique import Technique
+from workbench.techniques._trained_tree import TrainedTreeTechnique
 
 ORDERS = 3
 
 
 @settings
-class LookaheadTechnique(Technique):
-    """Base of the techniques with lookahead rows.
-
-    Parameters
-    ----------
-    nodes : int
-        Most nodes and rows of a verification; 0 drafts nothing.
-    tree : {"adaptive", "fixed"}
-        Whether a node's chance is the probability that its row gave it, or how often its rank was right on held-out
-        text.
-    weights : str
-        ``bundled``, ``untrained``, or the path of a part trained with ``workbench train``.
-    cost : {"measured", "modelled"}
-        See :func:`workbench.engine.verify_cost`.
-    """
-
-    nodes: Annotated[int, Field(ge=0, le=64, description="most nodes and rows; 0 drafts nothing")] = 24
-    tree: Annotated[Literal["adaptive", "fixed"], Field(description="chances of the moment, or held-out ones")] = (
-        "adaptive"
-    )
-    weights: Annotated[str, Field(min_length=1, description="bundled, untrained, or a .safetensors file")] = "bundled"
-    cost: Annotated[Literal["measured", "modelled"], Field(description="what a verification costs")] = "measured"
-
-    slots = ("draft",)
-    exact = True
+class LookaheadTechnique(TrainedTreeTechnique):
+    """Base of the techniques with lookahead rows."""
 
     @abc.abstractmethod
     def fresh(self, model: Model) -> LookaheadPart:
@@ -68,10 +44,6 @@ class LookaheadTechnique(Technique):
                 f"{model.anatomy.width} wide and has {model.layers} layers"
             )
         return LookaheadDrafter(part, model, verify_cost(model, self.cost), self.nodes, self.tree == "adaptive")
-
-    @classmethod
-    def neutral(cls) -> Self:
-        return cls(nodes=0)
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:

@@ -12,15 +12,16 @@ It is trained on the frozen distilled draft model of this workbench rather than 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Self
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from workbench.drafting.acceptance_head import AcceptanceHead, acceptance_head
-from workbench.drafting.drafter import ModelDrafter
+from workbench.drafting.drafter import DrafterName, ModelDrafter
+from workbench.drafting.silent import Silent
 from workbench.engine import Draft, Run, Verification
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
@@ -43,9 +44,7 @@ class CandidateLength(Technique):
         Most tokens drafted at once; 0 drafts nothing.
     """
 
-    model: Annotated[
-        str, Field(min_length=1, description="drafter: auto, distilled, /layers, /share, or a model's name")
-    ] = "auto"
+    model: DrafterName = "auto"
     weights: Annotated[str, Field(min_length=1, description="acceptance head: bundled, untrained, or a file")] = (
         "bundled"
     )
@@ -58,9 +57,9 @@ class CandidateLength(Technique):
         "Huang et al., SpecDec++: Boosting Speculative Decoding via Adaptive Candidate Lengths, 2024, arXiv 2405.19715"
     )
 
-    def start(self, run: Run) -> _Stopping | _Nothing:
+    def start(self, run: Run) -> _Stopping | Silent:
         if not self.draft:
-            return _Nothing()
+            return Silent()
         drafter = ModelDrafter.start(run, self.model, self.draft)
         return _Stopping(self, drafter, acceptance_head(run.model, drafter.model, self.weights), run)
 
@@ -71,16 +70,6 @@ class CandidateLength(Technique):
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
         return cls(model="/2", weights="untrained"), cls(model="/1.0", weights="untrained", threshold=0.95, draft=5)
-
-
-class _Nothing:
-    """Drafts nothing, and needs no head for it."""
-
-    def propose(self, tokens: Sequence[int], limit: int) -> Draft:
-        return Draft()
-
-    def verified(self, verification: Verification) -> None:
-        pass
 
 
 class _Stopping:
@@ -98,24 +87,15 @@ class _Stopping:
         drafter = self._drafter
         drafter.reset_counts()
         logits = drafter.follow(tokens)
-        drafted: list[int] = []
-        laws: list[Tensor] = []
         confidence: list[float] = []
-        whole = 1.0
-        while True:
-            if self._sampler.greedy:
-                drafted.append(drafter.best(logits)[0])
-            else:
-                token, law, _ = drafter.draw(logits, self._sampler)
-                drafted.append(token)
-                laws.append(law)
+
+        def rejection_is_likely() -> bool:
             # What decides whether to go on must not know more of a sampled token than that it was drawn.
             confidence.append(float(torch.sigmoid(self._head(drafter.hidden[-1]))))
-            whole *= confidence[-1]
-            if len(drafted) == length or 1 - whole > self._threshold:
-                break
-            logits = drafter.extend(drafted[-1:])
-        probabilities = drafter.spread(laws, self._vocabulary) if laws else None
+            return 1 - math.prod(confidence) > self._threshold
+
+        chain = drafter.chain(logits, self._sampler, length, stop=rejection_is_likely)
+        drafted, probabilities = chain.tokens, drafter.spread(chain.laws, self._vocabulary)
         flops = drafter.flops + self._head.flops * len(drafted)
         weights = sum(parameter.numel() * parameter.element_size() for parameter in self._head.parameters())
         return Draft(drafted, None, probabilities, flops, drafter.bytes + weights * len(drafted), confidence)

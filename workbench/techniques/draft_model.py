@@ -20,7 +20,7 @@ from typing import Annotated, Self
 from pydantic import Field
 from torch import Tensor
 
-from workbench.drafting.drafter import ModelDrafter
+from workbench.drafting.drafter import DrafterName, ModelDrafter
 from workbench.engine import Draft, Run, Verification
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
@@ -43,9 +43,7 @@ class DraftModel(Technique):
         :class:`workbench.techniques.OptimalTransportAccept`; greedy drafting has but one.
     """
 
-    model: Annotated[
-        str, Field(min_length=1, description="drafter: auto, distilled, /layers, /share, or a model's name")
-    ] = "auto"
+    model: DrafterName = "auto"
     draft: Annotated[int, Field(ge=0, le=32, description="tokens drafted at once")] = 4
     paths: Annotated[int, Field(ge=1, le=8, description="chains drawn independently when sampling")] = 1
 
@@ -84,22 +82,9 @@ class _Chains:
         return draft
 
     def _chain(self, logits: Tensor, length: int) -> Draft:
-        tokens: list[int] = []
-        laws: list[Tensor] = []
-        confidence: list[float] = []
-        while True:
-            if self._sampler.greedy:
-                token, chance = self._drafter.best(logits)
-            else:
-                token, law, chance = self._drafter.draw(logits, self._sampler)
-                laws.append(law)
-            tokens.append(token)
-            confidence.append(chance)
-            if len(tokens) == length:
-                break
-            logits = self._drafter.extend(tokens[-1:])
-        probabilities = self._drafter.spread(laws, self._vocabulary) if laws else None
-        return Draft(tokens, None, probabilities, confidence=confidence)
+        chain = self._drafter.chain(logits, self._sampler, length)
+        probabilities = self._drafter.spread(chain.laws, self._vocabulary)
+        return Draft(chain.tokens, None, probabilities, confidence=chain.confidence)
 
     def _forest(self, logits: Tensor, length: int) -> Draft:
         """Chains side by side, level by level; the siblings at the root are drawn from one distribution."""

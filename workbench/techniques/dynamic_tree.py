@@ -22,7 +22,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field
 from torch import Tensor
 
-from workbench.drafting.drafter import ModelDrafter
+from workbench.drafting.drafter import DrafterName, ModelDrafter
 from workbench.drafting.without_replacement import GrowingTree, recursive_rejection
 from workbench.engine import Draft, Run, Sampler, Verification
 from workbench.settings import settings
@@ -56,9 +56,7 @@ class DynamicTree(Technique):
         Most probable tokens that a draft distribution is cut to; 0 keeps all.
     """
 
-    model: Annotated[
-        str, Field(min_length=1, description="drafter: auto, distilled, /layers, /share, or a model's name")
-    ] = "auto"
+    model: DrafterName = "auto"
     budget: Annotated[int, Field(ge=0, le=64, description="most nodes of a tree")] = 16
     growth: Annotated[
         Literal["greedy", "layers"], Field(description="best candidate first, or level by level above a threshold")

@@ -21,13 +21,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
-from workbench.cost.hardware import DATA_SHEETS
 from workbench.cost.roofline import step_seconds
 from workbench.engine import Draft, Run, Verification, VerifyCost, verify_cost
+from workbench.engine.verify_cost import MODELLED_ON
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
-
-_MODELLED_ON = DATA_SHEETS["A100 SXM 80GB"]
 
 
 @register
@@ -144,7 +142,7 @@ class _Goodput:
         self._chance.saw(draft, verification.path)
         self._patience = self._PAUSES[0] if verification.path else min(self._patience, self._PAUSES[1])
         if not self._measured:
-            draft_seconds = float(step_seconds(draft.flops, draft.bytes, _MODELLED_ON, self._dtype))
+            draft_seconds = float(step_seconds(draft.flops, draft.bytes, MODELLED_ON, self._dtype))
             verify_seconds = self._forward(1 + len(draft.tokens))
         wide = len(draft.tokens) > 0
         self._slower[wide] += (1 - self._FADE) * (

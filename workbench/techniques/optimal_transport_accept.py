@@ -74,9 +74,7 @@ class _Selection:
     def accept(self, draft: Draft, logits: Tensor, sampler: Sampler) -> tuple[list[int], int]:
         if sampler.greedy or draft.probabilities is None or self._most == 0:
             return accept(draft, logits, sampler)
-        children: dict[int, list[int]] = {}
-        for node in range(len(draft.tokens)):
-            children.setdefault(draft.parent(node), []).append(node)
+        children = draft.children()
         alternatives, last = [-1], -1
         while True:
             target = sampler.distribution(logits[last + 1])

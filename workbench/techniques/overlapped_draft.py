@@ -23,8 +23,8 @@ from typing import Annotated, Self
 from pydantic import Field
 from torch import Tensor
 
-from workbench.drafting.drafter import ModelDrafter, drafter_model
-from workbench.drafting.overlap import Ahead, Chain
+from workbench.drafting.drafter import Chain, DrafterName, ModelDrafter, drafter_model
+from workbench.drafting.overlap import Ahead
 from workbench.drafting.placement import placed
 from workbench.engine import Chance, Draft, Lookahead, Run, Sampler, Verification
 from workbench.errors import SettingError
@@ -61,9 +61,7 @@ class OverlappedDraft(Technique):
     not at once: a step's ``verify_seconds`` and the next one's ``draft_seconds``.
     """
 
-    model: Annotated[
-        str, Field(min_length=1, description="drafter: auto, distilled, /layers, /share, or a model's name")
-    ] = "auto"
+    model: DrafterName = "auto"
     draft: Annotated[int, Field(ge=0, le=32, description="tokens drafted beside a verification")] = 4
     first: Annotated[int, Field(ge=1, le=32, description="tokens drafted before a verification after a rejection")] = 1
     device: Annotated[str, Field(description="device of the drafter, as cuda:1; empty for the model's")] = ""

@@ -155,24 +155,15 @@ class _Streaming:
 
     def guess(self, tokens: Sequence[int], length: int) -> Draft:
         """A chain of ``length`` tokens after ``tokens``."""
-        drafter, sampler = self._drafter, self._sampler
+        drafter = self._drafter
         drafter.reset_counts()
-        logits = self._read(tokens)
-        drafted: list[int] = []
-        laws: list[Tensor] = []
-        while True:
-            if sampler.greedy:
-                drafted.append(drafter.best(logits)[0])
-            else:
-                token, law, _ = drafter.draw(logits, sampler)
-                drafted.append(token)
-                laws.append(law)
-            if len(drafted) == length:
-                break
-            logits = drafter.decoder.forward(drafted[-1:])[0]
-            self._held.append(drafted[-1])
-        probabilities = drafter.spread(laws, self._vocabulary) if laws else None
-        return Draft(drafted, probabilities=probabilities, flops=drafter.flops, bytes=drafter.bytes)
+        chain = drafter.chain(self._read(tokens), self._sampler, length, self._extend)
+        probabilities = drafter.spread(chain.laws, self._vocabulary)
+        return Draft(chain.tokens, probabilities=probabilities, flops=drafter.flops, bytes=drafter.bytes)
+
+    def _extend(self, tokens: list[int]) -> Tensor:
+        self._held += tokens
+        return self._drafter.decoder.forward(tokens)[0]
 
     def _read(self, tokens: Sequence[int]) -> Tensor:
         if not self._held or len(tokens) - self._first > 2 * self._window:

@@ -24,7 +24,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field
 from torch import Tensor
 
-from workbench.drafting.drafter import ModelDrafter
+from workbench.drafting.drafter import DrafterName, ModelDrafter
 from workbench.drafting.without_replacement import GrowingTree, recursive_rejection
 from workbench.engine import Chance, Draft, Run, Sampler, Verification
 from workbench.errors import SettingError
@@ -61,9 +61,7 @@ class WithoutReplacementTree(Technique):
     before it; so it is independent of whether it, or an earlier one, stayed.
     """
 
-    model: Annotated[
-        str, Field(min_length=1, description="drafter: auto, distilled, /layers, /share, or a model's name")
-    ] = "auto"
+    model: DrafterName = "auto"
     search: Annotated[Literal["branching", "beam"], Field(description="children of every node, or best of a level")] = (
         "beam"
     )

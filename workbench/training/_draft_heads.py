@@ -15,6 +15,7 @@ from workbench.settings import settings
 from workbench.training._accuracy import note_ranks
 from workbench.training._forward import residual
 from workbench.training._recipe import Recipe
+from workbench.training._vocabulary import most_frequent
 
 
 @settings
@@ -49,11 +50,8 @@ class DraftHeadsRecipe(Recipe):
     kind: ClassVar[type[DraftHeads]]
 
     def prepare(self, model: Model, tokens: Tensor) -> dict[str, Any]:
-        counts = tokens.flatten().bincount(minlength=model.anatomy.vocabulary)
-        ranked = counts.sort(descending=True, stable=True)
-        size = self._size(model)
-        covered = float(ranked.values[:size].sum() / counts.sum())
-        return {"vocabulary": ranked.indices[:size].int(), "covered": round(covered, 5)}
+        kept, covered = most_frequent(model, tokens.flatten(), self._size(model))
+        return {"vocabulary": kept.int(), "covered": covered}
 
     def part(self, model: Model) -> DraftHeads:
         ids = torch.arange(self._size(model), dtype=torch.int32)

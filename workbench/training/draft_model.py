@@ -28,6 +28,7 @@ from workbench.models import Model
 from workbench.settings import settings
 from workbench.training._forward import residual
 from workbench.training._recipe import Recipe, register
+from workbench.training._vocabulary import most_frequent
 
 
 @register
@@ -53,10 +54,8 @@ class DraftModel(Recipe):
     paper = "Zhou et al., DistillSpec, 2023, arXiv 2310.08461; Zhao et al., FR-Spec, 2025, arXiv 2502.14856"
 
     def prepare(self, model: Model, tokens: Tensor) -> dict[str, Any]:
-        counts = torch.bincount(tokens.long(), minlength=model.anatomy.vocabulary)
-        # Of tokens that never came the first are taken, which a byte-pair tokenizer learned first.
-        kept = counts.argsort(descending=True, stable=True)[: self._size(model)].sort().values
-        return {"vocabulary": kept.int(), "covered": round(float(counts[kept].sum() / counts.sum()), 5)}
+        kept, covered = most_frequent(model, tokens, self._size(model))
+        return {"vocabulary": kept.sort().values.int(), "covered": covered}
 
     def part(self, model: Model) -> DraftLayers:
         if self.layers > model.layers:

@@ -1,0 +1,43 @@
+"""What the techniques have in common whose trees come from a trained part: their settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field
+
+from workbench.settings import settings
+from workbench.techniques._technique import Technique
+
+
+@settings
+class TrainedTreeTechnique(Technique):
+    """Base of the techniques whose trees come from a trained part.
+
+    Parameters
+    ----------
+    nodes : int
+        Most nodes of a verification, rows beside them included; 0 drafts nothing.
+    tree : {"adaptive", "fixed"}
+        Whether a node's chance is the probability that the part gives it at the moment, or how often its rank was right
+        on held-out text. The best products of chances make the tree, and as many are taken as gain the most tokens for
+        what the verification costs.
+    weights : str
+        ``bundled``, ``untrained``, or the path of a part trained with ``workbench train``.
+    cost : {"measured", "modelled"}
+        See :func:`workbench.engine.verify_cost`.
+    """
+
+    nodes: Annotated[int, Field(ge=0, le=64, description="most nodes of a tree; 0 drafts nothing")] = 24
+    tree: Annotated[Literal["adaptive", "fixed"], Field(description="chances of the moment, or held-out ones")] = (
+        "adaptive"
+    )
+    weights: Annotated[str, Field(min_length=1, description="bundled, untrained, or a .safetensors file")] = "bundled"
+    cost: Annotated[Literal["measured", "modelled"], Field(description="what a verification costs")] = "measured"
+
+    slots = ("draft",)
+    exact = True
+
+    @classmethod
+    def neutral(cls) -> Self:
+        return cls(nodes=0)
