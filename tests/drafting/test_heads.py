@@ -1,15 +1,13 @@
 """Draft heads against plain loops over the papers' formulas, over whole texts and token by token."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch.nn import functional as F
 
 from workbench.drafting.heads import DependentHeads, IndependentHeads, LightDraftModel, RegressiveHeads
-from workbench.drafting.heads.drafter import _fast
+from workbench.drafting.heads.drafter import _multiply_with
 from workbench.engine import LayerCache
-from workbench.models.multiply import Multiply, _try_to_pack
+from workbench.models.multiply import CANDIDATES, Multiply
 
 KINDS = (IndependentHeads, DependentHeads, RegressiveHeads, LightDraftModel)
 WIDTH, HEADS, TOKENS = 12, 3, 9
@@ -148,14 +146,12 @@ def test_they_are_small_enough_to_ship(kind):
 
 
 @kinds
-def test_the_models_fast_product_changes_nothing_but_the_speed(kind, text):
-    if _try_to_pack([torch.zeros(8, 4)]) is None:
-        pytest.skip("this torch has no oneDNN to pack weights for")
+def test_the_models_fast_product_changes_nothing_but_the_speed(kind, text, monkeypatch):
     heads, (features, embeddings) = built(kind), text
     expected = heads.rows(features[None], embeddings[None])
-    model = SimpleNamespace(anatomy=SimpleNamespace(multiply=Multiply({64: "packed"})))
-    heads.requires_grad_(False)
-    multiply = _fast(heads, torch.randn(20, WIDTH), model)
-    assert multiply is not model.anatomy.multiply
+    called = []
+    monkeypatch.setitem(CANDIDATES, "columns", lambda x, weight: called.append(1) or x @ weight.T)
+    _multiply_with(Multiply({64: "columns"}), heads.requires_grad_(False))
     for one, other in zip(heads.rows(features[None], embeddings[None]), expected):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+    assert called

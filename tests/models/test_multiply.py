@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from workbench.models.multiply import CANDIDATES, Multiply, Packed
+from workbench.models.multiply import CANDIDATES, Multiply
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 
@@ -43,7 +43,7 @@ def test_bias_and_leading_dimensions_are_kept():
 def test_measured_knows_every_size_and_small_weights_are_not_timed():
     assert Multiply.measured([torch.randn(64, 48)]).choices == {}
     found = Multiply.measured([torch.randn(1024, 1024)] * 2, repeats=1).choices
-    assert set(found) == {1, 2, 4, 8, 16, 32, 64} and set(found.values()) <= {*CANDIDATES, "packed"}
+    assert set(found) == {1, 2, 4, 8, 16, 32, 64} and set(found.values()) <= set(CANDIDATES)
 
 
 def test_a_candidate_that_errs_is_passed_over(monkeypatch):
@@ -54,30 +54,15 @@ def test_a_candidate_that_errs_is_passed_over(monkeypatch):
     assert "one_dnn" not in Multiply.measured([torch.randn(1024, 1024)], repeats=1).choices.values()
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("rows", [1, 3, 16, 70])
-def test_packed_weights_give_the_same_product(rows, dtype):
-    generator = torch.Generator().manual_seed(rows)
-    x = torch.randn(rows, 48, generator=generator).to(dtype)
-    weight = torch.randn(64, 48, generator=generator).to(dtype)
-    stranger = torch.randn(64, 48, generator=generator).to(dtype)
-    packed = Packed([weight])
-    for each in (weight, stranger):
-        expected = (x.double() @ each.double().T).float()
-        assert float((packed(x, each).float() - expected).abs().max()) < TOLERANCE[dtype] * float(expected.abs().max())
+def test_gradients_pass_through_every_choice():
+    x, weight = torch.randn(2, 48, requires_grad=True), torch.randn(64, 48)
+    Multiply({2: "few_rows"})(x, weight).sum().backward()
+    torch.testing.assert_close(x.grad, weight.sum(0).expand(2, -1))
 
 
-def test_packed_weights_follow_their_originals():
-    weights, x = [torch.randn(64, 48), torch.randn(32, 48)], torch.randn(2, 48)
-    packed = Packed(weights)
-    weights[1].mul_(2.0)
-    packed.refresh()
-    torch.testing.assert_close(packed(x, weights[1]), x @ weights[1].T)
-    weights[0][5, 7] += 1.0
-    packed.repack()
-    torch.testing.assert_close(packed(x, weights[0]), x @ weights[0].T)
-
-
-def test_weights_are_not_copied_where_memory_is_short(monkeypatch):
-    monkeypatch.setattr("workbench.models.multiply._SPARE", 0.0)
-    assert "packed" not in Multiply.measured([torch.randn(1024, 1024)] * 2, repeats=1).choices.values()
+def test_a_weight_changed_in_place_is_seen_at_once():
+    x, weight = torch.randn(2, 48), torch.randn(64, 48)
+    multiply = Multiply({2: "few_rows"})
+    multiply(x, weight)
+    weight[5, 7] += 1.0
+    torch.testing.assert_close(multiply(x, weight), x @ weight.T)

@@ -34,7 +34,7 @@ def placed(model: Model, device: str | None = None) -> Model:
     if target == model.device:
         # One way to multiply switches a setting of the whole process for a moment, which another thread would see.
         safe = {rows: "linear" if name == "native" else name for rows, name in anatomy.multiply.choices.items()}
-        anatomy.multiply = Multiply(safe, anatomy.multiply.packed)
+        anatomy.multiply = Multiply(safe)
         anatomy.blocks = [copy.copy(block) for block in anatomy.blocks]
     else:
         anatomy.multiply, anatomy.device = Multiply(), target

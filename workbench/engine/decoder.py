@@ -64,8 +64,6 @@ class Decoder:
         policies = policies or {}
         self.model = model
         self.anatomy = model.anatomy
-        # Weights may have been changed since the last run, by a technique or by hand.
-        model.anatomy.multiply.packed.refresh()
         self.cache = KeyValueCache(model.layers, reserve)
         self.context = policies.get("context")
         self.depth = policies.get("depth")

@@ -57,11 +57,8 @@ class Loop:
             stack.callback(self.recipe.close)
             changing = self.recipe.policies("weights", self.run)
             for model in self.models if changing else ():
-                repack = model.anatomy.multiply.packed.repack
-                stack.callback(repack)
                 for policy in changing:
                     stack.enter_context(policy.weights(model))
-                repack()
             yield
 
     def steps(self, cancel: threading.Event | None) -> Iterator[Step]:

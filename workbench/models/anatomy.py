@@ -133,10 +133,13 @@ class Anatomy:
 
     def tune(self) -> None:
         """Measure which matrix product is fastest here (about a second on a CPU) and use it in every step."""
-        dense = [b for b in self.blocks if b.router is None][:8]
-        timed = _contiguous(_weights(dense) or [self.unembedding])
-        rest = _contiguous([*_weights([b for b in self.blocks if b.router is None][8:]), self.unembedding])
-        self.use(Multiply.measured(timed, [w for w in rest if all(w is not other for other in timed)]))
+        weights = [
+            projection.weight
+            for block in [block for block in self.blocks if block.router is None][:8]
+            for projection in (block.query_key_value, block.attention_output, block.up, block.down)
+        ]
+        timed = [weight for weight in weights or [self.unembedding] if weight.is_contiguous()]
+        self.use(Multiply.measured(timed))
 
     def use(self, multiply: Multiply) -> None:
         """Let every step multiply with ``multiply``."""
@@ -196,14 +199,6 @@ class Anatomy:
             activation=experts.act_fn if experts is not None else _get(module, family.activation),
             multiply=self.multiply,
         )
-
-
-def _weights(blocks: list[Block]) -> list[Tensor]:
-    return [p.weight for b in blocks for p in (b.query_key_value, b.attention_output, b.up, b.down)]
-
-
-def _contiguous(weights: list[Tensor]) -> list[Tensor]:
-    return [weight for weight in weights if weight.is_contiguous()]
 
 
 def _get(module: nn.Module, path: str | None):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -14,7 +14,6 @@ from workbench.drafting.heads.base import DraftHeads
 from workbench.drafting.sparse_tree import best_nodes, by_rank, ratios, worth
 from workbench.engine import Draft, LayerCache, Verification, VerifyCost
 from workbench.models import Model
-from workbench.models.multiply import Multiply, Packed
 
 # Paths that the next head is asked for; they are one product, and beyond a few they are seldom right.
 _PATHS = 6
@@ -50,7 +49,8 @@ class HeadDrafter:
         bias = model.anatomy.unembedding_bias
         self._bias = None if bias is None else bias[ids]
         self._rows = heads.token_rows(model)
-        self._multiply = _fast(heads, self._unembedding, model)
+        self._multiply = model.anatomy.multiply
+        _multiply_with(self._multiply, heads)
         self._memory = LayerCache(reserve)
         self._feature: Tensor | None = None
         self._position = 0
@@ -148,16 +148,11 @@ class HeadDrafter:
         return {"flops": 2 * rows * self._elements, "bytes": read}
 
 
-def _fast(heads: DraftHeads, unembedding: Tensor, model: Model) -> Multiply:
-    """The product that is fastest for the model, here too; the heads' own linear maps use it from now on."""
-    multiply, linears = model.anatomy.multiply, [each for each in heads.modules() if isinstance(each, nn.Linear)]
-    if "packed" in multiply.choices.values():
-        packed = Packed([unembedding, *(linear.weight for linear in linears)])
-        multiply = Multiply({max(multiply.choices): "packed"}, packed)
-    for linear in linears:
+def _multiply_with(multiply: Callable[..., Tensor], heads: DraftHeads) -> None:
+    """The product that is fastest for the model serves the heads' own linear maps from now on."""
+    for linear in (each for each in heads.modules() if isinstance(each, nn.Linear)):
         linear.forward = partial(_product, multiply, linear)
-    return multiply
 
 
-def _product(multiply: Multiply, linear: nn.Linear, x: Tensor) -> Tensor:
+def _product(multiply: Callable[..., Tensor], linear: nn.Linear, x: Tensor) -> Tensor:
     return multiply(x, linear.weight, linear.bias)

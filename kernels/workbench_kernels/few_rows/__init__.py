@@ -1,0 +1,87 @@
+"""A matrix product with few rows, as fast as the weights can be read: one decode or verification step on the CPU.
+
+A step of batch one multiplies every weight with one row; verifying a draft of seven with eight. Reading the weights
+takes the time, so eight rows should cost hardly more than one. Libraries differ on that several-fold, because their
+kernels are made for many rows. This one reads the weights where the model has them, needs no second copy in a layout of
+its own, and forms the sum of an output in the same order whatever the number of rows: the products of a verification
+are bit for bit those of decoding.
+"""
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from workbench_kernels.dispatch import BackendUnavailable
+from workbench_kernels.native import library
+
+__all__ = ["BackendUnavailable", "FewRows"]
+
+SOURCE = Path(__file__).with_name("few_rows.cpp")
+_NAMES = {torch.float32: "few_rows_float32", torch.bfloat16: "few_rows_bfloat16"}
+
+
+class FewRows:
+    """The product for one dtype, made ready once; it checks little and gives bare tensors.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+        float32 or bfloat16.
+    *flags : str
+        For the compiler, after ``-march=native``.
+
+    Raises
+    ------
+    BackendUnavailable
+        If it cannot be compiled here, or there is none for the dtype.
+
+    Notes
+    -----
+    Sums are formed in float32. Without instructions for bfloat16 the numbers are widened to float32 in registers. As
+    many threads run as torch uses. It has no derivative.
+    """
+
+    def __init__(self, dtype: torch.dtype, *flags: str) -> None:
+        if dtype not in _NAMES:
+            raise BackendUnavailable(f"there is no few-rows kernel for {dtype}; float32 and bfloat16 have one")
+        self.dtype = dtype
+        self._run: Callable[..., None] = getattr(library(SOURCE, *flags), _NAMES[dtype])
+        self._run.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_long] * 3
+        self._run.restype = None
+
+    def __call__(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """``rows @ weight.T``.
+
+        Parameters
+        ----------
+        rows : Tensor [rows, inputs]
+        weight : Tensor [outputs, inputs]
+            Contiguous, as the rows are made to be.
+
+        Returns
+        -------
+        Tensor [rows, outputs]
+
+        Raises
+        ------
+        ValueError
+            If shapes, dtypes or places do not fit.
+        """
+        if not (
+            rows.dtype == weight.dtype == self.dtype
+            and rows.ndim == weight.ndim == 2
+            and rows.shape[1] == weight.shape[1]
+            and weight.is_contiguous()
+            and rows.device.type == weight.device.type == "cpu"
+        ):
+            raise ValueError(
+                f"few rows need [rows, inputs] and a contiguous [outputs, inputs] in {self.dtype} on the CPU, not "
+                f"{list(rows.shape)} {rows.dtype} and {list(weight.shape)} {weight.dtype}"
+            )
+        rows = rows.contiguous()
+        out = rows.new_empty(rows.shape[0], weight.shape[0])
+        self._run(rows.data_ptr(), weight.data_ptr(), out.data_ptr(), *rows.shape, weight.shape[0])
+        return out

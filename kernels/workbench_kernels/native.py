@@ -1,0 +1,94 @@
+"""Kernels in C++ for the CPU: compiled once for this processor, kept, and loaded without a build system.
+
+The sources have a plain C interface, so that compiling takes seconds and no header of torch or Python. What was
+compiled stays in the user's cache folder under a name made of the source, the command, the compiler and the processor;
+another machine that shares the folder makes its own. Nothing is compiled where there is no compiler, and the callers
+then do without: `BackendUnavailable` says why.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from workbench_kernels.dispatch import BackendUnavailable
+
+_COMPILERS = ("c++", "g++", "clang++")
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC")
+# Seconds that a compiler may take.
+_LIMIT = 120
+
+
+@functools.cache
+def library(source: Path, *flags: str) -> ctypes.CDLL:
+    """A compiled and loaded source.
+
+    Parameters
+    ----------
+    source : Path
+        A C++ file with ``extern "C"`` functions.
+    *flags : str
+        For the compiler, after the usual ones.
+
+    Raises
+    ------
+    BackendUnavailable
+        If there is no compiler, or it or the loader refuses; the text has the first line of what they said.
+
+    Notes
+    -----
+    The compiler is the one that the environment variable ``CXX`` names, else ``c++``, ``g++`` or ``clang++``. The
+    folder is ``native`` in ``WORKBENCH_CACHE``, else in ``dynamic-inference-workbench`` of the user's cache folder.
+    """
+    compiler = shutil.which(os.environ.get("CXX", "")) or next(filter(None, map(shutil.which, _COMPILERS)), None)
+    if compiler is None:
+        raise BackendUnavailable("there is no C++ compiler here (CXX, c++, g++ or clang++)")
+    command = [compiler, *_FLAGS, *flags]
+    try:
+        version = subprocess.run([compiler, "--version"], capture_output=True, timeout=_LIMIT, check=False).stdout
+        known = source.read_bytes(), repr(command).encode(), version, _processor().encode()
+        folder = _folder()
+        made = folder / f"{source.stem}-{hashlib.sha256(b'|'.join(known)).hexdigest()[:24]}.so"
+        if not made.exists():
+            _compile([*command, str(source)], made)
+        return ctypes.CDLL(str(made))
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BackendUnavailable(f"{source.name} cannot be compiled and loaded here: {error}") from error
+
+
+def _compile(command: list[str], made: Path) -> None:
+    """Compile beside the final name and move there in one step: others may be doing the same."""
+    with tempfile.TemporaryDirectory(dir=made.parent) as folder:
+        out = Path(folder) / made.name
+        done = subprocess.run([*command, "-o", str(out)], capture_output=True, text=True, timeout=_LIMIT, check=False)
+        if done.returncode:
+            said = (done.stderr.strip() or "nothing").splitlines()[0]
+            raise BackendUnavailable(f"{made.stem.rsplit('-', 1)[0]}: {Path(command[0]).name} said: {said}")
+        os.replace(out, made)
+
+
+def _folder() -> Path:
+    chosen = os.environ.get("WORKBENCH_CACHE")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = (Path(chosen) if chosen else home / "dynamic-inference-workbench") / "native"
+    # What lies here is run: nobody else may write it.
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if hasattr(os, "getuid") and (folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022):
+        raise BackendUnavailable(f"{folder} can be written by others; make it yours alone (chmod 700)")
+    return folder
+
+
+@functools.cache
+def _processor() -> str:
+    """What ``-march=native`` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return f"{platform.platform()} {platform.processor()} {flags}"
