@@ -1,8 +1,8 @@
 """Which implementation of an op runs, decided in one place and always said aloud.
 
-Every op offers some of three backends: ``triton`` (the kernel), ``torch`` (the fast path in plain torch) and
-``reference`` (the obvious twin, slow). An op calls `choose_backend` and returns the name it got with its result, so
-that no caller has to guess which one it timed.
+Every op offers some of four backends: ``triton`` (the kernel), ``native`` (C++, compiled for this processor), ``torch``
+(the fast path in plain torch) and ``reference`` (the obvious twin, slow). An op calls `choose_backend` and returns the
+name it got with its result, so that no caller has to guess which one it timed.
 """
 
 import importlib.util
@@ -22,6 +22,8 @@ def interpreting() -> bool:
 
 def _why_not(backend: str, device: torch.device) -> str | None:
     """The reason why `backend` cannot run on tensors of `device`, or None when it can."""
+    if backend == "native" and device.type != "cpu":
+        return f"the tensors are on {device.type}, and it is made for the CPU"
     if backend != "triton":
         return None
     if importlib.util.find_spec("triton") is None:

@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional
 
 from workbench_kernels.dispatch import BackendUnavailable
-from workbench_kernels.tree_attention import TreeVerification, tree_attention
+from workbench_kernels.tree_attention import TreeVerification, fastest, tree_attention
 from workbench_kernels.tree_attention.grouped import additive_mask
+from workbench_kernels.tree_attention.native import available, compiled, native_attention
 from workbench_kernels.tree_attention.reference import reference_attention
 
 SCALE = 0.3
@@ -21,6 +22,15 @@ TREES = {
     "roots": lambda node: -1,
 }
 """Parent of a node, -1 for none."""
+BACKENDS = ["torch", "reference", *(["native"] if available(torch.float32) else [])]
+TAKEN_AWAY = {
+    "this processor": (),
+    "no bfloat16 instructions": ("-mno-avx512bf16",),
+    "no AVX-512": ("-mno-avx512f", "-mno-avx512bf16"),
+    "no AVX2": ("-mno-avx2", "-mno-avx512f", "-mno-avx512bf16"),
+}
+"""Flags that take instructions away, so that the paths of other processors run on this one."""
+native = pytest.mark.skipif(not available(torch.float32), reason="nothing can be compiled here")
 
 
 def ancestors(kind: str, tokens: int) -> torch.Tensor:
@@ -96,7 +106,7 @@ def test_trees_across_a_block_of_the_fused_path(earlier: int) -> None:
 def test_low_precision(dtype: torch.dtype) -> None:
     tensors, visible = make(700, tokens=20, dtype=dtype), ancestors("random", 20)
     expected = reference_attention(*tensors, visible, SCALE, dtype=torch.float64)
-    for backend in ("torch", "reference"):
+    for backend in {"torch", "reference", fastest(torch.device("cpu"), dtype)}:
         found = tree_attention(*tensors, visible, SCALE, backend=backend).weighted
         assert found.dtype == dtype and error(found, expected) < 2 * torch.finfo(dtype).eps
 
@@ -114,7 +124,7 @@ def test_a_chain_is_causal_attention() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_only_what_is_visible_matters(backend: str) -> None:
     query, keys, values = make(14)
     visible = ancestors("random", 5)
@@ -130,7 +140,7 @@ def test_only_what_is_visible_matters(backend: str) -> None:
         assert torch.equal(moved, seeing), node
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_diagonal_may_be_marked_or_not(backend: str) -> None:
     tensors, visible = make(14), ancestors("random", 5)
     marked = visible | torch.eye(5, dtype=torch.bool)
@@ -139,7 +149,7 @@ def test_the_diagonal_may_be_marked_or_not(backend: str) -> None:
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_one_verification_serves_layers_of_different_lengths(backend: str) -> None:
     visible = ancestors("random", 5)
     verification = TreeVerification(visible, backend)
@@ -186,7 +196,7 @@ def test_a_gradient_passes_through_a_verification_and_not_through_the_function()
 
 def test_dispatch_refuses_what_cannot_run() -> None:
     tensors, visible = make(14), ancestors("random", 5)
-    with pytest.raises(BackendUnavailable, match=r"triton.*cannot run.*ask for torch, reference"):
+    with pytest.raises(BackendUnavailable, match=r"triton.*cannot run.*ask for native, torch, reference"):
         tree_attention(*tensors, visible, SCALE, backend="triton")
     with pytest.raises(BackendUnavailable, match="no backend 'cuda'"):
         TreeVerification(visible, "cuda")
@@ -237,3 +247,63 @@ def test_torch_path_runs_without_triton() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.strip() == "torch", done.stderr
+
+
+def with_flags(flags: tuple[str, ...]) -> None:
+    try:
+        compiled(torch.float32, *flags)
+    except BackendUnavailable as error:
+        pytest.skip(f"this compiler does not know such a processor: {error}")
+
+
+@native
+@pytest.mark.parametrize("flags", TAKEN_AWAY.values(), ids=TAKEN_AWAY)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-6), (torch.bfloat16, 4e-3)])
+@pytest.mark.parametrize("head_dim", [1, 8, 20, 64, 80, 128])
+def test_the_compiled_path_is_attention(head_dim: int, dtype: torch.dtype, tolerance: float, flags: tuple) -> None:
+    with_flags(flags)
+    generator = torch.Generator().manual_seed(head_dim)
+    for tokens, held, heads, kv_heads in ((1, 1, 1, 1), (1, 33, 9, 3), (5, 47, 6, 2), (7, 64, 4, 4), (16, 130, 8, 1)):
+        query = torch.randn(2, tokens, heads, head_dim, generator=generator).transpose(1, 2).to(dtype)
+        keys, values = torch.randn(2, 2, kv_heads, held + 3, head_dim, generator=generator).to(dtype)[:, :, :, :held]
+        visible = ancestors("random", tokens) | torch.eye(tokens, dtype=torch.bool)
+        found = native_attention(query, keys, values, visible.to(torch.uint8), SCALE, *flags)
+        expected = reference_attention(query, keys, values, visible, SCALE, dtype=torch.float64)
+        assert found.dtype == dtype and error(found, expected) < tolerance, (tokens, held)
+
+
+@native
+@pytest.mark.parametrize("flags", TAKEN_AWAY.values(), ids=TAKEN_AWAY)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_drafted_token_is_attended_bit_for_bit_as_one_that_came_alone(dtype: torch.dtype, flags: tuple) -> None:
+    """Its siblings stand between it and its ancestors in the cache, and must leave no trace."""
+    with_flags(flags)
+    query, keys, values = make(70, heads=(6, 2), tokens=9, dtype=dtype)
+    visible = (ancestors("random", 9) | torch.eye(9, dtype=torch.bool)).to(torch.uint8)
+    together = native_attention(query, keys, values, visible, SCALE, *flags)
+    one = torch.ones(1, 1, dtype=torch.uint8)
+    for node in range(9):
+        way = [*range(61), *(61 + place for place in range(9) if visible[node, place])]
+        alone = native_attention(
+            query[:, :, node : node + 1], keys[:, :, way].clone(), values[:, :, way].clone(), one, SCALE, *flags
+        )
+        assert torch.equal(alone[:, :, 0], together[:, :, node]), node
+
+
+@native
+def test_scores_far_apart_and_infinite_ones() -> None:
+    query = torch.tensor([[[[1.0, 0.0]]]])
+    keys = torch.tensor([[[[1000.0, 0.0], [0.0, 0.0], [-1000.0, 0.0]]]])
+    values = torch.tensor([[[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]]])
+    one = torch.ones(1, 1, dtype=torch.uint8)
+    assert native_attention(query, keys, values, one, 1.0).flatten().tolist() == [1.0, 2.0]
+    keys[..., 0] = torch.nan
+    assert native_attention(query, keys, values, one, 1.0).isnan().all()
+
+
+@native
+def test_the_compiled_path_is_chosen_for_its_dtypes() -> None:
+    cpu = torch.device("cpu")
+    assert [fastest(cpu, each) for each in (torch.float32, torch.bfloat16, torch.float16)] == ["native"] * 2 + ["torch"]
+    with pytest.raises(ValueError, match=r"float32 and bfloat16, not torch\.float64"):
+        tree_attention(*make(9, dtype=torch.float64), ancestors("chain", 5), SCALE, backend="native")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from workbench.models.multiply import CANDIDATES, Multiply
+from workbench.models.multiply import CANDIDATES, Multiply, _chosen
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 
@@ -66,3 +66,17 @@ def test_a_weight_changed_in_place_is_seen_at_once():
     multiply(x, weight)
     weight[5, 7] += 1.0
     torch.testing.assert_close(multiply(x, weight), x @ weight.T)
+
+
+@pytest.mark.parametrize(
+    "seconds, chosen",
+    [
+        ({"linear": 1.0, "columns": 0.95}, "linear"),
+        ({"linear": 1.0, "columns": 0.9}, "columns"),
+        ({"linear": 1.0, "native": 0.5, "few_rows": 0.55}, "few_rows"),
+        ({"linear": 1.0, "native": 0.5, "few_rows": 0.6}, "native"),
+        ({"linear": 1.0, "few_rows": 1.05}, "linear"),
+    ],
+)
+def test_the_choice_is_the_fastest_with_a_leaning(seconds, chosen):
+    assert _chosen(seconds) == chosen

@@ -14,7 +14,7 @@ from workbench.engine.attention import ancestors, attend, mean_keys, node_depths
 from workbench.engine.cache import KeyValueCache, LayerCache
 from workbench.engine.draft import Lookahead
 from workbench.models import Block, Model
-from workbench_kernels.tree_attention import TreeVerification
+from workbench_kernels.tree_attention import TreeVerification, fastest
 
 Watch = Callable[[str, int, Any], None]
 
@@ -71,6 +71,7 @@ class Decoder:
         self.attention = policies.get("attention")
         self.cache_policy = policies.get("cache")
         self.watch = watch
+        self._attention_backend = fastest(self.anatomy.device, self.anatomy.dtype)
         self._costs = [_block_cost(block) for block in self.anatomy.blocks]
         self._unembedding = self.anatomy.unembedding.numel()
         self.hidden: Tensor | None = None
@@ -239,10 +240,12 @@ class Decoder:
                 query, layer.keys, layer.values, is_causal=True, scale=block.scale, enable_gqa=True
             )
             return out, (held + 1) / 2
-        if 1 < count <= _MOST_VERIFIED and count < held and block.window is None and self.attention is None:
+        uncut = block.window is None or (layer.contiguous and held <= block.window)
+        few = 1 < count <= _MOST_VERIFIED or (count == 1 and self._attention_backend == "native")
+        if few and count < held and uncut and self.attention is None:
             if "drafted" not in masks:
                 own = query.new_ones(count, count, dtype=torch.bool).tril() if tree is None else tree
-                masks["drafted"] = TreeVerification(own), float(own.sum()) / count
+                masks["drafted"] = TreeVerification(own, self._attention_backend), float(own.sum()) / count
             verification, own_keys = masks["drafted"]
             return verification(query, layer.keys, layer.values, block.scale), held - count + own_keys
         key = (held, block.window, layer.contiguous) if layer.contiguous else (block.index,)

@@ -14,7 +14,19 @@ from torch import Tensor
 
 from workbench_kernels.dispatch import BackendUnavailable, choose_backend
 
-__all__ = ["BackendUnavailable", "TreeAttention", "TreeVerification", "tree_attention"]
+__all__ = ["BackendUnavailable", "TreeAttention", "TreeVerification", "fastest", "tree_attention"]
+
+_OFFERED = ("triton", "native", "torch", "reference")
+
+
+def fastest(device: torch.device, dtype: torch.dtype) -> str:
+    """The fastest backend for a dtype on a device: Triton on CUDA, elsewhere the compiled one if it can be had."""
+    best = choose_backend(None, device, _OFFERED)
+    if best == "torch" and device.type == "cpu":
+        from workbench_kernels.tree_attention.native import available
+
+        return "native" if available(dtype) else best
+    return best
 
 
 @dataclass(frozen=True)
@@ -26,7 +38,7 @@ class TreeAttention:
     weighted : Tensor [batch, heads, tokens, head_dim]
         The weighted values, in the dtype of the query.
     backend : str
-        Which implementation ran: ``triton``, ``torch`` or ``reference``.
+        Which implementation ran: ``triton``, ``native``, ``torch`` or ``reference``.
     """
 
     weighted: Tensor
@@ -40,8 +52,9 @@ class TreeVerification:
     ----------
     ancestors : bool Tensor [tokens, tokens]
         True where the row's token may see the column's: its ancestors. Every token sees itself, marked or not.
-    backend : {'triton', 'torch', 'reference'}, optional
-        None chooses Triton on CUDA and one call of torch's fused attention elsewhere.
+    backend : {'triton', 'native', 'torch', 'reference'}, optional
+        None chooses Triton on CUDA and one call of torch's fused attention elsewhere; :func:`fastest` knows the dtype
+        too.
 
     Attributes
     ----------
@@ -66,7 +79,7 @@ class TreeVerification:
             raise ValueError(f"ancestors must be [tokens, tokens]; its shape is {list(ancestors.shape)}.")
         if ancestors.dtype != torch.bool:
             raise ValueError(f"ancestors is {ancestors.dtype}; it must be bool.")
-        self.backend = choose_backend(backend, ancestors.device)
+        self.backend = choose_backend(backend, ancestors.device, _OFFERED)
         self._visible = ancestors | torch.eye(len(ancestors), dtype=torch.bool, device=ancestors.device)
         self._run, self._prepare = self._route()
         self._prepared: dict[tuple, Tensor] = {}
@@ -74,7 +87,7 @@ class TreeVerification:
     def __call__(self, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
         """The weighted values alone; arguments, result and errors are those of `tree_attention`.
 
-        On the CPU a gradient passes through, as torch's attention has one; the kernel has none.
+        With the backends ``torch`` and ``reference`` a gradient passes through; the kernels have none.
         """
         shapes = (query.shape, keys.shape, values.shape, query.dtype, keys.dtype, values.dtype)
         prepared = self._prepared.get(shapes)
@@ -91,6 +104,11 @@ class TreeVerification:
 
             marks = visible.to(torch.uint8).contiguous()
             return triton_attention, lambda query, keys: marks
+        if self.backend == "native":
+            from workbench_kernels.tree_attention.native import native_attention
+
+            bits = visible.to(torch.uint8).contiguous()
+            return native_attention, lambda query, keys: bits
         if self.backend == "torch":
             from workbench_kernels.tree_attention.grouped import additive_mask, grouped_attention
 
@@ -125,7 +143,7 @@ def tree_attention(
         True where the row's token may see the column's: its ancestors. Every token sees itself, marked or not.
     scale : float
         Factor on the products of queries and keys.
-    backend : {'triton', 'torch', 'reference'}, optional
+    backend : {'triton', 'native', 'torch', 'reference'}, optional
         None chooses Triton on CUDA and one call of torch's fused attention elsewhere.
 
     Returns
@@ -136,7 +154,7 @@ def tree_attention(
     Raises
     ------
     ValueError
-        If a shape, dtype or device does not fit, or the kernel is asked for float64 or a `head_dim` above 256.
+        If a shape, dtype or device does not fit, or a kernel is asked for a dtype or `head_dim` that it does not take.
     BackendUnavailable
         If `backend` cannot run here.
 

@@ -20,6 +20,7 @@ from workbench_kernels.dispatch import BackendUnavailable
 
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC")
+_HEADERS = Path(__file__).parent
 # Seconds that a compiler may take.
 _LIMIT = 120
 
@@ -48,10 +49,11 @@ def library(source: Path, *flags: str) -> ctypes.CDLL:
     compiler = shutil.which(os.environ.get("CXX", "")) or next(filter(None, map(shutil.which, _COMPILERS)), None)
     if compiler is None:
         raise BackendUnavailable("there is no C++ compiler here (CXX, c++, g++ or clang++)")
-    command = [compiler, *_FLAGS, *flags]
+    command = [compiler, *_FLAGS, f"-I{_HEADERS}", *flags]
     try:
         version = subprocess.run([compiler, "--version"], capture_output=True, timeout=_LIMIT, check=False).stdout
-        known = source.read_bytes(), repr(command).encode(), version, _processor().encode()
+        sources = [each.read_bytes() for each in (source, *sorted(_HEADERS.glob("*.hpp")))]
+        known = *sources, repr(command).encode(), version, _processor().encode()
         folder = _folder()
         made = folder / f"{source.stem}-{hashlib.sha256(b'|'.join(known)).hexdigest()[:24]}.so"
         if not made.exists():

@@ -1,0 +1,116 @@
+// Vectors of the widest kind that the processor has, and bfloat16 numbers. A kernel is written once for all of them.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace {
+
+// Bytes of a vector, and how many of them sums may take so that all stay in registers.
+#if defined(__AVX512F__)
+constexpr int VECTOR = 64, WIDE = 24;
+#elif defined(__AVX2__)
+constexpr int VECTOR = 32, WIDE = 8;
+#else
+constexpr int VECTOR = 16, WIDE = 16;
+#endif
+
+constexpr int LANES = VECTOR / 4;
+
+typedef uint32_t Words __attribute__((vector_size(VECTOR)));
+typedef uint16_t Halves __attribute__((vector_size(VECTOR / 2)));
+
+// a * b + c, and one number in all lanes. Written out, and contraction by the compiler is off: it would fuse in some places and not in others, and a
+// row would depend on the rows beside it.
+#if defined(__AVX512F__)
+typedef __m512 Floats;
+inline Floats fused(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+inline Floats all(float value) { return _mm512_set1_ps(value); }
+#elif defined(__AVX2__) && defined(__FMA__)
+typedef __m256 Floats;
+inline Floats fused(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+inline Floats all(float value) { return _mm256_set1_ps(value); }
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+typedef float32x4_t Floats;
+inline Floats fused(Floats a, Floats b, Floats c) { return vfmaq_f32(c, a, b); }
+inline Floats all(float value) { return vdupq_n_f32(value); }
+#else
+typedef float Floats __attribute__((vector_size(VECTOR)));
+inline Floats fused(Floats a, Floats b, Floats c) { return a * b + c; }
+inline Floats all(float value) { return Floats{} + value; }
+#endif
+
+struct BFloat16 {
+    uint16_t bits;
+};
+
+inline Floats load(const float* from) {
+    Floats values;
+    memcpy(&values, from, VECTOR);
+    return values;
+}
+
+inline Floats load(const BFloat16* from) {
+    Halves halves;
+    memcpy(&halves, from, VECTOR / 2);
+    return (Floats)(__builtin_convertvector(halves, Words) << 16);
+}
+
+inline void store(Floats values, float* out) { memcpy(out, &values, VECTOR); }
+
+// Rounded to nearest, ties to even.
+inline void store(Floats values, BFloat16* out) {
+#ifdef __AVX512BF16__
+    const __m256bh halves = _mm512_cvtneps_pbh(values);
+#else
+    const Words bits = (Words)values;
+    const Words number = (Words)((bits & 0x7fffffffu) <= 0x7f800000u);
+    const Words rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16, quiet = (bits >> 16) | 0x40u;
+    const Halves halves = __builtin_convertvector((rounded & number) | (quiet & ~number), Halves);
+#endif
+    memcpy(out, &halves, VECTOR / 2);
+}
+
+// The first `count` numbers of a vector; zeros, or nothing, for the others.
+template <class T>
+inline Floats load_some(const T* from, long count) {
+    T padded[LANES] = {};
+    memcpy(padded, from, count * sizeof(T));
+    return load(padded);
+}
+
+template <class T>
+inline void store_some(Floats values, T* out, long count) {
+    T padded[LANES];
+    store(values, padded);
+    memcpy(out, padded, count * sizeof(T));
+}
+
+inline float sum(Floats values) {
+    float each[LANES], total = 0;
+    store(values, each);
+    for (int lane = 0; lane < LANES; lane++) total += each[lane];
+    return total;
+}
+
+// Threads that a kernel called now may start.
+inline long threads() {
+#ifdef _OPENMP
+    return omp_in_parallel() ? 1 : omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+}  // namespace
