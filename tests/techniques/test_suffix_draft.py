@@ -4,9 +4,11 @@ import pytest
 import torch
 from helpers import random_tokens, run, tokens_of
 
-from workbench.engine import Run, Sampler, Verification
+from workbench.engine import Draft, Run, Sampler, Verification
 from workbench.errors import SettingError
 from workbench.models.tiny import tiny
+from workbench.registry import TECHNIQUES
+from workbench.settings import spell
 from workbench.techniques import SuffixDraft
 
 
@@ -96,3 +98,61 @@ def test_a_corpus_helps_where_the_text_itself_does_not(bundled, tmp_path):
     assert len(helped) < len(alone)
     with pytest.raises(SettingError, match="no text file"):
         SuffixDraft(corpus=str(tmp_path / "missing.txt")).start(Run(bundled, (1,), 4, Sampler(), 0))
+
+
+def test_the_auxiliary_is_asked_where_the_match_is_short():
+    made = policy(auxiliary="token_recycling", alone=3)
+    made.verified(Verification(Draft(), [], 7, torch.eye(96)[:3], torch.zeros(3, 4), None, None))
+    asked = []
+    inner = made._auxiliary.propose
+    made._auxiliary.propose = lambda tokens, limit: asked.append(len(tokens)) or inner(tokens, limit)
+    made.propose([1, 2, 3, 4, 9, 2, 3, 4], 4)
+    assert asked == []
+    made.propose([1, 2, 3, 4, 9, 2, 3, 4, 60, 61, 9], 4)
+    assert asked == [11]
+
+
+def test_both_drafts_stand_in_one_tree():
+    class Other:
+        def propose(self, tokens, limit):
+            return Draft([50, 4], [-1, -1], confidence=[0.5, 0.2])
+
+    made = policy(least=0.01)
+    made._auxiliary = Other()
+    draft = made.propose([3, 4, 5, 6, 3], 3)
+    assert draft.tokens[:3] == [4, 5, 6] and 50 in draft.tokens and draft.tokens.count(4) == 1
+
+
+def test_trust_is_learned_from_what_came_whoever_drafted_it():
+    made, text = policy(auxiliary="token_recycling", least=0.01), [3, 4, 5, 6, 3]
+    made.propose(text, 3)
+    before = made._trust.of(1)
+    # The draft was cut to nothing, and the copy would have been right.
+    settle_to = Verification(Draft(), [], 4, torch.zeros(1, 96), torch.zeros(1, 4), None, None)
+    made.verified(settle_to)
+    assert made._trust.of(1) > before
+    made.propose(text, 3)
+    made.verified(Verification(Draft(), [], 9, torch.zeros(1, 96), torch.zeros(1, 4), None, None))
+    after = made._trust.of(1)
+    made.propose(text, 3)
+    made.verified(Verification(Draft(), [], 9, torch.zeros(1, 96), torch.zeros(1, 4), None, None))
+    assert made._trust.of(1) < after
+
+
+@pytest.mark.parametrize("spec", ["suffix_draft", "snap_kv", "dynamic_tree", "token_recycling+snap_kv"])
+def test_only_a_drafter_may_be_the_auxiliary(spec):
+    with pytest.raises(SettingError, match="auxiliary"):
+        policy(auxiliary=spec)
+
+
+DRAFTERS = [
+    name for name, kind in TECHNIQUES.items() if kind.slots == ("draft",) and kind.exact and name != "suffix_draft"
+]
+
+
+@pytest.mark.parametrize("name", DRAFTERS)
+def test_every_drafter_may_be_the_auxiliary_and_changes_no_token(name):
+    model, prompt = tiny("llama"), [5, 6, 7, 5, 6, 8, 5, 6]
+    expected = tokens_of(run(model, prompt, [], new=40))
+    steps = run(model, prompt, [SuffixDraft(auxiliary=spell(TECHNIQUES[name].examples()[0]), alone=6)], new=40)
+    assert tokens_of(steps) == expected

@@ -10,8 +10,9 @@ Deviates
 How long a draft may be follows from the chance that each copied token is right: it starts from a guess that grows with
 the length of the match and is learned from what was accepted for matches of that length; the draft ends where the
 chance of its whole path falls below ``least``. (SuffixDecoding bounds it by a multiple of the match's length and scores
-paths by how often they occurred; SAM Decoding by a constant.) SAM Decoding's auxiliary drafter for short matches is
-left out: other techniques are that.
+paths by how often they occurred; SAM Decoding by a constant.) SAM Decoding drafts with the auxiliary drafter alone
+where the match is short; here both drafts are verified in one tree, unless the auxiliary draws its tokens by chance or
+has rows of its own in the forward.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
+from workbench.drafting.merged import merged
 from workbench.drafting.suffix_automaton import SuffixAutomaton
 from workbench.engine import Draft, Run, Verification
+from workbench.engine.slots import DraftPolicy
 from workbench.errors import SettingError
 from workbench.models import Model
-from workbench.settings import settings
+from workbench.registry import TECHNIQUES
+from workbench.settings import parse, settings
 from workbench.techniques._technique import Technique, register
 
 _MOST_CORPUS_TOKENS = 500_000
@@ -49,19 +53,27 @@ class SuffixDraft(Technique):
         Matches of fewer tokens are not trusted.
     corpus : str
         A text file to search too; empty for none.
+    auxiliary : str
+        Another drafting technique, asked where the match is short: ``hydra_heads``, or ``token_recycling:nodes=20``;
+        empty for none.
+    alone : int
+        Matches of so many tokens are copied without asking the auxiliary.
     """
 
     draft: Annotated[int, Field(ge=0, le=64, description="most tokens drafted at once")] = 48
     least: Annotated[float, Field(gt=0, lt=1, description="least chance of a drafted path")] = 0.1
     shortest: Annotated[int, Field(ge=1, le=16, description="shortest match trusted")] = 1
     corpus: Annotated[str, Field(description="text file to search too; empty for none")] = ""
+    auxiliary: Annotated[str, Field(description="drafter asked where the match is short; empty for none")] = ""
+    alone: Annotated[int, Field(ge=1, le=64, description="match that is copied without the auxiliary")] = 8
 
     slots = ("draft",)
     exact = True
     paper = "Hu et al., SAM Decoding, 2024, arXiv 2411.10666; Oliaro et al., SuffixDecoding, 2024, arXiv 2411.04975"
 
     def start(self, run: Run) -> _SuffixDraft:
-        return _SuffixDraft(self, _corpus(run.model, self.corpus) if self.corpus else None)
+        corpus = _corpus(run.model, self.corpus) if self.corpus else None
+        return _SuffixDraft(self, corpus, _auxiliary(self.auxiliary).start(run) if self.auxiliary else None)
 
     @classmethod
     def neutral(cls) -> Self:
@@ -69,20 +81,45 @@ class SuffixDraft(Technique):
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
-        return cls(), cls(draft=5, least=0.3, shortest=2)
+        return cls(), cls(draft=5, least=0.3, shortest=2), cls(auxiliary="token_recycling", alone=3)
 
 
 class _SuffixDraft:
-    """The automaton of the text so far, and what became of earlier drafts."""
+    """The automaton of the text so far, what became of earlier drafts, and the drafter for short matches."""
 
-    def __init__(self, settings: SuffixDraft, corpus: SuffixAutomaton | None) -> None:
-        self._settings, self._corpus = settings, corpus
+    def __init__(self, settings: SuffixDraft, corpus: SuffixAutomaton | None, auxiliary: DraftPolicy | None) -> None:
+        self._settings, self._corpus, self._auxiliary = settings, corpus, auxiliary
         self._own = SuffixAutomaton()
         self._in_corpus = (0, 0)
         self._trust = _Trust()
-        self._matched = 0
+        self._matched, self._said = 0, []
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
+        copied = self._longest(tokens, limit)
+        self._said = list(copied.tokens)
+        if self._auxiliary is None or (copied.tokens and self._matched >= self._settings.alone):
+            return copied
+        other = self._auxiliary.propose(tokens, limit)
+        if not copied.tokens or other.by_chance or other.ahead is not None:
+            return other
+        return merged(copied, other)
+
+    def verified(self, verification: Verification) -> None:
+        # Whatever was verified, the tokens that came say whether the copy was right.
+        for step, (said, came) in enumerate(zip(self._said, verification.tokens)):
+            self._trust.saw(self._matched + step, said == came)
+            if said != came:
+                break
+        self._said = []
+        if self._auxiliary is not None:
+            self._auxiliary.verified(verification)
+
+    def close(self) -> None:
+        if hasattr(self._auxiliary, "close"):
+            self._auxiliary.close()
+
+    def _longest(self, tokens: Sequence[int], limit: int) -> Draft:
+        """The copy of what followed the longest match."""
         own = self._own
         for token in tokens[len(own.text) :]:
             own.append(token)
@@ -96,11 +133,6 @@ class _SuffixDraft:
         if matched < self._settings.shortest:
             return Draft()
         return self._copied(text, place, matched, min(self._settings.draft, limit))
-
-    def verified(self, verification: Verification) -> None:
-        kept = len(verification.path)
-        for step in range(min(kept + 1, len(verification.draft.tokens))):
-            self._trust.saw(self._matched + step, step < kept)
 
     def _copied(self, text: list[int], place: int, matched: int, most: int) -> Draft:
         """What stands in ``text`` from ``place`` on, while it can be trusted; where the text ends it is taken to repeat
@@ -137,6 +169,16 @@ class _Trust:
         bucket = bisect_left(self._EDGES, matched)
         self._seen[bucket] = self._FADE * self._seen[bucket] + 1.0
         self._right[bucket] = self._FADE * self._right[bucket] + right
+
+
+def _auxiliary(spec: str) -> Technique:
+    found = parse(spec, TECHNIQUES)
+    if len(found) != 1 or found[0].slots != ("draft",) or isinstance(found[0], SuffixDraft):
+        raise SettingError(
+            f"suffix_draft: auxiliary={spec!r} is not another technique that drafts and does nothing else; take "
+            "hydra_heads, say"
+        )
+    return found[0]
 
 
 def _corpus(model: Model, path: str) -> SuffixAutomaton:

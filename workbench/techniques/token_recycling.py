@@ -135,8 +135,9 @@ class _Recycler:
         kept, reached = set(path), {-1, *path}
         for node, depth in enumerate(draft.depths()):
             parent = draft.parent(node)
-            if parent in reached:
-                rank = int((self.matrix[tokens[parent + 1]] == draft.tokens[node]).argmax())
+            if parent in reached and depth < len(self._tried):
+                # No rank at all where another drafter's node was verified too.
+                rank = np.flatnonzero(self.matrix[tokens[parent + 1]] == draft.tokens[node])[:1]
                 self._tried[depth, rank] += 1
                 self._kept[depth, rank] += node in kept
 
