@@ -74,7 +74,7 @@ def test_a_weight_changed_in_place_is_seen_at_once():
         ({"linear": 1.0, "columns": 0.95}, "linear"),
         ({"linear": 1.0, "columns": 0.9}, "columns"),
         ({"linear": 1.0, "native": 0.5, "few_rows": 0.55}, "few_rows"),
-        ({"linear": 1.0, "native": 0.5, "few_rows": 0.6}, "native"),
+        ({"linear": 1.0, "native": 0.5, "few_rows": 0.7}, "native"),
         ({"linear": 1.0, "few_rows": 1.05}, "linear"),
     ],
 )
