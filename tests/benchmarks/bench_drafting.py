@@ -2,9 +2,10 @@
 
 ``python tests/benchmarks/bench_drafting.py [--device cpu] [--dtype bfloat16] [--prompts 5] [--new-tokens 128]
 [--rounds 2] [--tasks chat,copying] [--recipe NAME=SPEC …]``: batch 1, greedy, runs interleaved prompt by prompt, A B C
-A B C …, and ratios paired by prompt and round. Speeds are of decoding, after the first token, on both sides. The prompt
-of ``copying`` is a passage twice and its beginning a third time. The tests of the loop run first, and nothing is
-reported if one of them fails.
+A B C …, and ratios paired by prompt and round; beside them the ratio of the seconds of all prompts together. Speeds are
+of decoding, after the first token, on both sides; transformers' assisted generation drafts with the weights of
+``draft_model``. The prompt of ``copying`` is a passage twice and its beginning a third time. The tests of the loop run
+first, and nothing is reported if one of them fails.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import time
 from collections import defaultdict
 
 import torch
+from _assistant import as_transformers
 from _report import passing, ratio_interval, table, write
 
 import workbench as wb
 import workbench.techniques
+from workbench.drafting.drafter import drafter_model
 from workbench.registry import TECHNIQUES
 from workbench.settings import parse
 from workbench.tasks import encode_prompt, load_prompts
@@ -32,6 +35,9 @@ RECIPES = {
     "medusa_heads + goodput": "medusa_heads+goodput",
     "hydra_heads": "hydra_heads",
     "hydra_heads + goodput": "hydra_heads+goodput",
+    "suffix_draft with hydra_heads": "suffix_draft:auxiliary=hydra_heads",
+    "suffix_draft with hydra_heads + goodput": "suffix_draft:auxiliary=hydra_heads+goodput",
+    "draft_model": "draft_model:model=distilled",
     "draft_model + goodput": "draft_model:model=distilled+goodput",
 }
 THEIRS = "transformers greedy"
@@ -83,7 +89,11 @@ def theirs(model, new, **options):
         out = model.hf.generate(inputs, max_new_tokens=new, **call)
         seconds = time.perf_counter() - start - first
         tokens = out.shape[1] - len(ids) - 1
-        return max(seconds, 1e-9) / max(1, tokens), {"tokens": tokens, "text": out[0, len(ids) :].tolist()}
+        return max(seconds, 1e-9) / max(1, tokens), {
+            "tokens": tokens,
+            "seconds": seconds,
+            "text": out[0, len(ids) :].tolist(),
+        }
 
     return run
 
@@ -96,6 +106,8 @@ def contenders(model, recipes, new, with_theirs):
     if with_theirs:
         runs[THEIRS] = theirs(model, new)
         runs["transformers prompt lookup"] = theirs(model, new, prompt_lookup_num_tokens=10)
+        assistant = as_transformers(model, drafter_model(model, "distilled"))
+        runs["transformers assisted generation"] = theirs(model, new, assistant_model=assistant)
     return runs
 
 
@@ -151,13 +163,15 @@ def main():
         seconds, facts = measure(runs, prompts, options.rounds)
         for name, times in seconds.items():
             ratio, low, high = ratio_interval(seconds["baseline"], times)
-            fact = facts[name]
+            fact, plain = facts[name], facts["baseline"]
+            together = plain["seconds"] / plain["tokens"] / (fact["seconds"] / fact["tokens"])
             known = "steps" in fact
             row = [
                 task,
                 name,
                 f"{1 / sorted(times)[len(times) // 2]:.1f}",
                 f"{ratio:.2f} [{low:.2f}, {high:.2f}]",
+                f"{together:.2f}",
                 f"{fact['tokens'] / fact['steps']:.2f}" if known else "",
                 f"{fact['draft'] / fact['seconds']:.0%}" if known else "",
                 f"{fact['rest'] / fact['seconds']:.0%}" if known else "",
@@ -169,7 +183,8 @@ def main():
         "task",
         "recipe",
         "tokens/s (median)",
-        "ratio to baseline [95 %]",
+        "ratio to baseline, median [95 %]",
+        "all prompts",
         "tokens per step",
         "drafting",
         "bookkeeping",

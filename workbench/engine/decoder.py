@@ -234,20 +234,27 @@ class Decoder:
         tree: Tensor | None,
         masks: dict[Any, tuple[Any, float]],
     ) -> tuple[Tensor, float]:
-        count, held = query.shape[2], layer.length
-        if count > 1 and count == held and tree is None and block.window is None and self.attention is None:
+        count, held, keys, values = query.shape[2], layer.length, layer.keys, layer.values
+        own = self.attention is None
+        if own and count > 1 and count == held and tree is None and block.window is None:
             out = F.scaled_dot_product_attention(
-                query, layer.keys, layer.values, is_causal=True, scale=block.scale, enable_gqa=True
+                query, keys, values, is_causal=True, scale=block.scale, enable_gqa=True
             )
             return out, (held + 1) / 2
         uncut = block.window is None or (layer.contiguous and held <= block.window)
+        if own and count == 1 and not uncut and layer.contiguous:
+            # One token reads the newest keys of its window, and all of them.
+            held, uncut = block.window, True
+            keys, values = keys[:, :, -held:], values[:, :, -held:]
         few = 1 < count <= _MOST_VERIFIED or (count == 1 and self._attention_backend == "native")
-        if few and count < held and uncut and self.attention is None:
+        if own and few and count < held and uncut:
             if "drafted" not in masks:
-                own = query.new_ones(count, count, dtype=torch.bool).tril() if tree is None else tree
-                masks["drafted"] = TreeVerification(own, self._attention_backend), float(own.sum()) / count
+                sees = query.new_ones(count, count, dtype=torch.bool).tril() if tree is None else tree
+                masks["drafted"] = TreeVerification(sees, self._attention_backend), float(sees.sum()) / count
             verification, own_keys = masks["drafted"]
-            return verification(query, layer.keys, layer.values, block.scale), held - count + own_keys
+            return verification(query, keys, values, block.scale), held - count + own_keys
+        if own and count == 1 and uncut:
+            return attend(query, keys, values, None, block.scale), float(held)
         key = (held, block.window, layer.contiguous) if layer.contiguous else (block.index,)
         if key not in masks:
             mask = visible(layer, count, positions, tree, block.window)
@@ -257,9 +264,6 @@ class Decoder:
             chosen = self.attention.attend(block.index, query, layer, mask, block.scale)
             if chosen is not None:
                 return chosen
-        keys, values = layer.keys, layer.values
-        if count == 1 and block.window is not None and layer.contiguous and held > block.window:
-            keys, values, mask = keys[:, :, -block.window :], values[:, :, -block.window :], None
         return attend(query, keys, values, mask, block.scale), keys_read
 
     def _watch_layer(self, index: int) -> Callable[[str, Tensor], None] | None:
