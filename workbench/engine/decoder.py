@@ -7,19 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from workbench.cost.count import BlockCost
-from workbench.engine.attention import ancestors, attend, mean_keys, node_depths, visible
+from workbench.engine.attention import ancestors, node_depths
 from workbench.engine.cache import KeyValueCache, LayerCache
 from workbench.engine.draft import Lookahead
+from workbench.engine.layer_attention import LayerAttention, Masks
 from workbench.models import Block, Model
-from workbench_kernels.tree_attention import TreeVerification, fastest
 
 Watch = Callable[[str, int, Any], None]
-
-# Rows that the verification kernel takes in one go.
-_MOST_VERIFIED = 128
 
 
 class Decoder:
@@ -68,10 +64,9 @@ class Decoder:
         self.context = policies.get("context")
         self.depth = policies.get("depth")
         self.experts = policies.get("experts")
-        self.attention = policies.get("attention")
         self.cache_policy = policies.get("cache")
         self.watch = watch
-        self._attention_backend = fastest(self.anatomy.device, self.anatomy.dtype)
+        self._attend = LayerAttention(self.anatomy.device, self.anatomy.dtype, policies.get("attention"))
         self._costs = [_block_cost(block) for block in self.anatomy.blocks]
         self._unembedding = self.anatomy.unembedding.numel()
         self.hidden: Tensor | None = None
@@ -152,7 +147,7 @@ class Decoder:
             x = inputs[None]
         ropes = anatomy.rope(positions)
         tree = None if parents is None or depths == list(range(count)) else ancestors(parents, count, anatomy.device)
-        masks: dict[Any, tuple[Any, float]] = {}
+        masks: Masks = {}
         for layer in cache.layers:
             layer.appended = 0
         if self.watch is not None:
@@ -224,47 +219,6 @@ class Decoder:
         if layer.contiguous and not complete:
             known = torch.arange(layer.length - len(positions), device=positions.device)
             layer.mark_positions(torch.cat((known, positions)))
-
-    def _attend(
-        self,
-        block: Block,
-        query: Tensor,
-        layer: LayerCache,
-        positions: Tensor,
-        tree: Tensor | None,
-        masks: dict[Any, tuple[Any, float]],
-    ) -> tuple[Tensor, float]:
-        count, held, keys, values = query.shape[2], layer.length, layer.keys, layer.values
-        own = self.attention is None
-        if own and count > 1 and count == held and tree is None and block.window is None:
-            out = F.scaled_dot_product_attention(
-                query, keys, values, is_causal=True, scale=block.scale, enable_gqa=True
-            )
-            return out, (held + 1) / 2
-        uncut = block.window is None or (layer.contiguous and held <= block.window)
-        if own and count == 1 and not uncut and layer.contiguous:
-            # One token reads the newest keys of its window, and all of them.
-            held, uncut = block.window, True
-            keys, values = keys[:, :, -held:], values[:, :, -held:]
-        few = 1 < count <= _MOST_VERIFIED or (count == 1 and self._attention_backend == "native")
-        if own and few and count < held and uncut:
-            if "drafted" not in masks:
-                sees = query.new_ones(count, count, dtype=torch.bool).tril() if tree is None else tree
-                masks["drafted"] = TreeVerification(sees, self._attention_backend), float(sees.sum()) / count
-            verification, own_keys = masks["drafted"]
-            return verification(query, keys, values, block.scale), held - count + own_keys
-        if own and count == 1 and uncut:
-            return attend(query, keys, values, None, block.scale), float(held)
-        key = (held, block.window, layer.contiguous) if layer.contiguous else (block.index,)
-        if key not in masks:
-            mask = visible(layer, count, positions, tree, block.window)
-            masks[key] = mask, mean_keys(mask, held)
-        mask, keys_read = masks[key]
-        if self.attention is not None:
-            chosen = self.attention.attend(block.index, query, layer, mask, block.scale)
-            if chosen is not None:
-                return chosen
-        return attend(query, keys, values, mask, block.scale), keys_read
 
     def _watch_layer(self, index: int) -> Callable[[str, Tensor], None] | None:
         watch = self.watch

@@ -11,7 +11,7 @@ One request at a time, so the batch is the request and the paper's scheduling ov
 predicts a step's time by a linear model fitted offline; here the cost of a forward is a curve measured for the model
 and scaled by what the steps of this run take, so that a busy machine shortens drafts. Drafts are cut after they were
 made as well, tree or chain, to the nodes that are worth their share of the forward. Where drafting does not pay it
-stops, and is tried again after longer and longer pauses. A draft must promise a fifth more than none does.
+stops, and is tried again after longer and longer pauses. A draft must promise a twentieth more than none does.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class _Goodput:
     _PAUSES = (4, 64)
     _TRY = 2
     # A draft must promise this much more than none: what is gained is a guess, what it costs is sure.
-    _WORTH = 1.2
+    _WORTH = 1.05
 
     def __init__(self, settings: Goodput, run: Run, forward: VerifyCost) -> None:
         self._settings, self._forward = settings, forward

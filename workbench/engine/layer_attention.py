@@ -1,0 +1,92 @@
+"""The attention of one layer of a pass, by the fastest way that gives what its mask asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from workbench.engine.attention import attend, mean_keys, visible
+from workbench.engine.cache import LayerCache
+from workbench.models import Block
+from workbench_kernels.tree_attention import TreeVerification, fastest
+
+# Rows that the verification kernel takes in one go.
+_MOST_VERIFIED = 128
+
+Masks = dict[Any, tuple[Any, float]]
+"""What the layers of one pass share: masks, and the keys that a query reads on average."""
+
+
+class LayerAttention:
+    """Weighted values of a layer's queries over its cache, and how many keys a query read on average.
+
+    Parameters
+    ----------
+    device : torch.device
+    dtype : torch.dtype
+    policy : object, optional
+        Of the slot ``attention``; it is asked first.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, policy: Any = None) -> None:
+        self._policy = policy
+        self._backend = fastest(device, dtype)
+
+    def __call__(
+        self, block: Block, query: Tensor, layer: LayerCache, positions: Tensor, tree: Tensor | None, masks: Masks
+    ) -> tuple[Tensor, float]:
+        """Attend to a cache whose last entries are the queries' own.
+
+        Parameters
+        ----------
+        block : Block
+        query : Tensor [batch, heads, tokens, head_dim]
+        layer : LayerCache
+        positions : int Tensor [tokens]
+        tree : bool Tensor [tokens, tokens] or None
+            True where the row's token may see the column's; None for a chain.
+        masks : dict
+            Empty at the first layer of a pass, and after the tokens changed.
+
+        Returns
+        -------
+        Tensor [batch, heads, tokens, head_dim], float
+        """
+        if self._policy is not None:
+            mask, keys_read = self._mask(block, query, layer, positions, tree, masks)
+            chosen = self._policy.attend(block.index, query, layer, mask, block.scale)
+            return chosen or (attend(query, layer.keys, layer.values, mask, block.scale), keys_read)
+        count, held, keys, values = query.shape[2], layer.length, layer.keys, layer.values
+        if 1 < count == held and tree is None and block.window is None:
+            scale = block.scale
+            out = F.scaled_dot_product_attention(query, keys, values, is_causal=True, scale=scale, enable_gqa=True)
+            return out, (held + 1) / 2
+        uncut = block.window is None or (layer.contiguous and held <= block.window)
+        if count == 1 and not uncut and layer.contiguous:
+            # One token reads the newest keys of its window, and all of them.
+            held, uncut = block.window, True
+            keys, values = keys[:, :, -held:], values[:, :, -held:]
+        few = 1 < count <= _MOST_VERIFIED or (count == 1 and self._backend == "native")
+        if few and count < held and uncut:
+            if "drafted" not in masks:
+                own = query.new_ones(count, count, dtype=torch.bool).tril() if tree is None else tree
+                masks["drafted"] = TreeVerification(own, self._backend), float(own.sum()) / count
+            verification, own_keys = masks["drafted"]
+            return verification(query, keys, values, block.scale), held - count + own_keys
+        if count == 1 and uncut:
+            return attend(query, keys, values, None, block.scale), float(held)
+        mask, keys_read = self._mask(block, query, layer, positions, tree, masks)
+        return attend(query, keys, values, mask, block.scale), keys_read
+
+    @staticmethod
+    def _mask(
+        block: Block, query: Tensor, layer: LayerCache, positions: Tensor, tree: Tensor | None, masks: Masks
+    ) -> tuple[Tensor | None, float]:
+        key = (layer.length, block.window, True) if layer.contiguous else (block.index,)
+        if key not in masks:
+            mask = visible(layer, query.shape[2], positions, tree, block.window)
+            masks[key] = mask, mean_keys(mask, layer.length)
+        return masks[key]
