@@ -5,7 +5,7 @@ import torch
 from helpers import random_tokens, run, tokens_of
 
 from workbench.engine import Decoder, LayerCache, Run, Sampler
-from workbench.engine.decoder import attend
+from workbench.engine.attention import attend
 from workbench.models.tiny import tiny
 from workbench.techniques import PromptLookup, SnapKV, StreamingLLM, TokenSelect
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.engine import LayerCache, Run
-from workbench.engine.decoder import attend, mean_keys
+from workbench.engine.attention import attend, mean_keys
 from workbench.models import Block
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
