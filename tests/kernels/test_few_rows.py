@@ -178,3 +178,13 @@ class TestCompiling:
         source.write_text("this is not C++\n", "utf-8")
         with pytest.raises(BackendUnavailable, match=r"broken: .* said: .*broken\.cpp"):
             library(source)
+
+    def test_what_failed_is_not_tried_again(self, tmp_path, monkeypatch):
+        source, tried = tmp_path / "broken_too.cpp", []
+        source.write_text("nor is this\n", "utf-8")
+        run = subprocess.run
+        monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: tried.append(args) or run(*args, **kwargs))
+        for _ in range(3):
+            with pytest.raises(BackendUnavailable, match="broken_too"):
+                library(source)
+        assert len(tried) == 2, "the compiler's version, and one attempt"

@@ -25,7 +25,6 @@ _HEADERS = Path(__file__).parent
 _LIMIT = 120
 
 
-@functools.cache
 def library(source: Path, *flags: str) -> ctypes.CDLL:
     """A compiled and loaded source.
 
@@ -45,22 +44,36 @@ def library(source: Path, *flags: str) -> ctypes.CDLL:
     -----
     The compiler is the one that the environment variable ``CXX`` names, else ``c++``, ``g++`` or ``clang++``. The
     folder is ``native`` in ``WORKBENCH_CACHE``, else in ``dynamic-inference-workbench`` of the user's cache folder.
+    What failed once is not tried again by the same process.
     """
+    found = _attempt(source, flags)
+    if isinstance(found, BackendUnavailable):
+        raise found
+    return found
+
+
+@functools.cache
+def _attempt(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL | BackendUnavailable:
+    try:
+        return _loaded(source, flags)
+    except BackendUnavailable as error:
+        return error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return BackendUnavailable(f"{source.name} cannot be compiled and loaded here: {error}")
+
+
+def _loaded(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
     compiler = shutil.which(os.environ.get("CXX", "")) or next(filter(None, map(shutil.which, _COMPILERS)), None)
     if compiler is None:
         raise BackendUnavailable("there is no C++ compiler here (CXX, c++, g++ or clang++)")
     command = [compiler, *_FLAGS, f"-I{_HEADERS}", *flags]
-    try:
-        version = subprocess.run([compiler, "--version"], capture_output=True, timeout=_LIMIT, check=False).stdout
-        sources = [each.read_bytes() for each in (source, *sorted(_HEADERS.glob("*.hpp")))]
-        known = *sources, repr(command).encode(), version, _processor().encode()
-        folder = _folder()
-        made = folder / f"{source.stem}-{hashlib.sha256(b'|'.join(known)).hexdigest()[:24]}.so"
-        if not made.exists():
-            _compile([*command, str(source)], made)
-        return ctypes.CDLL(str(made))
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise BackendUnavailable(f"{source.name} cannot be compiled and loaded here: {error}") from error
+    version = subprocess.run([compiler, "--version"], capture_output=True, timeout=_LIMIT, check=False).stdout
+    sources = [each.read_bytes() for each in (source, *sorted(_HEADERS.glob("*.hpp")))]
+    known = *sources, repr(command).encode(), version, _processor().encode()
+    made = _folder() / f"{source.stem}-{hashlib.sha256(b'|'.join(known)).hexdigest()[:24]}.so"
+    if not made.exists():
+        _compile([*command, str(source)], made)
+    return ctypes.CDLL(str(made))
 
 
 def _compile(command: list[str], made: Path) -> None:
@@ -77,7 +90,7 @@ def _compile(command: list[str], made: Path) -> None:
 def _folder() -> Path:
     chosen = os.environ.get("WORKBENCH_CACHE")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = (Path(chosen) if chosen else home / "dynamic-inference-workbench") / "native"
+    folder = (Path(chosen).expanduser() if chosen else home / "dynamic-inference-workbench") / "native"
     # What lies here is run: nobody else may write it.
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if hasattr(os, "getuid") and (folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022):
