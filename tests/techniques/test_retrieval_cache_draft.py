@@ -90,7 +90,7 @@ def test_the_small_cache_gives_what_a_mask_over_the_large_one_gives(family):
     full, masked = Decoder(model), Decoder(model)
     full.prefill(PROMPT)
     masked.prefill(PROMPT)
-    masked.attention = Masked(model.anatomy.blocks, len(PROMPT), 4, 17)
+    masked.attend.policy = Masked(model.anatomy.blocks, len(PROMPT), 4, 17)
     small = RetrievedDecoder(model, 4, 17, 8)
     small.retrieve(full.cache)
     torch.testing.assert_close(small.forward([7, 8, 9]), masked.forward([7, 8, 9], logits="all"), rtol=1e-4, atol=1e-4)

@@ -43,6 +43,7 @@ class Decoder:
         layer.
     flops, bytes, forwards : int
         Counted since then.
+    attend : LayerAttention
     hidden : Tensor [tokens, width]
         Residual stream of the last pass (of a prefill in chunks: of all of them) after the last block.
     ahead : Tensor [rows, vocabulary] or None
@@ -66,7 +67,7 @@ class Decoder:
         self.experts = policies.get("experts")
         self.cache_policy = policies.get("cache")
         self.watch = watch
-        self._attend = LayerAttention(self.anatomy.device, self.anatomy.dtype, policies.get("attention"))
+        self.attend = LayerAttention(self.anatomy.device, self.anatomy.dtype, policies.get("attention"))
         self._costs = [_block_cost(block) for block in self.anatomy.blocks]
         self._unembedding = self.anatomy.unembedding.numel()
         self.hidden: Tensor | None = None
@@ -174,7 +175,7 @@ class Decoder:
             carried = None
             layer = cache.layers[index]
             self._append(layer, key, value, positions, start)
-            attended, keys_read = self._attend(block, query, layer, positions, tree, masks)
+            attended, keys_read = self.attend(block, query, layer, positions, tree, masks)
             if self.watch is not None:
                 self.watch("query_key_value", index, (query, key, value))
             if self.cache_policy is not None and prefill and last_chunk:

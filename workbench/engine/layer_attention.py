@@ -28,11 +28,11 @@ class LayerAttention:
     device : torch.device
     dtype : torch.dtype
     policy : object, optional
-        Of the slot ``attention``; it is asked first.
+        Of the slot ``attention``; it is asked first. An attribute too.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype, policy: Any = None) -> None:
-        self._policy = policy
+        self.policy = policy
         self._backend = fastest(device, dtype)
 
     def __call__(
@@ -55,9 +55,9 @@ class LayerAttention:
         -------
         Tensor [batch, heads, tokens, head_dim], float
         """
-        if self._policy is not None:
+        if self.policy is not None:
             mask, keys_read = self._mask(block, query, layer, positions, tree, masks)
-            chosen = self._policy.attend(block.index, query, layer, mask, block.scale)
+            chosen = self.policy.attend(block.index, query, layer, mask, block.scale)
             return chosen or (attend(query, layer.keys, layer.values, mask, block.scale), keys_read)
         count, held, keys, values = query.shape[2], layer.length, layer.keys, layer.values
         if 1 < count == held and tree is None and block.window is None:
