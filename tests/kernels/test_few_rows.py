@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processors import TAKEN_AWAY
 
 from workbench_kernels.dispatch import BackendUnavailable
 from workbench_kernels.few_rows import SOURCE, FewRows
@@ -14,13 +15,6 @@ from workbench_kernels.few_rows.reference import reference_product
 from workbench_kernels.native import library
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 4e-3}
-NARROWER = {
-    "this processor": (),
-    "no bfloat16 instructions": ("-mno-avx512bf16",),
-    "no AVX-512": ("-mno-avx512f", "-mno-avx512bf16"),
-    "no AVX2": ("-mno-avx2", "-mno-avx512f", "-mno-avx512bf16"),
-}
-"""Flags that take instructions away, so that the paths of other processors run on this one."""
 
 try:
     FewRows(torch.float32)
@@ -41,7 +35,7 @@ def operands(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> tuple[
     return x.to(dtype), weight.to(dtype)
 
 
-@pytest.mark.parametrize("flags", NARROWER.values(), ids=NARROWER)
+@pytest.mark.parametrize("flags", TAKEN_AWAY.values(), ids=TAKEN_AWAY)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("rows", [*range(1, 10), 15, 16, 17, 33])
 def test_it_is_the_product(rows, dtype, flags):
@@ -55,7 +49,7 @@ def test_it_is_the_product(rows, dtype, flags):
         assert float(error) < TOLERANCE[dtype], (inputs, outputs)
 
 
-@pytest.mark.parametrize("flags", NARROWER.values(), ids=NARROWER)
+@pytest.mark.parametrize("flags", TAKEN_AWAY.values(), ids=TAKEN_AWAY)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_a_row_does_not_depend_on_the_rows_beside_it(dtype, flags):
     kernel = made(dtype, flags)

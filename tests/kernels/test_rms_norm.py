@@ -2,16 +2,10 @@
 
 import pytest
 import torch
+from processors import TAKEN_AWAY
 
 from workbench_kernels.rms_norm import compiled, rms_norm
 
-TAKEN_AWAY = {
-    "this processor": (),
-    "no bfloat16 instructions": ("-mno-avx512bf16",),
-    "no AVX-512": ("-mno-avx512f", "-mno-avx512bf16"),
-    "no AVX2": ("-mno-avx2", "-mno-avx512f", "-mno-avx512bf16"),
-}
-"""Flags that take instructions away, so that the paths of other processors run on this one."""
 EPS = 1e-5
 
 if compiled(torch.float32, torch.float32) is None:

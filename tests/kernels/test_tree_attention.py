@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from processors import TAKEN_AWAY
 from torch.nn import functional
 
 from workbench_kernels.dispatch import BackendUnavailable
@@ -23,13 +24,6 @@ TREES = {
 }
 """Parent of a node, -1 for none."""
 BACKENDS = ["torch", "reference", *(["native"] if available(torch.float32) else [])]
-TAKEN_AWAY = {
-    "this processor": (),
-    "no bfloat16 instructions": ("-mno-avx512bf16",),
-    "no AVX-512": ("-mno-avx512f", "-mno-avx512bf16"),
-    "no AVX2": ("-mno-avx2", "-mno-avx512f", "-mno-avx512bf16"),
-}
-"""Flags that take instructions away, so that the paths of other processors run on this one."""
 native = pytest.mark.skipif(not available(torch.float32), reason="nothing can be compiled here")
 
 

@@ -8,14 +8,13 @@ are bit for bit those of decoding.
 """
 
 import ctypes
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from workbench_kernels.dispatch import BackendUnavailable
-from workbench_kernels.native import library
+from workbench_kernels.native import function
 
 __all__ = ["BackendUnavailable", "FewRows"]
 
@@ -48,9 +47,7 @@ class FewRows:
         if dtype not in _NAMES:
             raise BackendUnavailable(f"there is no few-rows kernel for {dtype}; float32 and bfloat16 have one")
         self.dtype = dtype
-        self._run: Callable[..., None] = getattr(library(SOURCE, *flags), _NAMES[dtype])
-        self._run.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_long] * 3
-        self._run.restype = None
+        self._run = function(SOURCE, _NAMES[dtype], [ctypes.c_void_p] * 3 + [ctypes.c_long] * 3, *flags)
 
     def __call__(self, rows: Tensor, weight: Tensor) -> Tensor:
         """``rows @ weight.T``.

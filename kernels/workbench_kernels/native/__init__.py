@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from workbench_kernels.dispatch import BackendUnavailable
@@ -49,6 +50,13 @@ def library(source: Path, *flags: str) -> ctypes.CDLL:
     found = _attempt(source, flags)
     if isinstance(found, BackendUnavailable):
         raise found
+    return found
+
+
+def function(source: Path, name: str, arguments: Sequence[type], *flags: str) -> ctypes._CFuncPtr:
+    """A function of a :func:`library` that takes such arguments and returns nothing; it raises what that raises."""
+    found = getattr(library(source, *flags), name)
+    found.argtypes, found.restype = list(arguments), None
     return found
 
 

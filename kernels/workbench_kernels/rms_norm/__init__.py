@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench_kernels.dispatch import BackendUnavailable
-from workbench_kernels.native import library
+from workbench_kernels.native import function
 
 __all__ = ["BackendUnavailable", "compiled", "rms_norm"]
 
@@ -26,13 +26,11 @@ def compiled(dtype: torch.dtype, weight: torch.dtype, *flags: str) -> ctypes._CF
     """The function for dtypes of rows and weight; None where it cannot be compiled or there is none."""
     if (dtype, weight) not in {(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.bfloat16, torch.float32)}:
         return None
+    arguments = [ctypes.c_void_p] * 3 + [ctypes.c_long] * 2 + [ctypes.c_float, ctypes.c_int]
     try:
-        function = getattr(library(SOURCE, *flags), f"rms_norm_{_NAMES[dtype]}_{_NAMES[weight]}")
+        return function(SOURCE, f"rms_norm_{_NAMES[dtype]}_{_NAMES[weight]}", arguments, *flags)
     except BackendUnavailable:
         return None
-    function.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_long] * 2 + [ctypes.c_float, ctypes.c_int]
-    function.restype = None
-    return function
 
 
 def rms_norm(rows: Tensor, weight: Tensor, eps: float, late: bool, *flags: str) -> Tensor | None:

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from workbench_kernels.dispatch import BackendUnavailable
-from workbench_kernels.native import library
+from workbench_kernels.native import function
 
 SOURCE = Path(__file__).with_name("tree_attention.cpp")
 DTYPES = {torch.float32: "tree_attention_float32", torch.bfloat16: "tree_attention_bfloat16"}
@@ -27,10 +27,7 @@ def available(dtype: torch.dtype) -> bool:
 @functools.cache
 def compiled(dtype: torch.dtype, *flags: str) -> ctypes._CFuncPtr:
     """The compiled function for a dtype; :class:`workbench_kernels.dispatch.BackendUnavailable` where there is none."""
-    function = getattr(library(SOURCE, *flags), DTYPES[dtype])
-    function.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_long] * 9 + [ctypes.c_float]
-    function.restype = None
-    return function
+    return function(SOURCE, DTYPES[dtype], [ctypes.c_void_p] * 5 + [ctypes.c_long] * 9 + [ctypes.c_float], *flags)
 
 
 def native_attention(
