@@ -52,3 +52,8 @@ def test_it_is_the_norm(width, dtype, weight_dtype, late, flags):
 def test_other_dtypes_are_left_to_torch():
     assert rms_norm(torch.ones(2, 4).half(), torch.ones(4).half(), EPS, False) is None
     assert rms_norm(torch.ones(2, 4), torch.ones(4).bfloat16(), EPS, False) is None
+
+
+def test_a_weight_that_does_not_fit_is_left_to_torch():
+    assert rms_norm(torch.ones(2, 8), torch.ones(4), EPS, False) is None
+    assert rms_norm(torch.ones(2, 4), torch.ones(8)[::2], EPS, False) is None

@@ -50,10 +50,11 @@ def rms_norm(rows: Tensor, weight: Tensor, eps: float, late: bool, *flags: str) 
     Returns
     -------
     Tensor [..., width], or None
-        None where nothing is compiled for these dtypes here.
+        None where nothing is compiled for these dtypes here, or the weight is not a contiguous [width]: torch's own
+        operations say what is wrong with it, where a kernel would read beside it.
     """
     run = compiled(rows.dtype, weight.dtype, *flags)
-    if run is None:
+    if run is None or weight.shape != rows.shape[-1:] or not weight.is_contiguous():
         return None
     rows = rows.contiguous()
     out = torch.empty_like(rows)
