@@ -1,5 +1,5 @@
 # make demo   the environment, the bundled model, and a comparison of techniques in reports/demo.html
-# make test   the environment, linters and every test
+# make test   the environment, linters and every test but the longest      make test-all  those too
 # make app    the dashboard      make lab    the notebooks      make bench  the measurements
 # make clean  what the tools left behind; `make distclean` the environment too
 
@@ -12,7 +12,7 @@ PIP_FLAGS ?=
 WORKERS ?= 2
 
 .DELETE_ON_ERROR:
-.PHONY: help environment model demo test lint app lab bench clean distclean
+.PHONY: help environment model demo test test-all lint app lab bench clean distclean
 
 help:
 	@sed -n '1,4s/^# //p' Makefile
@@ -60,6 +60,9 @@ lint: $(STAMP)
 
 test: $(STAMP) lint model
 	OMP_NUM_THREADS=1 $(BIN)/pytest --cov --cov-report=term -n $(WORKERS) --dist loadfile
+
+test-all: $(STAMP) lint model
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "slow or not slow"
 
 app: model
 	$(BIN)/workbench app
