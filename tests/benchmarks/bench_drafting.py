@@ -191,9 +191,7 @@ def main():
         "same text",
     ]
     note = f"{options.device}, {options.dtype}, {torch.get_num_threads()} threads, {options.prompts} prompts, "
-    note += (
-        f"{options.rounds} rounds, {options.new_tokens} new tokens; products by rows: {model.anatomy.multiply.choices}"
-    )
+    note += f"{options.rounds} rounds, {options.new_tokens} new tokens; arithmetic: {model.arithmetic}"
     write(f"bench_drafting_{options.dtype}", note, table(head, rows))
 
 

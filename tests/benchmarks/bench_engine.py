@@ -72,7 +72,7 @@ def measure(dtype, new, rounds):
         rate = new / sorted(times)[len(times) // 2]
         rows.append([dtype, name, f"{rate:.1f}", f"{ratio:.2f} [{low:.2f}, {high:.2f}]", f"{rate / limit:.2f}"])
     note = steps.failure or f"compiling took {steps.warm_up_seconds:.1f} s"
-    return rows, f"{dtype}: {note}; products by rows: {model.anatomy.multiply.choices}"
+    return rows, f"{dtype}: {note}; arithmetic: {model.arithmetic}"
 
 
 def main():

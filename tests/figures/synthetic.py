@@ -40,6 +40,7 @@ class Model:
     revision: str = "none"
     dtype: str = "float32"
     device: str = "cpu"
+    arithmetic: str = "torch 0, 1 threads"
 
     def decode(self, ids: list[int]) -> str:
         return "".join(VOCABULARY[i] for i in ids)

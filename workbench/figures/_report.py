@@ -134,7 +134,8 @@ def _variants(figure: Figure, tree: xr.DataTree) -> list[tuple[str, dict[str, An
 
 def _facts(tree: xr.DataTree) -> str:
     attrs = tree.attrs
-    facts = (f"{name}: {html.escape(str(attrs[name]))}" for name in ("model", "dtype", "device", "seed"))
+    named = [name for name in ("model", "dtype", "device", "arithmetic", "seed") if name in attrs]
+    facts = (f"{name}: {html.escape(str(attrs[name]))}" for name in named)
     partial = "<p><strong>Partial: it was stopped before its end.</strong></p>" if attrs.get("partial") else ""
     return f"<p>{' · '.join(facts)}</p>{partial}"
 

@@ -108,6 +108,7 @@ class Study:
         """
         attrs = self.tree.attrs
         about = {key: attrs[key] for key in ("schema", "model", "revision", "dtype", "device", "seed")}
+        about["arithmetic"] = attrs.get("arithmetic", "")
         about |= {key: json.loads(attrs[key]) for key in ("recipe", "versions", "prompts")}
         failures = {run["name"]: run["failed"] for run in self.runs if run["failed"] is not None}
         runs = [{key: _plain(key, run[key]) for key in KEYS} for run in self.summary]

@@ -97,6 +97,7 @@ def build_tree(plan: Plan, cells: Mapping[str, Sequence[Cell]], partial: bool = 
             name: recipe_of(plan.model, [], each, plan.options)["techniques"] for name, each in plan.recipes.items()
         },
         "options": plan.options,
+        "arithmetic": plan.model.arithmetic,
         "repeats": plan.repeats,
         "prompts_sha256": sha256([case.tokens for case in plan.cases]),
     }
