@@ -5,7 +5,7 @@ from workbench.training.acceptance_head import AcceptanceHead
 from workbench.training.chimera import Chimera
 from workbench.training.clover import Clover
 from workbench.training.curve import trace
-from workbench.training.data import DataSettings, TrainingData, training_data
+from workbench.training.data import DataSettings, TrainingData
 from workbench.training.draft_model import DraftModel
 from workbench.training.hidden_transfer import HiddenTransfer
 from workbench.training.hydra_heads import HydraHeads
@@ -13,6 +13,7 @@ from workbench.training.lexical_units import LexicalUnits
 from workbench.training.medusa_heads import MedusaHeads
 from workbench.training.parallel_prompt import ParallelPrompt
 from workbench.training.trainer import train
+from workbench.training.writing import training_data
 
 __all__ = [
     "RECIPES",
