@@ -9,8 +9,8 @@ import torch
 
 from workbench.errors import CorruptModel, SettingError
 from workbench.models.tiny import tiny
-from workbench.tasks import shared_pages, training_prompts
-from workbench.training import DataSettings, TrainingData, training_data
+from workbench.tasks import load_prompts, shared_pages, training_prompts
+from workbench.training import DataSettings, TrainingData, evaluation_data, training_data
 from workbench.training.batches import Batches
 from workbench.training.writing import ask, hold_out, write_texts
 
@@ -110,6 +110,12 @@ def test_the_same_seed_writes_the_same_text(model, tmp_path):
     one = training_data(model, SMALL)
     next((tmp_path / "training").iterdir()).unlink()
     assert torch.equal(training_data(model, SMALL).tokens, one.tokens)
+
+
+def test_parts_are_scored_on_the_prompts_that_are_compared_on(model):
+    settings = DataSettings(new_tokens=4, length=30, sampled=1, continued=0)
+    data = evaluation_data(model, every=40, settings=settings)
+    assert len(data.tokens) == 2 * len(load_prompts("all")[::40]) and "load_prompts" in data.facts["sources"]
 
 
 def test_writing_can_be_cancelled_and_needs_a_tokenizer(model):

@@ -12,8 +12,7 @@ from workbench import artifacts
 from workbench.errors import ArtifactError, CorruptModel, NumericalError, SettingError
 from workbench.figures import loss_curve
 from workbench.models.tiny import tiny
-from workbench.training import RECIPES, DataSettings, TrainingData, loop, trace, train
-from workbench.training.evaluate import score
+from workbench.training import RECIPES, DataSettings, TrainingData, loop, score, trace, train
 from workbench.training.loop import Training
 from workbench.training.writing import write_texts
 
@@ -180,7 +179,8 @@ def test_its_curve_is_a_figure(name, model, data, tmp_path):
     for node in ("training", "held_out"):
         assert all(array.attrs["units"] and array.attrs["long_name"] for array in tree[node].data_vars.values())
     assert tree["training"].sizes["step"] == 2 and tree["training"]["loss"].values.tolist() == card["curve"]["loss"]
-    assert name in json.dumps(loss_curve(tree).to_dict()["title"])
+    title = json.dumps(loss_curve(tree).to_dict()["title"])
+    assert name in title and f"after {card['best_step']} steps" in title
 
 
 @recipes

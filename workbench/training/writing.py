@@ -25,7 +25,7 @@ from workbench import artifacts
 from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.models.bundled import cache_folder
-from workbench.tasks import encode_prompt, shared_pages, training_prompts
+from workbench.tasks import encode_prompt, load_prompts, shared_pages, training_prompts
 from workbench.training.data import DataSettings, TrainingData
 
 Progress = Callable[[int, int, str], None]
@@ -83,6 +83,26 @@ def training_data(
         "settings": asdict(settings),
     }
     data.save(path)
+    return data
+
+
+def evaluation_data(model: Model, every: int = 4, settings: DataSettings | None = None) -> TrainingData:
+    """Texts on every so-manieth of the prompts that techniques are compared on (:func:`workbench.tasks.load_prompts`),
+    of which none shares a page with a training prompt: a greedy answer and one drawn by chance to each.
+
+    Parameters
+    ----------
+    model : Model
+        With a tokenizer.
+    every : int
+    settings : DataSettings, optional
+        Those that say how texts are written.
+    """
+    settings = settings or DataSettings(sampled=1, continued=0, new_tokens=160)
+    prompts = load_prompts("all")[::every]
+    asked = [encode_prompt(model.tokenizer, prompt) for prompt in prompts]
+    data = write_texts(model, asked, asked, settings)
+    data.facts |= {"sources": f"{len(prompts)} of workbench.tasks.load_prompts, answered by the model itself"}
     return data
 
 
