@@ -5,6 +5,7 @@ from workbench.tasks.conversation import greedy_answer, next_turn, unroll
 from workbench.tasks.encoding import encode_prompt, format_prompt
 from workbench.tasks.humaneval import MissingPackage
 from workbench.tasks.needle import found, needle
+from workbench.tasks.pages import shared_pages
 from workbench.tasks.prompts import (
     Prompt,
     PromptFileError,
@@ -37,6 +38,7 @@ __all__ = [
     "score",
     "scorer_for",
     "scorers",
+    "shared_pages",
     "training_prompts",
     "unroll",
     "write_prompts",
