@@ -73,3 +73,30 @@ class Lying(Biased):
 
     exact = True
     name = "lying"
+
+
+@settings
+class Stopping(Technique):
+    """Stops after its first token, except on prompts that begin with ``spared``."""
+
+    spared: int = 3
+
+    slots = ("stop",)
+    exact = False
+    paper = "none"
+    name = "stopping"
+
+    def start(self, run):
+        return _Stops(run.prompt[0] != self.spared)
+
+    @classmethod
+    def neutral(cls):
+        return cls()
+
+
+class _Stops:
+    def __init__(self, at_once):
+        self.at_once = at_once
+
+    def stop(self, generated):
+        return self.at_once
