@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from workbench.metrics import bootstrap_median
+from workbench.metrics import Interval, median_interval
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,10 +21,17 @@ def passing(*tests: str) -> None:
         sys.exit(f"no report: {' '.join(tests)} failed")
 
 
-def ratio_interval(baseline: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
-    """Median of ``baseline / other`` over paired rounds, and its 95 % bootstrap interval."""
-    found = bootstrap_median(np.divide(baseline, other)[None])
-    return found.median, found.low, found.high
+def ratio(baseline: Sequence[float], other: Sequence[float]) -> str:
+    """Median of ``baseline / other`` over paired rounds, with its interval from five rounds on."""
+    return spelled(median_interval(np.divide(baseline, other)[:, None]))
+
+
+def spelled(found: Interval) -> str:
+    """A median with its interval, and what it comes from where something is missing."""
+    if not found.n:
+        return ""
+    bounds = f" [{found.low:.2f}, {found.high:.2f}]" if found.bounded else ""
+    return f"{found.median:.2f}{bounds}" + (f" (n {found.n})" if found.n < found.of else "")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -227,7 +227,7 @@ def speed(steps: Sequence[Step]) -> tuple[float, float]:
     clocks; NaN where there is nothing yet."""
     seconds = sum(step.seconds for step in steps[1:])
     tokens = sum(len(step.tokens) for step in steps[1:])
-    return tokens / seconds if seconds else float("nan"), steps[0].seconds if steps else float("nan")
+    return tokens / seconds if tokens and seconds else float("nan"), steps[0].seconds if steps else float("nan")
 
 
 def _places(**sizes: int) -> dict[str, np.ndarray]:
