@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench.metrics import Interval, median_interval
+from workbench.metrics.intervals import spell_interval
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,10 +29,7 @@ def ratio(baseline: Sequence[float], other: Sequence[float]) -> str:
 
 def spelled(found: Interval) -> str:
     """A median with its interval, and what it comes from where something is missing."""
-    if not found.n:
-        return ""
-    bounds = f" [{found.low:.2f}, {found.high:.2f}]" if found.bounded else ""
-    return f"{found.median:.2f}{bounds}" + (f" (n {found.n})" if found.n < found.of else "")
+    return spell_interval(found) + (f" (n {found.n})" if 0 < found.n < found.of else "")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

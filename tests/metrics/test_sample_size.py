@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from workbench.metrics import median_interval, prompts_needed
+from workbench.metrics.sample_size import spell_count
 
 
 def spread_of(deviation, prompts=7):
@@ -35,4 +36,6 @@ def test_repeats_count_once_and_nothing_is_promised_from_little():
     assert prompts_needed(np.array([[1.0001], [1.5], [2.0]]), within=9.0) == 6
     assert np.isnan(prompts_needed(np.array([[1.2], [1.3], [np.nan]])))
     assert np.isnan(prompts_needed(np.zeros((0, 2))))
+    assert np.isnan(prompts_needed(np.ones((9, 2)))) and np.isnan(prompts_needed(np.ones((9, 2)), within=0.1))
+    assert [spell_count(each) for each in (np.nan, np.inf, 14.0)] == ["", "more than 10,000", "14"]
     assert prompts_needed(np.array([[0.5], [1.0], [2.0]])) == np.inf

@@ -23,6 +23,12 @@ def test_a_run_covers_the_baseline_s_prompts_or_is_out():
     assert covers(np.array([[32.0] * 5, [1.0] + [32.0] * 4]), np.full(5, 32.0)).tolist() == [True, False]
 
 
+def test_a_run_that_decodes_little_everywhere_is_out_and_one_short_answer_is_not():
+    baseline = np.full(6, 32.0)
+    short = [[2.0] * 6, [2.0] * 5 + [32.0], [14.0] + [32.0] * 5, [16.0] * 6, [17.0] * 6]
+    assert covers(np.array(short), baseline).tolist() == [False, False, True, False, True]
+
+
 def test_prompts_on_which_the_baseline_decoded_nothing_do_not_count():
     baseline = np.array([1.0, 1.0, 32.0, NAN])
     assert covers(np.array([[1.0, NAN, 32.0, NAN]]), baseline).tolist() == [True]

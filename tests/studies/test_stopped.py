@@ -40,7 +40,7 @@ def test_it_says_on_how_many_prompts_and_tokens_a_speed_rests(stopped):
     assert (lookup["stopped_early"], lookup["new_tokens"]) == (0, 60)
     row = stopped.table(text=True).loc["stops"]
     assert row["measured on [prompts]"] == "1 of 6" and row["new tokens"] == "15, stopped early on 5"
-    assert row["measured speed-up"] == "9"
+    assert row["measured speed-up"] == "9.00"
     numbers = stopped.table().loc["stops"]
     assert (numbers["measured on [prompts]"], numbers["of prompts"], numbers["stopped early [prompts]"]) == (1, 6, 5)
     assert np.isnan(numbers["measured speed-up, low"]) and np.isnan(numbers["level of the interval"])
@@ -77,7 +77,7 @@ def test_the_figure_leaves_it_hollow(stopped):
 
 def test_remarks_tell_the_reader(stopped):
     said = " ".join(stopped.remarks)
-    assert "stops stopped early on 5 of 6 prompts" in said and "wrote 15 tokens in all" in said
+    assert "Stopped early" in said and "stops on 5 of 6 prompts (15 tokens in all, a speed on 1)" in said
     assert "Not considered for the Pareto front" in said and "at a level of 96.9 % of 6 prompts" in said
     assert "repeats of the baseline on one prompt differ by 50 %" in said and "more than the effect of lookup" in said
     assert "an interval that leaves out 1" in said
@@ -85,7 +85,7 @@ def test_remarks_tell_the_reader(stopped):
 
 def test_the_report_holds_them(stopped, tmp_path):
     text = stopped.save_html(tmp_path / "r.html").read_text("utf-8")
-    assert "stops stopped early on 5 of 6 prompts" in text and "15, stopped early on 5" in text
+    assert "stops on 5 of 6 prompts" in text and "15, stopped early on 5" in text
     assert "1 of 6" in text and "measured speed-up, by task" in text
 
 

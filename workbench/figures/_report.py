@@ -156,11 +156,9 @@ def _comparison(table: pd.DataFrame) -> list[str]:
         return [_table(table, "Each run beside the baseline.")]
     whole = _table(table, "Everything that was measured, counted and modelled.")
     return [
-        _table(
-            table[first],
-            "Each run beside the baseline. Speed is decoding, after the first token; mean accepted "
-            "tokens are tokens for each decode step, the model's own included.",
-        ),
+        _table(table[first], "Each run beside the baseline."),
+        "<p>Speed is decoding, after the first token. Mean accepted tokens are tokens for each decode step, the "
+        "model's own included.</p>",
         f"<details><summary>All columns</summary>{whole}</details>",
     ]
 

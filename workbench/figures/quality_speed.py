@@ -99,8 +99,8 @@ def quality_speed(
         f"Points: median speed-up and mean quality over {good.shape[1]} prompts.",
         f"Bars: {INTERVALS}." if table[["speed_low", "quality_low"]].notna().any(axis=None) else "",
         "Long dashes: Pareto front; better is up and right.",
-        "" if table["comparable"].all() else "Hollow: stopped early or missing on more than a tenth of the prompts, "
-        "and so not considered for the front.",
+        "" if table["comparable"].all() else "Hollow: decoded nothing on more than a tenth of the prompts or too "
+        "little in all, and so not considered for the front.",
     )  # fmt: skip
     heads = heading(
         f"Quality against {'modelled' if hardware is not None else 'measured'} speed", " ".join(filter(None, notes))

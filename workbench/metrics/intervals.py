@@ -52,6 +52,13 @@ class Interval:
         return not np.isnan(self.level)
 
 
+def spell_interval(found: Interval) -> str:
+    """A ratio with its bounds where it has any, as text; nothing where nothing was measured."""
+    if not found.n:
+        return ""
+    return f"{found.median:.2f}" + (f" [{found.low:.2f}, {found.high:.2f}]" if found.bounded else "")
+
+
 def median_interval(values: np.ndarray, level: float = 0.95) -> Interval:
     """Median over prompts with the narrowest order-statistic interval of at least ``level``.
 

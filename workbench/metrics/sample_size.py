@@ -21,6 +21,11 @@ SMALLEST = 6
 LARGEST = 10_000
 
 
+def spell_count(number: float) -> str:
+    """What :func:`prompts_needed` gives, as text."""
+    return "" if np.isnan(number) else f"{number:.0f}" if np.isfinite(number) else f"more than {LARGEST:,}"
+
+
 def prompts_needed(ratios: np.ndarray, within: float | None = None, power: float = 0.8) -> float:
     """Prompts for a 95 % interval that leaves out 1, or for one of a given half-width.
 
@@ -41,18 +46,18 @@ def prompts_needed(ratios: np.ndarray, within: float | None = None, power: float
     Returns
     -------
     float
-        A whole number, 6 at least; infinite for more than 10,000, NaN from fewer than three prompts.
+        A whole number, 6 at least; infinite for more than 10,000, NaN from fewer than three prompts or equal ones.
     """
     ratios = np.asarray(ratios, dtype=np.float64)
     each = np.log(np.nanmedian(ratios[~np.isnan(ratios).all(1)], 1)) if ratios.size else np.zeros(0)
     if len(each) < 3:
         return float("nan")
     middle, spread, normal = abs(float(np.median(each))), float(np.std(each, ddof=1)), NormalDist()
+    if not spread:
+        return float("nan")
     if within is not None:
         count = max(SMALLEST, ceil(pi / 2 * (normal.inv_cdf(0.975) * spread / log(1 + within)) ** 2))
         return float(count) if count <= LARGEST else float("inf")
-    if not spread:
-        return float(SMALLEST) if middle else float("inf")
     from scipy.stats import binom
 
     counts = np.arange(SMALLEST, LARGEST + 1)

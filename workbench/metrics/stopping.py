@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 SHARE = 0.5
-"""A run stopped early on a prompt where it decoded less than this share of what the baseline decoded there."""
+"""A run stopped early where it decoded less than this share of what the baseline decoded."""
 TOLERATED = 0.1
-"""Share of the prompts that a run may miss and still be compared with others on its speed."""
+"""Share of the prompts on which a run may have decoded nothing and still be compared with others on its speed."""
 
 
 def stopped_early(new_tokens: np.ndarray, baseline: np.ndarray) -> np.ndarray:
@@ -27,10 +27,11 @@ def stopped_early(new_tokens: np.ndarray, baseline: np.ndarray) -> np.ndarray:
 
 
 def covers(new_tokens: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    """Runs whose speed rests on the prompts that the baseline's rests on, save a tenth of them.
+    """Runs whose speed rests on what the baseline's rests on, so that it may be compared with that of others.
 
-    A run that stopped early, failed or was not reached on more is judged by the prompts that are left, and must not win
-    a comparison by that.
+    They decoded something on all the prompts on which the baseline did, save a tenth of them, and on these in all at
+    least half as many tokens. A run that stopped at once, failed or was not reached on more is judged by what is left,
+    and must not win by that.
 
     Parameters
     ----------
@@ -42,6 +43,7 @@ def covers(new_tokens: np.ndarray, baseline: np.ndarray) -> np.ndarray:
     -------
     bool array [run]
     """
-    decoded = np.asarray(baseline) > 1
-    missed = stopped_early(new_tokens, baseline) | np.isnan(new_tokens)
-    return (missed & decoded).sum(-1) <= TOLERATED * decoded.sum()
+    decoded, reference = (np.nan_to_num(np.asarray(each) - 1) for each in (new_tokens, baseline))
+    known = reference > 0
+    missed = (known & (decoded <= 0)).sum(-1)
+    return (missed <= TOLERATED * known.sum()) & ((decoded * known).sum(-1) >= SHARE * reference.sum())

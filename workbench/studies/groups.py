@@ -10,6 +10,7 @@ import pandas as pd
 
 from workbench.errors import SettingError
 from workbench.metrics import Interval
+from workbench.metrics.intervals import spell_interval
 
 BY = ("task", "category")
 
@@ -70,7 +71,4 @@ def matrices(summaries: dict[str, list[dict[str, Any]]]) -> dict[str, pd.DataFra
 def _text(value: Interval | float) -> str:
     if not isinstance(value, Interval):
         return "" if np.isnan(value) else f"{value:.2f}"
-    if not value.n:
-        return ""
-    bounds = f" [{value.low:.2f}, {value.high:.2f}]" if value.bounded else ""
-    return f"{value.median:.2f}{bounds}" + (f" n {value.n}" if value.n < value.of else "")
+    return spell_interval(value) + (f" n {value.n}" if 0 < value.n < value.of else "")

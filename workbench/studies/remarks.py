@@ -9,6 +9,7 @@ import numpy as np
 from workbench.cost.hardware import THIS_CPU
 from workbench.metrics import covers
 from workbench.metrics.intervals import FEWEST
+from workbench.metrics.sample_size import spell_count
 from workbench.metrics.stopping import TOLERATED
 
 if TYPE_CHECKING:
@@ -46,20 +47,17 @@ def _intervals(runs: list[dict[str, Any]]) -> list[str]:
 
 
 def _stopped(runs: list[dict[str, Any]], out: list[str]) -> list[str]:
-    said = []
-    for run in runs:
-        if run["stopped_early"]:
-            said.append(
-                f"{run['name']} stopped early on {run['stopped_early']} of {run['prompts']} prompts (decoded less than "
-                f"half of the baseline's tokens); it wrote {run['new_tokens']:.0f} tokens in all, and its speed comes "
-                f"from {run['speedup'].n} prompts."
-            )
-    if out:
-        said.append(
-            f"Not considered for the Pareto front, as they stopped early or are missing on more than "
-            f"{100 * TOLERATED:.0f} % of the prompts: {', '.join(out)}."
-        )
-    return said
+    early = [
+        f"{run['name']} on {run['stopped_early']} of {run['prompts']} prompts ({run['new_tokens']:.0f} tokens in all, "
+        f"a speed on {run['speedup'].n})"
+        for run in runs
+        if run["stopped_early"]
+    ]
+    said = [f"Stopped early, with less than half of the baseline's tokens: {', '.join(early)}."] * bool(early)
+    return said + [
+        f"Not considered for the Pareto front, as they decoded nothing on more than {100 * TOLERATED:.0f} % of the "
+        f"prompts or too little in all: {', '.join(out)}."
+    ] * bool(out)
 
 
 def _noise(study: Study, runs: list[dict[str, Any]]) -> list[str]:
@@ -89,7 +87,9 @@ def _modelled(runs: list[dict[str, Any]]) -> list[str]:
 
 def _needed(runs: list[dict[str, Any]]) -> list[str]:
     open_ = [run for run in runs if run["speedup"].n and not _decided(run)]
-    each = [f"{run['name']}: {_count(run['prompts_needed'])}" for run in open_ if not np.isnan(run["prompts_needed"])]
+    each = [
+        f"{run['name']}: {spell_count(run['prompts_needed'])}" for run in open_ if not np.isnan(run["prompts_needed"])
+    ]
     return [
         "Prompts that would be needed, by the spread seen, for an interval that leaves out 1 in four of five such "
         f"studies: {'; '.join(each)}."
@@ -98,7 +98,3 @@ def _needed(runs: list[dict[str, Any]]) -> list[str]:
 
 def _decided(run: dict[str, Any]) -> bool:
     return run["speedup"].bounded and not run["speedup"].low <= 1 <= run["speedup"].high
-
-
-def _count(number: float) -> str:
-    return "more than 10,000" if np.isinf(number) else f"{number:.0f}"

@@ -141,8 +141,8 @@ class Study:
     def pareto(self, quality: str = "kl", speed: str = "speedup") -> list[str]:
         """Names of the runs on the front of quality against speed.
 
-        Runs that stopped early, failed or were not reached on more than a tenth of the baseline's prompts take no part:
-        their numbers are of other work (:func:`workbench.metrics.covers`).
+        Runs that decoded nothing on more than a tenth of the baseline's prompts (they stopped, failed or were not
+        reached), or less than half of its tokens in all, take no part (:func:`workbench.metrics.covers`).
 
         Parameters
         ----------

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from workbench.metrics.intervals import spell_interval
+from workbench.metrics.sample_size import spell_count
 from workbench.studies.summary import WITHIN
 
 
@@ -16,8 +16,7 @@ def row(run: dict[str, Any], text: bool) -> dict[str, Any]:
     ----------
     run : dict
     text : bool
-        For showing: a speed-up and its interval in one column, other timings as medians, and how many prompts and
-        tokens they come from as words.
+        For showing: a speed-up with its interval in one column, other timings as medians, counts of prompts as words.
     """
     speed, early = run["speedup"], run["stopped_early"]
     found = {
@@ -46,19 +45,17 @@ def row(run: dict[str, Any], text: bool) -> dict[str, Any]:
         ("speedup", "measured speed-up", 1),
         ("time_to_first_token", "measured time to first token [ms]", 1e3),
     ):
-        bounds = [scale * value for value in (run[key].median, run[key].low, run[key].high)]
-        if text:
-            interval = key == "speedup" and run[key].bounded
-            found[name] = _text(bounds[0]) + (" [{:.4g}, {:.4g}]".format(*bounds[1:]) if interval else "")
-        else:
-            found |= dict(zip((name, f"{name}, low", f"{name}, high"), bounds))
+        found[name] = scale * run[key].median
+        if not text:
+            found |= {f"{name}, low": scale * run[key].low, f"{name}, high": scale * run[key].high}
     if text:
+        found["measured speed-up"] = spell_interval(speed)
         found["measured on [prompts]"] = f"{speed.n} of {speed.of}"
     else:
         found |= {"measured on [prompts]": speed.n, "of prompts": speed.of, "level of the interval": speed.level}
+    for key, name in (("prompts_needed", "without 1"), ("prompts_needed_within", f"of ±{100 * WITHIN:.0f} %")):
+        found[f"prompts for an interval {name}"] = spell_count(run[key]) if text else run[key]
     found |= {
-        "prompts for an interval without 1": run["prompts_needed"],
-        f"prompts for ±{100 * WITHIN:.0f} %": run["prompts_needed_within"],
         "KL [nats]": run["kl"],
         "top-1 agreement": run["top1_agreement"],
         "perplexity": run["perplexity"],
@@ -67,7 +64,3 @@ def row(run: dict[str, Any], text: bool) -> dict[str, Any]:
     }
     found |= {f"modelled speed-up, {name}": value for name, value in run["modelled"].items()}
     return found | {"failed": run["failed"] or ""}
-
-
-def _text(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.4g}"

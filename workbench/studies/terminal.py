@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from workbench.metrics.intervals import Interval
+from workbench.metrics.intervals import spell_interval
 from workbench.studies.groups import matrices
 
 if TYPE_CHECKING:
@@ -22,16 +22,15 @@ _COLUMNS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
     ("same", "text", lambda run: _share(run["equal_to_baseline"])),
     ("parts", "at", lambda run: _number(run["first_divergence"], "{:.0f}", "")),
     ("new", "tokens", lambda run: _number(run["new_tokens"], "{:.0f}") + "*" * bool(run["stopped_early"])),
-    ("accepted", "/step", lambda run: _number(run["mean_accepted_tokens"], "{:.2f}")),
+    ("tokens", "/step", lambda run: _number(run["mean_accepted_tokens"], "{:.2f}")),
     ("layers", "/token", lambda run: _number(run["layers_per_token"], "{:.1f}")),
     ("cache", "MB", lambda run: _number(run["cache_bytes_peak"] / 1e6, "{:.3g}")),
     ("tokens/s", "measured", lambda run: _number(run["tokens_per_second"].median, "{:.3g}")),
-    ("speed-up", "measured", lambda run: _interval(run["speedup"])),
-    ("from", "prompts", lambda run: f"{run['speedup'].n}/{run['speedup'].of}"),
+    ("speed-up", "measured", lambda run: spell_interval(run["speedup"]) or "-"),
+    ("n", "", lambda run: f"{run['speedup'].n}/{run['speedup'].of}"),
     ("TTFT", "ms", lambda run: _number(1e3 * run["time_to_first_token"].median, "{:.0f}")),
-    ("KL", "nats", lambda run: _number(run["kl"], "{:.2g}")),
+    ("KL", "nats", lambda run: _number(run["kl"], "{:.1g}" if run["kl"] < 0.01 else "{:.2g}")),
     ("top-1", "", lambda run: _number(run["top1_agreement"], "{:.2f}")),
-    ("ROUGE", "-L", lambda run: _number(run["rouge_l"], "{:.2f}")),
 )
 
 
@@ -44,8 +43,10 @@ def lines(study: Study, by: str | None = None) -> list[str]:
     names = [_printable(run["name"]) for run in runs]
     made = _aligned(["run", "", *names], cells)
     made.insert(2, "-" * max(map(len, made)))
-    if any(run["stopped_early"] for run in runs):
-        made.append("* with prompts on which it stopped early")
+    made.append(
+        "n: prompts that the speed-up comes from"
+        + "; *: stopped early on some" * any(run["stopped_early"] for run in runs)
+    )
     for run in runs:
         if run["failed"] is not None:
             made.append(_shorten(f"{_printable(run['name'])} failed: {_printable(run['failed'])}", WIDTH))
@@ -104,8 +105,3 @@ def _number(value: float, form: str, nothing: str = "-") -> str:
 
 def _share(value: float) -> str:
     return "-" if math.isnan(value) else "yes" if value == 1 else "no" if value == 0 else f"{100 * value:.0f} %"
-
-
-def _interval(value: Interval) -> str:
-    bounds = f" [{value.low:.2f}, {value.high:.2f}]" if value.bounded else ""
-    return _number(value.median, "{:.2f}") + bounds
