@@ -138,7 +138,7 @@ def numbers(column: Column, baseline: Column) -> str:
     shown: list[tuple[str, Any]] = [
         ("tokens", f"{total['new_tokens']}"),
         ("decoding, measured", _known(rate, "{:.1f} tokens/s")),
-        ("against baseline, one run", _known(against, "{:.2f}x")),
+        ("against baseline", _known(against, "{:.2f}x")),
         ("time to first token", _known(1e3 * first, "{:.0f} ms")),
         ("mean accepted tokens", _known(total["mean_accepted_tokens"], "{:.2f}")),
         ("layers per token", f"{total['layers_per_token']:.3g}" if total["new_tokens"] else "-"),

@@ -76,22 +76,16 @@ class Lying(Biased):
 
 
 @settings
-class Stopping(Technique):
+class Stopping(Failing):
     """Stops after its first token, except on prompts that begin with ``spared``."""
 
     spared: int = 3
 
-    slots = ("stop",)
     exact = False
-    paper = "none"
     name = "stopping"
 
     def start(self, run):
         return _Stops(run.prompt[0] != self.spared)
-
-    @classmethod
-    def neutral(cls):
-        return cls()
 
 
 class _Stops:

@@ -78,7 +78,7 @@ def test_the_figure_leaves_it_hollow(stopped):
 def test_remarks_tell_the_reader(stopped):
     said = " ".join(stopped.remarks)
     assert "Stopped early" in said and "stops on 5 of 6 prompts (15 tokens in all, a speed on 1)" in said
-    assert "Not considered for the Pareto front" in said and "at a level of 96.9 % of 6 prompts" in said
+    assert "Not considered for the Pareto front" in said and "at a level of 96.9 % (6 prompts)" in said
     assert "repeats of the baseline on one prompt differ by 50 %" in said and "more than the effect of lookup" in said
     assert "an interval that leaves out 1" in said
 

@@ -21,7 +21,8 @@ from workbench.figures._runs import labels, runs
 from workbench.figures._text import visible
 from workbench.trace import vocabulary
 
-_TEXT = ' class="text"'
+_TEXT, _SHORT = ' class="text"', ' class="short"'
+_WORDS = 20  # letters; a column of texts no longer than that is not broken
 MOST_RUNS = 8  # charts of one run each, for so many runs
 
 _STYLE = """
@@ -32,6 +33,7 @@ table { border-collapse: collapse; font-size: 13px; }
 caption { text-align: left; padding: 4px 0; opacity: 0.85; }
 th, td { border-bottom: 1px solid var(--line); padding: 4px 10px 4px 0; text-align: right; vertical-align: top; }
 th { font-weight: 600; } th[scope=row], .text { text-align: left; overflow-wrap: break-word; min-width: 8em; }
+.short { text-align: left; } td.short { white-space: nowrap; }
 .wide { overflow-x: auto; }
 details { margin: 10px 0; } summary { cursor: pointer; font-weight: 600; }
 details details { margin-left: 16px; }
@@ -179,20 +181,27 @@ def _more(tables: Mapping[str, pd.DataFrame]) -> str:
 def _table(table: pd.DataFrame, caption: str) -> str:
     if not isinstance(table.index, pd.RangeIndex):
         table = table.reset_index()
-    texts = [not any(_numeric(value) for value in table.iloc[:, place]) for place in range(table.shape[1])]
+    kinds = [_kind(list(table.iloc[:, place])) for place in range(table.shape[1])]
     head = "".join(
-        f'<th scope="col"{_TEXT * text}>{html.escape(_column(name))}</th>'
-        for name, text in zip(table.columns, texts, strict=True)
+        f'<th scope="col"{kind}>{html.escape(_column(name))}</th>'
+        for name, kind in zip(table.columns, kinds, strict=True)
     )
     rows = []
     for row in table.itertuples(index=False):
         cells = [f'<th scope="row">{_value(row[0])}</th>'] if len(row) else []
-        cells += [f"<td{_TEXT * text}>{_value(value)}</td>" for value, text in zip(row[1:], texts[1:], strict=True)]
+        cells += [f"<td{kind}>{_value(value)}</td>" for value, kind in zip(row[1:], kinds[1:], strict=True)]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return (
         f'<div class="wide"><table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _kind(values: list[Any]) -> str:
+    """The class of a column's cells: numbers, short texts, or texts to be broken into lines."""
+    if any(map(_numeric, values)):
+        return ""
+    return _SHORT if all(len(str(value)) <= _WORDS for value in values) else _TEXT
 
 
 def _column(name: Any) -> str:

@@ -60,6 +60,9 @@ def prompts_needed(ratios: np.ndarray, within: float | None = None, power: float
         return float(count) if count <= LARGEST else float("inf")
     from scipy.stats import binom
 
-    counts = np.arange(SMALLEST, LARGEST + 1)
-    reached = binom.sf(counts - binom.ppf(0.025, counts, 0.5), counts, normal.cdf(middle / spread)) >= power
-    return float(counts[reached][0]) if reached.any() else float("inf")
+    for first, last in ((SMALLEST, 300), (301, LARGEST)):
+        counts = np.arange(first, last + 1)
+        reached = binom.sf(counts - binom.ppf(0.025, counts, 0.5), counts, normal.cdf(middle / spread)) >= power
+        if reached.any():
+            return float(counts[reached][0])
+    return float("inf")

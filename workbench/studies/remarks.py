@@ -39,7 +39,7 @@ def _intervals(runs: list[dict[str, Any]]) -> list[str]:
     levels = sorted({(run["speedup"].n, run["speedup"].level) for run in runs if run["speedup"].bounded})
     said = []
     if levels:
-        each = ", ".join(f"{100 * level:.1f} % of {n} prompts" for n, level in levels)
+        each = ", ".join(f"{100 * level:.1f} % ({n} prompts)" for n, level in levels)
         said.append(f"[low, high]: exact interval of the median over prompts, at a level of {each}.")
     if any(run["speedup"].n < FEWEST for run in runs):
         said.append(f"No interval from fewer than {FEWEST} prompts: such a speed is a median alone.")
