@@ -14,7 +14,7 @@ from collections import defaultdict
 
 import numpy as np
 import torch
-from _report import passing, ratio_interval, table, write
+from _report import passing, ratio, table, write
 
 import workbench as wb
 from workbench_kernels.few_rows import FewRows
@@ -93,14 +93,13 @@ def products(model, rounds):
         )
         best = min(others, key=lambda name: np.median(times[name]))
         mine = float(np.median(times["few_rows"]))
-        ratio, low, high = ratio_interval(times[best], times["few_rows"])
         lines.append(
             [
                 rows,
                 f"{mine * 1e3:.1f}",
                 f"{size / mine / 1e9:.0f}",
                 f"{best}: {np.median(times[best]) * 1e3:.1f}",
-                f"{ratio:.2f} [{low:.2f}, {high:.2f}]",
+                ratio(times[best], times["few_rows"]),
             ]
         )
     head = ["rows", "few rows [ms]", "weights read [GB/s]", "best other [ms]", "ratio [95 %]"]
@@ -119,9 +118,8 @@ def attention(model, rounds):
             given = query, keys, values, block.scale
             calls = {name: functools.partial(TreeVerification(chain, name), *given) for name in ("native", "torch")}
             times = interleaved(calls, rounds, repeats=30)
-            ratio, low, high = ratio_interval(times["torch"], times["native"])
             row = [f"{np.median(times[name]) * 1e6:.0f}" for name in ("native", "torch")]
-            lines.append([held, tokens, *row, f"{ratio:.2f} [{low:.2f}, {high:.2f}]"])
+            lines.append([held, tokens, *row, ratio(times["torch"], times["native"])])
     return table(["keys", "tokens", "native [µs]", "torch [µs]", "ratio [95 %]"], lines)
 
 
@@ -142,9 +140,8 @@ def norms(model, rounds):
             "torch": functools.partial(with_torch, norm, x),
         }
         times = interleaved(calls, rounds, repeats=100)
-        ratio, low, high = ratio_interval(times["torch"], times["native"])
         row = [f"{np.median(times[name]) * 1e6:.0f}" for name in calls]
-        lines.append([rows, *row, f"{ratio:.2f} [{low:.2f}, {high:.2f}]"])
+        lines.append([rows, *row, ratio(times["torch"], times["native"])])
     return table(["rows", "native [µs]", "torch [µs]", "ratio [95 %]"], lines)
 
 

@@ -23,6 +23,8 @@ class Case:
         ``task`` is empty for a bare text.
     tokens : list of int
         What the model is given.
+    category : str
+        Within or across tasks, as Spec-Bench's; empty where the prompt has none.
     source : Prompt or None
         Where there is a reference to score against.
     """
@@ -31,6 +33,7 @@ class Case:
     task: str
     tokens: list[int]
     source: Prompt | None = None
+    category: str = ""
 
     def score(self, answer: str) -> float:
         """The task's own score of an answer, in [0, 1]; NaN without a reference."""
@@ -40,7 +43,8 @@ class Case:
         """What a study keeps of it, for JSON."""
         text = model.decode(self.tokens)
         shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
-        return {"id": self.id, "task": self.task, "tokens": len(self.tokens), "text": shown}
+        category = {"category": self.category} if self.category else {}
+        return {"id": self.id, "task": self.task, **category, "tokens": len(self.tokens), "text": shown}
 
 
 def cases(model: Model, prompts: Iterable[Any]) -> list[Case]:
@@ -51,8 +55,8 @@ def cases(model: Model, prompts: Iterable[Any]) -> list[Case]:
     model : Model
     prompts : iterable
         Each a text, which is given to the model as it is; token ids; a :class:`workbench.tasks.Prompt` or an object or
-        mapping with ``prompt`` and optionally ``id``, ``reference``, ``task``, ``chat`` and ``metadata``, which goes
-        into the model's chat format where its task asks for that.
+        mapping with ``prompt`` and optionally ``id``, ``reference``, ``task``, ``category``, ``chat`` and ``metadata``
+        (where a category may stand too), which goes into the model's chat format where its task asks for that.
 
     Raises
     ------
@@ -84,16 +88,19 @@ def _case(model: Model, name: str, prompt: Any) -> Case:
     source = prompt if isinstance(prompt, Prompt) else _task_prompt(name, text, prompt)
     if isinstance(text, str) and text.strip() and model.tokenizer is not None:
         text = encode_prompt(model.tokenizer, source)
-    return Case(name, source.task, model.encode(text), source if source.reference is not None else None)
+    category = _field(prompt, "category") or source.metadata.get("category") or ""
+    scored = source if source.reference is not None else None
+    return Case(name, source.task, model.encode(text), scored, str(category))
 
 
 def _task_prompt(name: str, text: Any, prompt: Any) -> Prompt:
     reference, task = _field(prompt, "reference"), str(_field(prompt, "task") or "chat")
     if reference is not None and not isinstance(reference, str):
         raise PromptError(f"'reference' must be text, not {type(reference).__name__}")
-    made = Prompt(
-        name, text if isinstance(text, str) else "", reference, task, metadata=_field(prompt, "metadata") or {}
-    )
+    metadata = _field(prompt, "metadata") or {}
+    if not isinstance(metadata, Mapping):
+        raise PromptError(f"'metadata' must be a mapping, not {type(metadata).__name__}")
+    made = Prompt(name, text if isinstance(text, str) else "", reference, task, metadata=metadata)
     chat = _field(prompt, "chat")
     if chat is None:
         # A record names its chat format only where that is not the task's own.
