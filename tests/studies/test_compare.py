@@ -326,6 +326,15 @@ def test_a_new_recipe_is_timed_beside_a_fresh_baseline(compared, turns, tmp_path
     assert (study.tree["timing/speedup"].values[2] > 0).all()
 
 
+def test_another_arithmetic_shares_nothing(compared, turns, tmp_path, monkeypatch):
+    """What torch's sums and the compiled kernels' wrote is never mixed."""
+    compared({}, folder=tmp_path, quality=False)
+    turns.clear()
+    monkeypatch.setattr("workbench_kernels.arithmetic.name", lambda dtype, device: "another")
+    compared({}, folder=tmp_path, quality=False)
+    assert turns and len(list(tmp_path.iterdir())) == 4
+
+
 def test_other_settings_share_nothing(compared, turns, tmp_path):
     compared({}, folder=tmp_path, quality=False)
     for options in ({"seed": 1}, {"max_new_tokens": 9}, {"repeats": 3}, {"quality": True}):
