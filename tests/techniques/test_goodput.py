@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from engine.enumeration import law
 from engine.scripted import Scripted
 from helpers import random_tokens, run, tokens_of
 
 from workbench.engine import Draft, Run, Sampler, Verification, VerifyCost
 from workbench.engine.accept import accept
+from workbench.engine.enumeration import law
 from workbench.models.tiny import tiny
 from workbench.techniques import Goodput
 from workbench.techniques.goodput import _Goodput
