@@ -52,7 +52,7 @@ def test_every_token_of_a_draft_has_its_entropy():
             policy.choose_model = lambda entropies: told.append(list(entropies)) or choose(entropies)
             return policy
 
-    model, prompt = tiny("llama"), PROMPT * 2
+    model, prompt = tiny("llama"), PROMPT
     watching = Watching(small="/2", threshold=0.0)
     steps = list(
         generate(model, prompt, [watching, DraftModel(model="/1.0", draft=2)], max_new_tokens=40, stop_tokens=())
