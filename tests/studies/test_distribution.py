@@ -85,7 +85,7 @@ def is_kept(name, partners, vocabulary, settings):
 
 @pytest.mark.parametrize(("place", "name", "partners"), [(place, *case) for place, case in enumerate(CASES)])
 def test_the_distribution_is_plain_samplings(place, name, partners):
-    is_kept(name, partners, 3, SETTINGS[place % 2])
+    is_kept(name, partners, 3, SETTINGS[0 if partners else place // len(PARTNERS) % 2])
 
 
 @pytest.mark.slow
