@@ -109,10 +109,10 @@ def teacher_force(
     run = Run(model, tuple(model.encode(prompt)), len(continuation), Sampler(chance=Chance(seed)), seed)
     loop = Loop(run, Recipe(techniques).without("draft", "draft_length", "accept", "stop"), ())
     with loop.open():
-        text, uncertainty = list(run.prompt), None
+        text, entropies = list(run.prompt), []
         while len(text) < len(run.prompt) + len(continuation):
             done = len(text) - len(run.prompt)
-            decoder = loop.decoder(uncertainty)
+            decoder = loop.decoder(entropies)
             whole = done == 1 and not loop.recipe.stepwise
             with torch.inference_mode():
                 if whole:
@@ -121,7 +121,7 @@ def teacher_force(
                     logits = loop.advance(decoder, text)
                 if decoder.cache_policy is not None:
                     decoder.cache_policy.settled(decoder.cache)
-                uncertainty = entropy(logits[-1]) if loop.switch is not None else None
+                entropies = [entropy(logits[-1])] if loop.switch is not None else []
                 if loop.logits:
                     fed = list(run.prompt) + list(continuation)
                     logits = torch.stack(

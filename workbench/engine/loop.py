@@ -38,6 +38,7 @@ class Loop:
         self.ends = frozenset(stop_tokens)
         self.finished = False
         self.prompt, self.output = list(run.prompt), []
+        self._entropies: list[float] = []
         self.switch = recipe.policy("switch", run)
         self.models = (run.model,) if self.switch is None else tuple(self.switch.models)
         self.logits = recipe.policies("logits", run)
@@ -63,18 +64,16 @@ class Loop:
 
     def steps(self, cancel: threading.Event | None) -> Iterator[Step]:
         with self.open():
-            last_entropy = None
             index = 0
             while not self.finished and not (cancel is not None and cancel.is_set()):
                 with _plain_memory_errors():
-                    step = self._turn(index, last_entropy)
-                last_entropy = step.entropy
+                    step = self._turn(index)
                 yield step
                 index += 1
 
-    def decoder(self, last_entropy: float | None) -> Decoder:
-        """The decoder that takes the next step."""
-        place = 0 if self.switch is None else self.switch.choose_model(last_entropy)
+    def decoder(self, entropies: Sequence[float] = ()) -> Decoder:
+        """The decoder that takes the next step, after tokens from distributions of these entropies [nats]."""
+        place = 0 if self.switch is None else self.switch.choose_model(entropies)
         if place not in self.decoders:
             run = replace(self.run, model=self.models[place])
             policies = {slot: self.recipe.policy(slot, run) for slot in _DECODER_SLOTS}
@@ -83,9 +82,9 @@ class Loop:
         return self.decoders[place]
 
     @torch.inference_mode()
-    def _turn(self, index: int, last_entropy: float | None) -> Step:
+    def _turn(self, index: int) -> Step:
         start = time.perf_counter()
-        decoder = self.decoder(last_entropy)
+        decoder = self.decoder(self._entropies)
         decoder.reset_counts()
         text = self.prompt + self.output
         draft, draft_seconds = self._propose(text) if self.output else (Draft(), 0.0)
@@ -94,7 +93,11 @@ class Loop:
         self._wait(decoder)
         verify_seconds = time.perf_counter() - forward_start
         check_finite(logits, decoder.model.name)
+        accepting = time.perf_counter()
         path, token = self._accept(text, draft, logits)
+        if draft.following is not None:
+            # What is verified last may have been waited for.
+            draft_seconds += time.perf_counter() - accepting
         if draft.tokens or draft.ahead is not None:
             decoder.cache.commit(1 + len(draft.tokens), [0, *(node + 1 for node in path)])
         if decoder.cache_policy is not None:
@@ -109,7 +112,8 @@ class Loop:
             self.length.measured(verification, draft_seconds, verify_seconds)
         produced = self._cut(verification.tokens)
         self.output += produced
-        uncertainty = entropy(logits[path[-1] + 1 if path else 0]) if self.switch is not None else None
+        if self.switch is not None:
+            self._entropies = [entropy(logits[node + 1]) for node in [-1, *path][: len(produced)]]
         self._wait(decoder)
         return Step(
             index=index,
@@ -128,7 +132,7 @@ class Loop:
             flops=decoder.flops + draft.flops,
             bytes=decoder.bytes + draft.bytes,
             cache_bytes=sum(each.cache.note_peak() for each in self.decoders.values()),
-            entropy=uncertainty,
+            entropy=self._entropies[-1] if self._entropies else None,
             verify_seconds=verify_seconds,
             nodes=_nodes(draft, path),
         )
@@ -168,15 +172,20 @@ class Loop:
         if self.length is not None and limit > 0:
             limit = self.length.limit(text, limit)
         draft = self.drafter.propose(text, limit) if limit > 0 else Draft()
-        if self.length is not None and draft.tokens:
+        if self.length is not None and self._may_prune(draft):
             draft = self.length.prune(draft)
         return draft, time.perf_counter() - start
+
+    @staticmethod
+    def _may_prune(draft: Draft) -> bool:
+        """A draft made by chance may not be cut, see :class:`workbench.engine.slots.DraftLengthPolicy`."""
+        return bool(draft.tokens) and not draft.by_chance
 
     def _accept(self, text: list[int], draft: Draft, logits: Tensor) -> tuple[list[int], int]:
         if self.logits:
             for row in range(len(logits)):
                 logits[row] = self.adjusted(text + draft.path_to(row - 1), logits[row])
-        if not draft.tokens:
+        if not draft.tokens and draft.following is None:
             return [], self.run.sampler.choose(logits[-1])
         decide = accept if self.acceptor is None else self.acceptor.accept
         return decide(draft, logits, self.run.sampler)
