@@ -17,7 +17,8 @@ def policy(seconds, **settings):
     """A policy whose forwards of 1, 2, … tokens cost the given seconds."""
     model = tiny("llama")
     one = Run(model, tuple(PROMPT), 64, Sampler(), 0)
-    return _Goodput(Goodput(**settings), one, VerifyCost(range(1, len(seconds) + 1), seconds))
+    chosen = Goodput(**settings)
+    return _Goodput(chosen, one, VerifyCost(range(1, len(seconds) + 1), seconds), chosen.cost == "measured")
 
 
 def outcome(draft, path):

@@ -14,18 +14,38 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from workbench.cost.hardware import DATA_SHEETS
+from workbench.cost.hardware import DATA_SHEETS, Hardware
 from workbench.cost.roofline import step_seconds
 from workbench.engine.decoder import Decoder
+from workbench.engine.slots import Run
 from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.models.anatomy import Anatomy
 
 KINDS = ("measured", "modelled")
-MODELLED_ON = DATA_SHEETS["A100 SXM 80GB"]
+_CORES = Hardware(
+    "two server cores",
+    {"bfloat16": 0.8e12, "float16": 0.1e12, "float32": 0.35e12},
+    40e9,
+    "what the compiled kernels reach on two cores of an EPYC with AVX-512, rounded",
+)
 _ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _HELD = 128
 _KNOWN: WeakKeyDictionary[Anatomy, dict[tuple[str, int], VerifyCost]] = WeakKeyDictionary()
+
+
+def modelled_on(device: torch.device) -> Hardware:
+    """The hardware that a modelled cost is of: an A100, or two server cores for a model on the CPU."""
+    return _CORES if device.type == "cpu" else DATA_SHEETS["A100 SXM 80GB"]
+
+
+def steady(kind: str, run: Run) -> str:
+    """The kind of cost that a run may decide by: ``modelled`` wherever it samples.
+
+    The draws that a step takes follow the shape of its draft, so a sampled text would hang on the clock if the shape
+    did. A greedy text does not depend on what was drafted.
+    """
+    return kind if run.sampler.greedy else "modelled"
 
 
 class VerifyCost:
@@ -63,7 +83,7 @@ def verify_cost(model: Model, kind: str = "measured") -> VerifyCost:
     model : Model
     kind : {"measured", "modelled"}
         ``measured`` times forwards here (about a second for 100 million parameters, then remembered); ``modelled``
-        takes counted FLOPs and bytes on an A100's roofline, and is the same everywhere.
+        takes counted FLOPs and bytes on the roofline of :func:`modelled_on`, and is the same everywhere.
 
     Raises
     ------
@@ -102,7 +122,7 @@ def _seconds(model: Model, repeats: int) -> list[float]:
                 torch.cuda.synchronize(model.device)
             took = time.perf_counter() - start
             if not repeats:
-                took = float(step_seconds(decoder.flops, decoder.bytes, MODELLED_ON, dtype))
+                took = float(step_seconds(decoder.flops, decoder.bytes, modelled_on(model.device), dtype))
             best[rows] = min(best[rows], took)
             decoder.cache.crop_to(held)
     return [best[rows] for rows in _ROWS]

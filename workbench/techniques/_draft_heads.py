@@ -11,6 +11,7 @@ from workbench.drafting.heads.drafter import HeadDrafter
 from workbench.drafting.parts import part_tensors
 from workbench.drafting.silent import Silent
 from workbench.engine import Run, verify_cost
+from workbench.engine.verify_cost import steady
 from workbench.settings import settings
 from workbench.techniques._trained_tree import TrainedTreeTechnique
 
@@ -30,7 +31,7 @@ class DraftHeadsTechnique(TrainedTreeTechnique):
         width, vocabulary = model.anatomy.width, torch.arange(min(_VOCABULARY, model.anatomy.vocabulary))
         tensors = part_tensors(self.name, model, self.weights, lambda: self.kind(width, _HEADS, vocabulary))
         heads = self.kind.of(width, tensors).to(model.device, model.dtype)
-        cost = verify_cost(model, self.cost)
+        cost = verify_cost(model, steady(self.cost, run))
         return HeadDrafter(heads, model, cost, self.nodes, self.tree == "adaptive", run.max_new_tokens)
 
     @classmethod

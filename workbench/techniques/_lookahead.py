@@ -12,6 +12,7 @@ from workbench.drafting.lookahead.drafter import LookaheadDrafter
 from workbench.drafting.parts import part_tensors
 from workbench.drafting.silent import Silent
 from workbench.engine import Run, verify_cost
+from workbench.engine.verify_cost import steady
 from workbench.errors import ArtifactError
 from workbench.models import Model
 from workbench.settings import settings
@@ -43,7 +44,8 @@ class LookaheadTechnique(TrainedTreeTechnique):
                 f"rows of width {part.width} before layer {part.layer} do not fit {model.name}, which is "
                 f"{model.anatomy.width} wide and has {model.layers} layers"
             )
-        return LookaheadDrafter(part, model, verify_cost(model, self.cost), self.nodes, self.tree == "adaptive")
+        cost = verify_cost(model, steady(self.cost, run))
+        return LookaheadDrafter(part, model, cost, self.nodes, self.tree == "adaptive")
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:

@@ -30,7 +30,7 @@ from pydantic import Field
 from workbench.cost.roofline import step_seconds
 from workbench.drafting.acceptance_rate import CalibratedRate, MovingRate
 from workbench.engine import Draft, Run, Verification, VerifyCost, verify_cost
-from workbench.engine.verify_cost import MODELLED_ON
+from workbench.engine.verify_cost import modelled_on, steady
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
 
@@ -45,7 +45,8 @@ class Goodput(Technique):
     longest : int
         Most tokens depth; 0 never drafts.
     cost : {"measured", "modelled"}
-        Wall clock of this machine, or counted FLOPs and bytes on an A100's roofline, which depends on no clock.
+        Wall clock of this machine, or counted FLOPs and bytes on a roofline, which depends on no clock; see
+        :func:`workbench.engine.verify_cost`. Modelled wherever tokens are sampled, so that no text hangs on a clock.
     estimator : {"calibrated", "smartspec"}
         Acceptance by depth and by what the drafter says, or SmartSpec's one moving rate.
 
@@ -67,7 +68,8 @@ class Goodput(Technique):
     paper = "Liu et al., SmartSpec: Optimizing Speculative Decoding Using Goodput, 2024, arXiv 2406.14066"
 
     def start(self, run: Run) -> _Goodput:
-        return _Goodput(self, run, verify_cost(run.model, self.cost))
+        kind = steady(self.cost, run)
+        return _Goodput(self, run, verify_cost(run.model, kind), kind == "measured")
 
     @classmethod
     def neutral(cls) -> Self:
@@ -87,9 +89,9 @@ class _Goodput:
     # A draft must promise this much more than none: what is gained is a guess, what it costs is sure.
     _WORTH = 1.05
 
-    def __init__(self, settings: Goodput, run: Run, forward: VerifyCost) -> None:
-        self._settings, self._forward = settings, forward
-        self._measured = settings.cost == "measured"
+    def __init__(self, settings: Goodput, run: Run, forward: VerifyCost, measured: bool) -> None:
+        self._settings, self._forward, self._measured = settings, forward, measured
+        self._modelled_on = modelled_on(run.model.device)
         self._dtype = str(run.model.dtype).removeprefix("torch.")
         self._cuts = settings.estimator == "calibrated"
         self._chance = CalibratedRate() if self._cuts else MovingRate()
@@ -159,7 +161,7 @@ class _Goodput:
         self._chance.saw(draft, verification.path)
         self._patience = self._PAUSES[0] if verification.path else min(self._patience, self._PAUSES[1])
         if not self._measured:
-            draft_seconds = float(step_seconds(draft.flops, draft.bytes, MODELLED_ON, self._dtype))
+            draft_seconds = float(step_seconds(draft.flops, draft.bytes, self._modelled_on, self._dtype))
             verify_seconds = self._forward(1 + len(draft.tokens))
         wide = len(draft.tokens) > 0
         self._slower[wide] += (1 - self._FADE) * (
