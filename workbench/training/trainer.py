@@ -28,7 +28,10 @@ def train(
     cancel: threading.Event | None = None,
     **settings: Any,
 ) -> dict[str, Any] | None:
-    """Train a part and write it with its card.
+    """Train a part and write it, as it was where its held-out loss was least, with its card.
+
+    That step is chosen on the held-out texts that the card's result is over; :func:`workbench.training.score` tells how
+    the part does on others.
 
     Parameters
     ----------

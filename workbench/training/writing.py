@@ -78,6 +78,7 @@ def training_data(
     data.facts |= {
         "sources": f"prompts ({' and '.join(said)}), answered and continued by the model itself",
         "prompts": len(asked),
+        "held_out_by": "groups of prompts that share a page or a wording",
         "model": artifacts.name_of(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "settings": asdict(settings),
