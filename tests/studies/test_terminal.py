@@ -9,7 +9,7 @@ from workbench.techniques import PromptLookup
 def test_it_fits_whatever_the_names_and_cannot_steer_the_terminal(compared):
     names = {"n" * 200: [PromptLookup()], "\x1b[31mred\x07\nnew line": [Biased()]}
     lines = compared(names, prompts=PROMPTS[:1], repeats=1).lines()
-    assert len(lines) == 6
+    assert len(lines) == 7 and lines[-1] == "cache: with the question seen"
     assert max(map(len, lines)) <= WIDTH == 120
     assert all(line.isprintable() for line in lines)
     assert lines[4].startswith("nnnn") and "…" in lines[4]

@@ -21,6 +21,7 @@ from workbench.figures._runs import labels, runs
 from workbench.trace import vocabulary
 
 _TEXT = ' class="text"'
+_FACTS = {"model": "model", "dtype": "dtype", "device": "device", "seed": "seed", "question": "cache"}
 MOST_RUNS = 8  # charts of one run each, for so many runs
 
 _STYLE = """
@@ -44,8 +45,8 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.6 "DejaVu San
 
 _FIRST = (
     "run", "equal to baseline [share]", "measured tokens/s", "measured speed-up", "measured time to first token [ms]",
-    "accepted/forward [tokens]", "layers/token", "keys kept", "peak cache [MB]", "KL [nats]", "top-1 agreement",
-    "ROUGE-L", "task score",
+    "accepted/forward [tokens]", "layers/token", "cache", "keys kept", "peak cache [MB]", "KL [nats]",
+    "top-1 agreement", "ROUGE-L", "task score",
 )  # fmt: skip
 
 
@@ -134,7 +135,7 @@ def _variants(figure: Figure, tree: xr.DataTree) -> list[tuple[str, dict[str, An
 
 def _facts(tree: xr.DataTree) -> str:
     attrs = tree.attrs
-    facts = (f"{name}: {html.escape(str(attrs[name]))}" for name in ("model", "dtype", "device", "seed"))
+    facts = (f"{_FACTS[name]}: {html.escape(str(attrs[name]))}" for name in _FACTS if name in attrs)
     partial = "<p><strong>Partial: it was stopped before its end.</strong></p>" if attrs.get("partial") else ""
     return f"<p>{' · '.join(facts)}</p>{partial}"
 

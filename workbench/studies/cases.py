@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from workbench.engine.options import check_context
 from workbench.errors import PromptError
 from workbench.models import Model
-from workbench.tasks import Prompt, encode_prompt, score
+from workbench.tasks import Prompt, encode_parts, score
 
+CONTEXT_FIRST, QUESTION_SEEN = "compressed before the question", "with the question seen"
 _SHOWN = 20_000  # characters of a prompt that a study keeps
 
 
@@ -25,12 +27,15 @@ class Case:
         What the model is given.
     source : Prompt or None
         Where there is a reference to score against.
+    context_tokens : int or None
+        First tokens that are compressed before the rest, the question, is read.
     """
 
     id: str
     task: str
     tokens: list[int]
     source: Prompt | None = None
+    context_tokens: int | None = None
 
     def score(self, answer: str) -> float:
         """The task's own score of an answer, in [0, 1]; NaN without a reference."""
@@ -40,10 +45,25 @@ class Case:
         """What a study keeps of it, for JSON."""
         text = model.decode(self.tokens)
         shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
-        return {"id": self.id, "task": self.task, "tokens": len(self.tokens), "text": shown}
+        return {
+            "id": self.id,
+            "task": self.task,
+            "tokens": len(self.tokens),
+            "context_tokens": self.context_tokens,
+            "question": question_view(self.context_tokens),
+            "text": shown,
+        }
 
 
-def cases(model: Model, prompts: Iterable[Any]) -> list[Case]:
+def question_view(*context_tokens: int | None) -> str:
+    """Whether caches were compressed before the question was read, or with it in sight, over some prompts."""
+    first = sum(each is not None for each in context_tokens)
+    if 0 < first < len(context_tokens):
+        return f"{CONTEXT_FIRST} in {first} of {len(context_tokens)} prompts, {QUESTION_SEEN} in the others"
+    return CONTEXT_FIRST if first else QUESTION_SEEN
+
+
+def cases(model: Model, prompts: Iterable[Any], context_tokens: int | str | None = "marked") -> list[Case]:
     """Encode every prompt.
 
     Parameters
@@ -51,14 +71,18 @@ def cases(model: Model, prompts: Iterable[Any]) -> list[Case]:
     model : Model
     prompts : iterable
         Each a text, which is given to the model as it is; token ids; a :class:`workbench.tasks.Prompt` or an object or
-        mapping with ``prompt`` and optionally ``id``, ``reference``, ``task``, ``chat`` and ``metadata``, which goes
-        into the model's chat format where its task asks for that.
+        mapping with ``prompt`` and optionally ``id``, ``reference``, ``task``, ``chat``, ``metadata`` and the
+        ``context`` that stands before it, which goes into the model's chat format where its task asks for that.
+    context_tokens : int, "marked" or None
+        See :func:`workbench.compare`.
 
     Raises
     ------
     PromptError
-        If there are none, one cannot be encoded (its id is named), or two have the same id.
+        If there are none, one cannot be encoded or has no such context (its id is named), or two have the same id.
     """
+    if isinstance(context_tokens, str) and context_tokens != "marked":
+        raise PromptError(f"context_tokens is a number, 'marked' or None, not {context_tokens!r}")
     if isinstance(prompts, str | Mapping | Prompt):
         prompts = [prompts]
     found: dict[str, Case] = {}
@@ -67,12 +91,20 @@ def cases(model: Model, prompts: Iterable[Any]) -> list[Case]:
         if name in found:
             raise PromptError(f"two prompts have the id {name!r}: ids must differ")
         try:
-            found[name] = _case(model, name, prompt)
+            found[name] = _read(_case(model, name, prompt), context_tokens)
         except PromptError as error:
             raise PromptError(f"prompt {name}: {error}") from error
     if not found:
         raise PromptError("there are no prompts: give at least one")
     return list(found.values())
+
+
+def _read(case: Case, context_tokens: int | str | None) -> Case:
+    """The case as it will be read: in two parts, or as one."""
+    if context_tokens != "marked":
+        case = replace(case, context_tokens=context_tokens)
+    check_context(case.context_tokens, len(case.tokens))
+    return case
 
 
 def _case(model: Model, name: str, prompt: Any) -> Case:
@@ -82,18 +114,21 @@ def _case(model: Model, name: str, prompt: Any) -> Case:
             raise PromptError("the field 'prompt' is missing")
         return Case(name, "", model.encode(prompt))
     source = prompt if isinstance(prompt, Prompt) else _task_prompt(name, text, prompt)
+    context = None
     if isinstance(text, str) and text.strip() and model.tokenizer is not None:
-        text = encode_prompt(model.tokenizer, source)
-    return Case(name, source.task, model.encode(text), source if source.reference is not None else None)
+        text, context = encode_parts(model.tokenizer, source)
+    return Case(name, source.task, model.encode(text), source if source.reference is not None else None, context)
 
 
 def _task_prompt(name: str, text: Any, prompt: Any) -> Prompt:
     reference, task = _field(prompt, "reference"), str(_field(prompt, "task") or "chat")
     if reference is not None and not isinstance(reference, str):
         raise PromptError(f"'reference' must be text, not {type(reference).__name__}")
-    made = Prompt(
-        name, text if isinstance(text, str) else "", reference, task, metadata=_field(prompt, "metadata") or {}
-    )
+    context, text = _field(prompt, "context") or "", text if isinstance(text, str) else ""
+    if not isinstance(context, str):
+        raise PromptError(f"'context' must be text, not {type(context).__name__}")
+    metadata = _field(prompt, "metadata") or {}
+    made = Prompt(name, context + text, reference, task, metadata=metadata, question_at=len(context) or None)
     chat = _field(prompt, "chat")
     if chat is None:
         # A record names its chat format only where that is not the task's own.

@@ -15,6 +15,7 @@ import xarray as xr
 from workbench import trace
 from workbench.errors import TraceError
 from workbench.metrics.intervals import Interval, bootstrap_median
+from workbench.studies.cases import QUESTION_SEEN
 from workbench.studies.pareto import pareto_front
 
 TIMINGS = ("tokens_per_second", "speedup", "time_to_first_token")
@@ -67,8 +68,15 @@ class Study:
 
     @property
     def prompts(self) -> list[dict[str, Any]]:
-        """For every prompt its ``id``, ``task``, ``tokens`` (how many) and the beginning of its ``text``."""
+        """For every prompt its ``id``, ``task``, ``tokens`` (how many), ``context_tokens`` (how many of them are its
+        context, None where it was read as one), ``question`` (which of the two it was, in words) and the beginning of
+        its ``text``."""
         return json.loads(self.tree.attrs["prompts"])
+
+    @property
+    def question(self) -> str:
+        """Whether caches were compressed before the question or with the question seen."""
+        return self.tree.attrs.get("question", QUESTION_SEEN)
 
     @property
     def partial(self) -> bool:
@@ -99,18 +107,21 @@ class Study:
         DataFrame
             One row for each run. Columns say their units, and whether seconds were measured or modelled.
         """
-        return pd.DataFrame([_row(run, text) for run in self.summary]).set_index("run")
+        table = pd.DataFrame([_row(run, text) for run in self.summary]).set_index("run")
+        table.insert(table.columns.get_loc("keys kept"), "cache", self.question)
+        return table
 
     def to_dict(self) -> dict[str, Any]:
         """The study as plain values for JSON: ``runs`` with the keys :data:`KEYS`, and where it comes from.
 
-        NaN becomes None; each timing has ``median``, ``low`` and ``high``.
+        NaN becomes None, an infinite divergence the text ``"inf"``; each timing has ``median``, ``low`` and ``high``.
         """
         attrs = self.tree.attrs
         about = {key: attrs[key] for key in ("schema", "model", "revision", "dtype", "device", "seed")}
         about |= {key: json.loads(attrs[key]) for key in ("recipe", "versions", "prompts")}
         failures = {run["name"]: run["failed"] for run in self.runs if run["failed"] is not None}
         runs = [{key: _plain(key, run[key]) for key in KEYS} for run in self.summary]
+        about["question"] = self.question
         return {**about, "partial": self.partial, "failures": failures, "runs": runs}
 
     def to_json(self, path: str | Path | None = None) -> str:
@@ -256,6 +267,8 @@ def _plain(key: str, value: Any) -> Any:
         return {name: _plain("", getattr(value, name)) for name in ("median", "low", "high")}
     if isinstance(value, float) and np.isnan(value):
         return None
+    if isinstance(value, float) and np.isinf(value):
+        return "inf"  # a recipe that gives no chance to a token that the baseline could say
     if key == "equal_to_baseline":
         return value == 1.0
     return int(value) if key in _WHOLE else value

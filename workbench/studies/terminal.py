@@ -53,6 +53,7 @@ def lines(study: Study) -> list[str]:
                 f"{_printable(run['name'])}: {run['flips']:.0f} near ties flipped in half precision, "
                 f"margin at most {run['flip_margin']:.3g} logits"
             )
+    made.append(f"cache: {study.question}")
     if study.partial:
         made.append("partial: it was stopped before its end")
     return made

@@ -12,6 +12,7 @@ from workbench import trace
 from workbench.cost.roofline import run_seconds
 from workbench.errors import WorkbenchError
 from workbench.settings import spell
+from workbench.studies.cases import question_view
 from workbench.studies.cells import NAN, Cell
 from workbench.studies.facts import (
     drafted,
@@ -91,7 +92,7 @@ def build_tree(plan: Plan, cells: Mapping[str, Sequence[Cell]], partial: bool = 
         "drafts": drafts_of_many(steps),
         "modelled": _modelled(plan, rows),
     }
-    dtype = _dtype(plan)
+    dtype, contexts = _dtype(plan), [case.context_tokens for case in plan.cases]
     recipe = {
         "runs": {
             name: recipe_of(plan.model, [], each, plan.options)["techniques"] for name, each in plan.recipes.items()
@@ -99,6 +100,7 @@ def build_tree(plan: Plan, cells: Mapping[str, Sequence[Cell]], partial: bool = 
         "options": plan.options,
         "repeats": plan.repeats,
         "prompts_sha256": sha256([case.tokens for case in plan.cases]),
+        "context_tokens": contexts,
     }
     return trace.build(
         groups,
@@ -109,6 +111,7 @@ def build_tree(plan: Plan, cells: Mapping[str, Sequence[Cell]], partial: bool = 
         seed=plan.seed,
         runs=[_run_record(name, plan, cells[name]) for name in plan.recipes],
         prompts=[case.record(plan.model) for case in plan.cases],
+        question=question_view(*contexts),
         models=models,
         hardware=[each.name for each in plan.hardware],
         hardware_details=[

@@ -2,7 +2,7 @@
 
 from workbench.tasks import humaneval, scorers
 from workbench.tasks.conversation import greedy_answer, next_turn, unroll
-from workbench.tasks.encoding import encode_prompt, format_prompt
+from workbench.tasks.encoding import encode_parts, encode_prompt, format_prompt
 from workbench.tasks.humaneval import MissingPackage
 from workbench.tasks.needle import found, needle
 from workbench.tasks.prompts import (
@@ -24,6 +24,7 @@ __all__ = [
     "Prompt",
     "PromptFileError",
     "TaskInfo",
+    "encode_parts",
     "encode_prompt",
     "format_prompt",
     "found",
