@@ -57,7 +57,7 @@ def test_the_context_is_compressed_as_if_no_question_followed(family):
 def _run(model):
     from workbench.engine import Run, Sampler
 
-    return Run(model, tuple(PROMPT), 4, Sampler(), 0, CONTEXT)
+    return Run(model, tuple(PROMPT), 4, Sampler(), 0)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])

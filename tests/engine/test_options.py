@@ -2,10 +2,14 @@
 
 import pytest
 import torch
+from engine.enumeration import assert_same_law, law
 from engine.scripted import Scripted
 from helpers import random_tokens, tokens_of
 
-from workbench.engine import Draft, generate
+from workbench.engine import Draft, Run, Sampler, generate
+from workbench.engine.loop import Loop
+from workbench.engine.options import Options
+from workbench.engine.recipe import Recipe
 from workbench.engine.sampling import entropy
 from workbench.errors import PromptError, SettingError
 from workbench.models import Model
@@ -93,6 +97,25 @@ def test_min_new_tokens_is_transformers_own(least, techniques):
     )[0, len(PROMPT) :].tolist()  # fmt: skip
     said = tokens_of(generate(model, PROMPT, techniques, NEW, stop_tokens=stops, min_new_tokens=least))
     assert said == expected and len(said) >= least
+
+
+def test_drafts_do_not_bend_what_is_drawn_while_no_stop_token_may_come():
+    model, free, drafted = tiny("llama"), {0, 93, 94, 95}, []
+
+    def text(techniques):
+        def procedure(chance):
+            run = Run(model, (5, 93, 94, 95, 7, 93, 94), 3, Sampler(1.0, chance=chance), 0)
+            options = Options(tuple(set(range(96)) - free), min_new_tokens=3)
+            steps = list(Loop(run, Recipe(techniques), options=options).steps(None))
+            drafted.append(sum(step.drafted for step in steps))
+            return tuple(tokens_of(steps))
+
+        return law(procedure)
+
+    expected = text([])
+    assert len(expected) == 4**3 and set().union(*expected) == free
+    assert_same_law(text([PromptLookup(ngram=1, draft=2)]), expected)
+    assert sum(drafted) > 0
 
 
 def test_nothing_else_ends_a_text_that_is_too_short():

@@ -391,3 +391,10 @@ def test_a_context_that_is_none_is_refused(tmp_path, context, message):
 def test_a_mark_that_leaves_no_two_parts_is_refused(place):
     with pytest.raises(PromptError, match="question_at"):
         Prompt("a", " Where", question_at=place)
+
+
+@pytest.mark.parametrize("task", ["question_answering", "retrieval_augmented"])
+def test_bundled_questions_about_passages_mark_where_they_begin(task):
+    for prompt in load_prompts(task):
+        assert prompt.prompt[prompt.question_at :].startswith("Question: ")
+        assert prompt.reference in prompt.context and "Question: " not in prompt.context

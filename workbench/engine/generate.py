@@ -118,7 +118,7 @@ def generate(
         logits=logits,
     )
     sampler = Sampler(temperature, top_p, top_k, Chance(seed))
-    run = Run(model, tuple(tokens), max_new_tokens, sampler, seed, context_tokens)
+    run = Run(model, tuple(tokens), max_new_tokens, sampler, seed)
     return Generation(Loop(run, Recipe(techniques), options=options, past=past), cancel)
 
 
@@ -185,7 +185,7 @@ def teacher_force(
     # The last token of the continuation is predicted and never fed.
     model.encode([*tokens, *continuation][: max(len(tokens), len(tokens) + len(continuation) - 1)])
     check_context(context_tokens, len(tokens))
-    run = Run(model, tuple(tokens), len(continuation), Sampler(chance=Chance(seed)), seed, context_tokens)
+    run = Run(model, tuple(tokens), len(continuation), Sampler(chance=Chance(seed)), seed)
     recipe = Recipe(techniques).without("draft", "draft_length", "accept", "stop")
     return _forced(Loop(run, recipe, options=Options(context_tokens=context_tokens)), continuation)
 

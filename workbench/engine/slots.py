@@ -50,8 +50,6 @@ class Run:
     sampler : Sampler
         How the next token is chosen.
     seed : int
-    context_tokens : int or None
-        First tokens of the prompt that are its context, where the cache is compressed before the rest is read.
     """
 
     model: Model
@@ -59,7 +57,6 @@ class Run:
     max_new_tokens: int
     sampler: Sampler
     seed: int
-    context_tokens: int | None = None
 
 
 class WeightsPolicy(Protocol):
