@@ -106,7 +106,7 @@ def test_drafts_do_not_bend_what_is_drawn_while_no_stop_token_may_come():
         def procedure(chance):
             run = Run(model, (5, 93, 94, 95, 7, 93, 94), 3, Sampler(1.0, chance=chance), 0)
             options = Options(tuple(set(range(96)) - free), min_new_tokens=3)
-            steps = list(Loop(run, Recipe(techniques), options=options).steps(None))
+            steps = list(Loop(run, Recipe(techniques), options).steps(None))
             drafted.append(sum(step.drafted for step in steps))
             return tuple(tokens_of(steps))
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from workbench.errors import PromptError
-from workbench.studies.cases import cases, question_view
-from workbench.tasks import Prompt, encode_prompt
+from workbench.studies.cases import cases
+from workbench.tasks import Prompt, encode_prompt, question_view
 
 
 @dataclass

@@ -62,8 +62,9 @@ def generate(
     context_tokens : int, optional
         First tokens of the prompt that are its context; the rest is the question. The context is prefilled, the
         ``cache`` slot compresses it without having seen the question, and the question is read after what is left, so
-        that even the first token depends on what was evicted. By default the whole prompt is read before anything is
-        compressed. The ``context`` slot acts on the context alone; the ``attention`` slot is asked in both parts.
+        that even the first token depends on what was evicted. Where nothing is, the text is the same in float32. By
+        default the whole prompt is read before anything is compressed. The ``context`` slot acts on the context alone;
+        the ``attention`` slot is asked in both parts.
     stop_text : str or sequence of str
         Texts that end the output: it ends with the token that completes one, wherever in the token that is.
     min_new_tokens : int
@@ -119,7 +120,7 @@ def generate(
     )
     sampler = Sampler(temperature, top_p, top_k, Chance(seed))
     run = Run(model, tuple(tokens), max_new_tokens, sampler, seed)
-    return Generation(Loop(run, Recipe(techniques), options=options, past=past), cancel)
+    return Generation(Loop(run, Recipe(techniques), options, past), cancel)
 
 
 def whole_text(model: Model, prompt: str | Sequence[int] | Tensor, past: State | None = None) -> list[int]:
@@ -187,7 +188,7 @@ def teacher_force(
     check_context(context_tokens, len(tokens))
     run = Run(model, tuple(tokens), len(continuation), Sampler(chance=Chance(seed)), seed)
     recipe = Recipe(techniques).without("draft", "draft_length", "accept", "stop")
-    return _forced(Loop(run, recipe, options=Options(context_tokens=context_tokens)), continuation)
+    return _forced(Loop(run, recipe, Options(context_tokens=context_tokens)), continuation)
 
 
 def _forced(loop: Loop, continuation: list[int]) -> Iterator[Tensor]:

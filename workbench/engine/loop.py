@@ -34,12 +34,11 @@ class Loop:
         self,
         run: Run,
         recipe: Recipe,
-        stop_tokens: Sequence[int] = (),
         options: Options | None = None,
         past: State | None = None,
     ) -> None:
         self.run, self.recipe, self.past = run, recipe, past
-        self.options = options or Options(tuple(stop_tokens))
+        self.options = options or Options()
         self.finished = False
         self.prompt, self.output = list(run.prompt), []
         self.switch = recipe.policy("switch", run)

@@ -87,7 +87,7 @@ class State:
 class Generation(Iterator[Step]):
     """The steps of a run, one after the other; over, it has the state that it leaves.
 
-    ``close`` ends it between two steps, as :attr:`cancel` does.
+    ``close`` ends it between two steps, as ``cancel`` does.
     """
 
     def __init__(self, loop: Loop, cancel: threading.Event | None) -> None:

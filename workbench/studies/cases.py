@@ -9,9 +9,8 @@ from typing import Any
 from workbench.engine.options import check_context
 from workbench.errors import PromptError
 from workbench.models import Model
-from workbench.tasks import Prompt, encode_parts, score
+from workbench.tasks import Prompt, encode_parts, question_view, score
 
-CONTEXT_FIRST, QUESTION_SEEN = "compressed before the question", "with the question seen"
 _SHOWN = 20_000  # characters of a prompt that a study keeps
 
 
@@ -53,14 +52,6 @@ class Case:
             "question": question_view(self.context_tokens),
             "text": shown,
         }
-
-
-def question_view(*context_tokens: int | None) -> str:
-    """Whether caches were compressed before the question was read, or with it in sight, over some prompts."""
-    first = sum(each is not None for each in context_tokens)
-    if 0 < first < len(context_tokens):
-        return f"{CONTEXT_FIRST} in {first} of {len(context_tokens)} prompts, {QUESTION_SEEN} in the others"
-    return CONTEXT_FIRST if first else QUESTION_SEEN
 
 
 def cases(model: Model, prompts: Iterable[Any], context_tokens: int | str | None = "marked") -> list[Case]:

@@ -19,8 +19,8 @@ from workbench.engine.generate import generate, whole_text
 from workbench.engine.step import Step
 from workbench.models import Model
 from workbench.settings import spell
-from workbench.studies.cases import question_view
 from workbench.studies.facts import drafted, drafts_dataset, layers_dataset, steps_dataset, text_dataset
+from workbench.tasks import question_view
 
 clock = time.perf_counter
 

@@ -15,8 +15,8 @@ import xarray as xr
 from workbench import trace
 from workbench.errors import TraceError
 from workbench.metrics.intervals import Interval, bootstrap_median
-from workbench.studies.cases import QUESTION_SEEN
 from workbench.studies.pareto import pareto_front
+from workbench.tasks import QUESTION_SEEN
 
 TIMINGS = ("tokens_per_second", "speedup", "time_to_first_token")
 KEYS = (

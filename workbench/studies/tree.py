@@ -12,7 +12,6 @@ from workbench import trace
 from workbench.cost.roofline import run_seconds
 from workbench.errors import WorkbenchError
 from workbench.settings import spell
-from workbench.studies.cases import question_view
 from workbench.studies.cells import NAN, Cell
 from workbench.studies.facts import (
     drafted,
@@ -27,6 +26,7 @@ from workbench.studies.plan import BASELINE, Plan
 from workbench.studies.quality import against_baseline, answer
 from workbench.studies.run import recipe as recipe_of
 from workbench.studies.run import sha256
+from workbench.tasks import question_view
 
 # variable -> (units, long name)
 SCORES: dict[str, tuple[str, str]] = {

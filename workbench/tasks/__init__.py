@@ -2,7 +2,7 @@
 
 from workbench.tasks import humaneval, scorers
 from workbench.tasks.conversation import greedy_answer, next_turn, unroll
-from workbench.tasks.encoding import encode_parts, encode_prompt, format_prompt
+from workbench.tasks.encoding import QUESTION_SEEN, encode_parts, encode_prompt, format_prompt, question_view
 from workbench.tasks.humaneval import MissingPackage
 from workbench.tasks.needle import found, needle
 from workbench.tasks.prompts import (
@@ -18,6 +18,7 @@ from workbench.tasks.spec_bench import load_spec_bench
 from workbench.tasks.training_prompts import TRAINING_TASKS, training_prompts
 
 __all__ = [
+    "QUESTION_SEEN",
     "SCORERS",
     "TRAINING_TASKS",
     "MissingPackage",
@@ -35,6 +36,7 @@ __all__ = [
     "load_spec_bench",
     "needle",
     "next_turn",
+    "question_view",
     "score",
     "scorer_for",
     "scorers",

@@ -7,7 +7,9 @@ from typing import Any
 from workbench.errors import PromptError
 from workbench.tasks.prompts import Prompt
 
-__all__ = ["encode_parts", "encode_prompt", "format_prompt"]
+__all__ = ["CONTEXT_FIRST", "QUESTION_SEEN", "encode_parts", "encode_prompt", "format_prompt", "question_view"]
+
+CONTEXT_FIRST, QUESTION_SEEN = "compressed before the question", "with the question seen"
 
 
 def format_prompt(tokenizer: Any, prompt: Prompt, *, chat: bool | None = None) -> str:
@@ -74,6 +76,14 @@ def encode_parts(tokenizer: Any, prompt: Prompt, *, chat: bool | None = None) ->
     if context == 0:
         raise PromptError(f"the context of prompt {prompt.id!r} fills no whole token")
     return list(encoded["input_ids"]), context
+
+
+def question_view(*context_tokens: int | None) -> str:
+    """Whether caches were compressed before the question was read, or with it in sight, over some prompts."""
+    first = sum(each is not None for each in context_tokens)
+    if 0 < first < len(context_tokens):
+        return f"{CONTEXT_FIRST} in {first} of {len(context_tokens)} prompts, {QUESTION_SEEN} in the others"
+    return CONTEXT_FIRST if first else QUESTION_SEEN
 
 
 def _question_at(text: str, prompt: Prompt) -> int:
