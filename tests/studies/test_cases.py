@@ -105,3 +105,19 @@ def test_marks_of_prompts_and_of_records_are_found_in_the_chat_format(bundled):
     for wrong in ({"context": 5, "prompt": "a"}, {"context": " ", "prompt": "a"}):
         with pytest.raises(PromptError, match="context"):
             cases(bundled, [wrong])
+
+
+def test_a_tokenizer_that_cannot_say_where_its_tokens_stand_still_reads_prompts_as_one(tiny):
+    import dataclasses
+
+    class Slow:
+        chat_template = None
+
+        def __call__(self, text, **_):
+            return {"input_ids": [3 + ord(letter) % 90 for letter in text]}
+
+    model, prompt = dataclasses.replace(tiny("llama"), tokenizer=Slow()), Prompt("m", "a b?", question_at=2)
+    assert cases(model, [prompt], None)[0].context_tokens is None
+    assert cases(model, [prompt], 3)[0].context_tokens == 3
+    with pytest.raises(PromptError, match=r"prompt m: .*--question-seen"):
+        cases(model, [prompt])

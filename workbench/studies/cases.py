@@ -9,7 +9,7 @@ from typing import Any
 from workbench.engine.options import check_context
 from workbench.errors import PromptError
 from workbench.models import Model
-from workbench.tasks import Prompt, encode_parts, question_view, score
+from workbench.tasks import Prompt, encode_parts, encode_prompt, question_view, score
 
 _SHOWN = 20_000  # characters of a prompt that a study keeps
 
@@ -82,7 +82,8 @@ def cases(model: Model, prompts: Iterable[Any], context_tokens: int | str | None
         if name in found:
             raise PromptError(f"two prompts have the id {name!r}: ids must differ")
         try:
-            found[name] = _read(_case(model, name, prompt), context_tokens)
+            found[name] = _case(model, name, prompt, context_tokens)
+            check_context(found[name].context_tokens, len(found[name].tokens))
         except PromptError as error:
             raise PromptError(f"prompt {name}: {error}") from error
     if not found:
@@ -90,24 +91,20 @@ def cases(model: Model, prompts: Iterable[Any], context_tokens: int | str | None
     return list(found.values())
 
 
-def _read(case: Case, context_tokens: int | str | None) -> Case:
-    """The case as it will be read: in two parts, or as one."""
-    if context_tokens != "marked":
-        case = replace(case, context_tokens=context_tokens)
-    check_context(case.context_tokens, len(case.tokens))
-    return case
-
-
-def _case(model: Model, name: str, prompt: Any) -> Case:
+def _case(model: Model, name: str, prompt: Any, context_tokens: int | str | None) -> Case:
+    marked = context_tokens == "marked"
+    context = None if marked else context_tokens
     text = _field(prompt, "prompt")
     if text is None:
         if isinstance(prompt, Mapping):
             raise PromptError("the field 'prompt' is missing")
-        return Case(name, "", model.encode(prompt))
+        return Case(name, "", model.encode(prompt), context_tokens=context)
     source = prompt if isinstance(prompt, Prompt) else _task_prompt(name, text, prompt)
-    context = None
     if isinstance(text, str) and text.strip() and model.tokenizer is not None:
-        text, context = encode_parts(model.tokenizer, source)
+        if marked:
+            text, context = encode_parts(model.tokenizer, source)
+        else:
+            text = encode_prompt(model.tokenizer, source)
     return Case(name, source.task, model.encode(text), source if source.reference is not None else None, context)
 
 

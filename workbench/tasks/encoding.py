@@ -67,7 +67,10 @@ def encode_parts(tokenizer: Any, prompt: Prompt, *, chat: bool | None = None) ->
     if prompt.question_at is None:
         return encode_prompt(tokenizer, prompt, chat=chat), None
     if not getattr(tokenizer, "is_fast", False):
-        raise PromptError(f"prompt {prompt.id!r} has a context, whose end only a fast tokenizer can find")
+        raise PromptError(
+            f"prompt {prompt.id!r} has a context, whose end only a fast tokenizer can find: ask with the question seen "
+            "(context_tokens=None, --question-seen)"
+        )
     text = format_prompt(tokenizer, prompt, chat=chat)
     question = _question_at(text, prompt)
     special = not _templated(tokenizer, prompt, chat)
