@@ -28,6 +28,11 @@ def test_the_baseline_is_the_same_with_and_without(family, chunk):
     assert tokens_of(run(tiny(family), PROMPT, new=NEW, context_tokens=CONTEXT, prefill_chunk=chunk)) == whole
 
 
+def test_a_question_has_its_room_beside_the_context():
+    whole, parts = (run(tiny("llama"), PROMPT, new=NEW, context_tokens=each) for each in (None, CONTEXT))
+    assert [step.cache_bytes for step in parts] == [step.cache_bytes for step in whole]
+
+
 def test_a_likelihood_that_eviction_could_not_touch_now_differs():
     """With the question seen the first answer token comes from full attention, whatever is evicted."""
     model, eviction = tiny("llama"), [SnapKV(keep=0.3, window=4)]

@@ -84,10 +84,12 @@ class Loop:
             run = replace(self.run, model=self.models[place])
             policies = {slot: self.recipe.policy(slot, run) for slot in _DECODER_SLOTS}
             reserve = self.run.max_new_tokens + self.recipe.slack
+            # A question has its room beside the context, or beside what an earlier run left.
+            first = self.options.context_tokens if self.past is None else self.past.cached
+            reserve += len(self.prompt) - first if first else 0
             decoder = self.decoders[place] = Decoder(run.model, reserve, policies, compiled=self.options.compiled)
             if self.past is not None:
-                room = len(self.run.prompt) - self.past.cached + reserve
-                decoder.cache = self.past.copy_for(run.model, room) or decoder.cache
+                decoder.cache = self.past.copy_for(run.model, reserve) or decoder.cache
         return self.decoders[place]
 
     def state(self) -> State:
