@@ -66,7 +66,7 @@ def text_law(model, prompt, techniques, new, **settings) -> dict[Hashable, float
 
     def procedure(chance):
         run = Run(model, tuple(prompt), new, Sampler(chance=chance, **settings), 0)
-        return tuple(token for step in Loop(run, Recipe(techniques)).steps(None) for token in step.tokens)
+        return tuple(token for step in Loop(run, Recipe(techniques), ()).steps(None) for token in step.tokens)
 
     return law(procedure)
 
