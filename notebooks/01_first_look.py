@@ -73,7 +73,9 @@ wb.figures.show(wb.figures.attention_map(seen))
 # %% [markdown]
 # ## Which layers do much the same as their neighbours?
 #
-# Similarity of the residual stream between all pairs of layers, and how far each block turns it.
+# Similarity of the residual stream between all pairs of layers, and how far each block turns it. The similarity is
+# debiased, so that unrelated layers score 0 however few positions there are, and every position counts the same: the
+# first token's stream is a hundred times longer than the others and would decide it alone.
 
 # %%
 wb.figures.show(wb.figures.layer_similarity(seen))

@@ -11,7 +11,8 @@
 #
 # Techniques against the same model's baseline, on the same prompts, timed in turns. *Measured* numbers are wall clock on
 # this machine; *modelled* ones are counted operations and bytes laid on a roofline of named hardware. They are never
-# mixed.
+# mixed. Two prompts, as here, show how it is done and decide nothing: a speed-up has an interval from five prompts on, and
+# what stands under the table says how many would be needed.
 
 # %%
 import workbench as wb

@@ -94,16 +94,20 @@ recipes = {
     "hydra heads, goodput": [wb.techniques.HydraHeads(), wb.techniques.Goodput()],
 }
 study = wb.compare(model, prompts, recipes, max_new_tokens=32, repeats=1, quality=False, hardware=())
-study.table()[["equal to baseline [share]", "accepted/forward [tokens]"]]
+study.table()[["equal to baseline [share]", "mean accepted tokens"]]
 
 # %% [markdown]
 # Where a text differs from the baseline's here, it is a near tie that half precision broke the other way: a forward of
 # sixteen tokens rounds differently from one of a single token. In float32 all of them are equal, token for token.
 #
+# *Mean accepted tokens* are tokens for each decode step: the accepted ones and the one that the model adds itself, so that
+# a run without drafts has 1.
+#
 # ## Accepted is not yet faster
 #
-# The upper line is what accepted tokens would be worth if drafting were free and a wide forward cost what a narrow one
-# does. The distance to it is the price of guessing.
+# The upper line is what these tokens would be worth if drafting were free and a wide forward cost what a narrow one
+# does. The distance to it is the price of guessing. Four prompts are too few for an interval of a speed-up, so each
+# point is a median alone.
 
 # %%
 wb.figures.show(wb.figures.accepted_speed(study))
@@ -154,8 +158,9 @@ counts.fillna(0).astype(int).sort_values("baseline", ascending=False).head(8)
 # %% [markdown]
 # ## When it loses
 #
-# Speed-up by prompt. On an open question there is little to copy, and a drafter whose guesses are rejected has only made
-# the forwards wider. `Goodput` is there for that: it gives up what does not pay.
+# Speed-up by prompt, one run of each: read it as an example, not as a measurement. On an open question there is little to
+# copy, and a drafter whose guesses are rejected has only made the forwards wider. `Goodput` is there for that: it gives up
+# what does not pay.
 
 # %%
 speed = study.tree["timing/speedup"].median("repeat").to_pandas()

@@ -15,7 +15,7 @@ import workbench as wb
 from workbench import cli
 from workbench.errors import CorruptModel, OutOfMemory, UnsafeModel
 from workbench.registry import PROBES, TECHNIQUES
-from workbench.studies.study import KEYS
+from workbench.studies.plain import KEYS
 
 IDS = [3, 4, 5, 3, 4, 5, 3, 4]
 
@@ -185,6 +185,19 @@ def test_compare_takes_every_turn_of_a_spec_bench_file(shell, tmp_path):
     assert [prompt["tokens"] for prompt in prompts] == [3, 3 + 2 + 3 + 2 + 3, 3]
 
 
+def test_compare_splits_by_task_or_category(shell, tmp_path):
+    file = tmp_path / "question.jsonl"
+    rows = [{"question_id": n, "category": name, "turns": ["abcab"]} for n, name in enumerate(["qa", "rag", "rag"])]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    options = ("--max-new-tokens", 3, "--repeats", 1, "--json", tmp_path / "j.json")
+    said = shell("compare", "any", "--prompts", file, *options, "--by", "category").stdout.splitlines()
+    at = said.index("measured speed-up, by category (prompts)")
+    assert said[at + 1].split() == ["run", "qa", "(1)", "rag", "(2)"]
+    content = json.loads((tmp_path / "j.json").read_text())
+    assert list(content["by_category"]) == ["qa", "rag"] and content["by_category"]["rag"][0]["prompts"] == 2
+    assert list(content["by_task"]) == ["question_answering", "retrieval_augmented"]
+
+
 def test_compare_goes_on_from_a_folder(shell, tmp_path):
     arguments = ("compare", "any", "--prompt", "abcab", "--max-new-tokens", 3, "--resume", tmp_path / "kept")
     shell(*arguments)
@@ -200,6 +213,8 @@ def test_compare_goes_on_from_a_folder(shell, tmp_path):
         (("--prompt", "a", "--technique", "prompt_lookup+prompt_lookup"), "draft"),
         (("--prompt", "a", "--technique", "snap_kv", "--technique", "snap_kv"), "twice"),
         (("--prompt", "a", "--out", "x.txt"), "should end in"),
+        (("--prompt", "a", "--by", "colour"), "none of task, category"),
+        (("--prompt", "a", "--by", "task"), "no prompt has a task"),
         (("--prompt", "a", "--json", "x.html"), "should end in .json"),
         (("--prompt", "a", "--prompts", "chat"), "either"),
         ((), "either"),

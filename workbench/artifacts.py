@@ -54,9 +54,9 @@ def load(name: str, model: Model, weights: str = "bundled") -> tuple[dict[str, T
     made_for = found["model"]["name"]
     if found["recipe"] != name:
         raise ArtifactError(f"{path.name} holds a {found['recipe']}, not a {name}")
-    if made_for != model.name:
+    if made_for != name_of(model):
         raise ArtifactError(
-            f"{path.name} was trained for {made_for}, not for {model.name}: train one with "
+            f"{path.name} was trained for {made_for}, not for {name_of(model)}: train one with "
             f"workbench train {name} --model {model.name}, then name its file as weights"
         )
     now = path.stat()
@@ -126,6 +126,11 @@ def save(name: str, tensors: dict[str, Tensor], facts: dict[str, Any], where: Pa
         os.replace(made, path)
         os.replace(beside, path.with_suffix(".json"))
     return found
+
+
+def name_of(model: Model) -> str:
+    """What a card calls a model: of one in a local folder the folder's own name, never the path to it."""
+    return Path(model.name).name if model.revision == "local" else model.name
 
 
 def rounded(tensor: Tensor) -> Tensor:

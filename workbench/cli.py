@@ -197,8 +197,11 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="The report (.html), or the study itself (.zarr, .nc).")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the runs' numbers as JSON.")] = None,
     resume: Annotated[Path | None, typer.Option(help="A folder that keeps what is finished, to go on from.")] = None,
+    by: Annotated[str | None, typer.Option(help="Also print speed and quality by task or by category.")] = None,
 ) -> None:
     """Run techniques beside the baseline on the same prompts, and print quality and cost."""
+    from workbench.studies.groups import groups
+
     recipes: dict[str, list[Any]] = {"baseline": []}
     for spec in technique or []:
         if spec in recipes and spec != "baseline":
@@ -207,6 +210,8 @@ def compare(
     out = out and _place(out, (".html", ".zarr", ".nc"))
     json_file = json_file and _place(json_file, (".json",))
     asked = [each for _, each in _prompts(prompt, prompts, limit)]
+    if by and not groups([{"task": getattr(p, "task", ""), **getattr(p, "metadata", {})} for p in asked], by):
+        raise SettingError(f"--by {by}: no prompt has a {by}")
     loaded = wb.load(model, dtype, device)
     asked = wb.tasks.unroll(asked, wb.tasks.greedy_answer(loaded, max_new_tokens))
     cancel = threading.Event()
@@ -217,7 +222,7 @@ def compare(
             context_tokens="marked" if context_first else None, stop_text=stop_text or (),
             min_new_tokens=min_new_tokens,
         )  # fmt: skip
-    for line in study.lines():
+    for line in study.lines(by):
         typer.echo(line)
     if json_file:
         study.to_json(json_file)

@@ -12,8 +12,8 @@ Every trace has the groups it needs of
 - ``compatibility``: which techniques go together (technique, other), and under which conditions (technique, condition).
 
 Every variable carries ``units`` and ``long_name``. Text is never an array: the root's ``vocabulary`` attribute is JSON
-that maps the token ids that occur to their text. The root also carries model, revision, recipe, seed, dtype, device and
-versions. :func:`check` is the one gate.
+that maps the token ids that occur to their text. The root also carries model, revision, recipe, seed, dtype, device,
+versions and the ``arithmetic`` that sums were formed with (older traces lack it). :func:`check` is the one gate.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ def build(
         "seed": seed,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
+        "arithmetic": model.arithmetic,
         "versions": json.dumps(versions()),
         "vocabulary": json.dumps({str(i): model.decode([i]) for i in sorted(used) if i >= 0}),
     }

@@ -42,10 +42,11 @@ def render(
     """
     gr.HTML(
         "<h3>Compare properly</h3><p class='note'>The texts above are one run each. This runs the baseline and both "
-        "recipes in turns, warmed up and repeated, and measures quality beside cost, with intervals.</p>"
+        "recipes in turns, warmed up and repeated, and measures quality beside cost. From five prompts on a speed-up "
+        "has an interval.</p>"
     )
     with gr.Row(elem_classes="bar"):
-        more = gr.Slider(0, 12, value=2, step=1, label="further bundled prompts", elem_id="more-prompts", min_width=180)
+        more = gr.Slider(0, 12, value=5, step=1, label="further bundled prompts", elem_id="more-prompts", min_width=180)
         repeats = gr.Slider(1, 5, value=2, step=1, label="repeats", elem_id="repeats", min_width=140)
         compare = gr.Button("Compare properly", variant="primary", elem_id="compare", min_width=170, scale=0)
         report = gr.DownloadButton("Save the report", elem_id="report", interactive=False, min_width=160, scale=0)
@@ -151,7 +152,7 @@ def outcome(study: Any) -> str:
     prompts = len(study.prompts)
     kind = "Partial: cancelled, and only what was finished is shown" if study.partial else "Finished"
     said = f"{kind}. {len(study.runs)} runs on {prompts} prompt{'s' * (prompts != 1)}."
-    return failed + note(said)
+    return failed + note(said) + "".join(map(note, study.remarks))
 
 
 def write(study: Any, files: Path) -> Path:

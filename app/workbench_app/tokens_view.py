@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.studies.facts import mean, sums
+from workbench.studies.facts import mean, speed, sums
 from workbench_app.plain import safe
 from workbench_app.race import Column, Race, first_difference
 
@@ -63,7 +63,7 @@ def tokens_html(column: Column, full: Scale) -> str:
         for number in range(len(step.tokens)):
             drafted = number < step.accepted
             hint = (
-                f"token {place + 1}, step {step.index} ({step.phase}) of {count} token{'s' * (count > 1)}: "
+                f"token {place}, step {step.index} ({step.phase}) of {count} token{'s' * (count > 1)}: "
                 f"{time:.1f} ms, {layers:.3g} layers per token, {keys:.0f} keys read"
                 f"{', accepted draft' if drafted else ''}, {step.model}"
             )
@@ -117,7 +117,7 @@ def equality(column: Column, race: Race) -> tuple[str, str]:
         if finished:
             return "good", "equal to baseline"
         return "plain", f"equal so far ({shared} tokens)" if shared else "not compared yet"
-    text = f"diverges at token {place + 1}"
+    text = f"diverges at token {place}, counted from 0"
     if not column.exact:
         return "warning", text
     if race.options["temperature"] > 0:
@@ -128,17 +128,25 @@ def equality(column: Column, race: Race) -> tuple[str, str]:
 
 
 def numbers(column: Column, baseline: Column) -> str:
-    """Live numbers of a column, as the pairs of a description list."""
-    total, seconds = sums(column.steps), column.seconds
-    rate = total["new_tokens"] / seconds if seconds else 0.0
-    base = len(baseline.tokens) / baseline.seconds if baseline.seconds else 0.0
+    """Live numbers of a column, as the pairs of a description list.
+
+    Speed is decoding, after the first token, here as everywhere: the prefill shows in the time to the first token. It
+    is that of one run on one prompt, so it has no interval.
+    """
+    total, (rate, first) = sums(column.steps), speed(column.steps)
+    against = rate / speed(baseline.steps)[0]
     shown: list[tuple[str, Any]] = [
         ("tokens", f"{total['new_tokens']}"),
-        ("tokens/s, measured", f"{rate:.1f}" if seconds else "-"),
-        ("against baseline", f"{rate / base:.2f}x" if base and rate else "-"),
-        ("accepted per forward", f"{total['accepted_per_forward']:.2f}" if total["forwards"] else "-"),
+        ("decoding, measured", _known(rate, "{:.1f} tokens/s")),
+        ("against baseline", _known(against, "{:.2f}x")),
+        ("time to first token", _known(1e3 * first, "{:.0f} ms")),
+        ("mean accepted tokens", _known(total["mean_accepted_tokens"], "{:.2f}")),
         ("layers per token", f"{total['layers_per_token']:.3g}" if total["new_tokens"] else "-"),
         ("keys kept", f"{total['keys_kept']:.0f}" if column.steps else "-"),
         ("cache", f"{total['cache_bytes_peak'] / 1e6:.1f} MB" if column.steps else "-"),
     ]
     return "".join(f"<div><dt>{safe(name)}</dt><dd>{safe(value)}</dd></div>" for name, value in shown)
+
+
+def _known(value: float, form: str) -> str:
+    return "-" if value != value else form.format(value)

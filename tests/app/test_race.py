@@ -1,5 +1,6 @@
 """Recipes side by side, without a page: order, equality, cancelling, and what the page writes of it."""
 
+import dataclasses
 import threading
 from contextlib import closing
 
@@ -33,14 +34,17 @@ def test_exact_and_approximate_recipes_are_held_against_the_baseline(race):
     assert exact.tokens == baseline.tokens and tokens_view.equality(exact, made) == ("good", "equal to baseline")
     assert skipped.tokens != baseline.tokens
     place = first_difference(skipped.tokens, baseline.tokens, True)
-    assert tokens_view.equality(skipped, made) == ("warning", f"diverges at token {place + 1}")
+    assert tokens_view.equality(skipped, made) == ("warning", f"diverges at token {place}, counted from 0")
 
 
 def test_a_broken_promise_is_said_as_what_it_is(race):
     made = race([PromptLookup()])
     list(made.turns())
     made.columns[1].tokens[3] += 1
-    assert tokens_view.equality(made.columns[1], made) == ("bad", "diverges at token 4, although declared exact")
+    assert tokens_view.equality(made.columns[1], made) == (
+        "bad",
+        "diverges at token 3, counted from 0, although declared exact",
+    )
     made.options["temperature"] = 0.7
     assert "only the distribution is promised" in tokens_view.equality(made.columns[1], made)[1]
 
@@ -92,6 +96,27 @@ def test_columns_run_one_after_the_other_where_one_changes_the_weights(race):
     made = race([Heavy()])
     order = [made.columns.index(column) for column in made.turns()]
     assert order == sorted(order)
+
+
+def test_the_speed_shown_is_that_of_decoding_beside_the_time_to_the_first_token(race):
+    made = race([PromptLookup()])
+    list(made.turns())
+    for column, seconds in zip(made.columns, (0.5, 0.25)):
+        column.steps = [dataclasses.replace(step, seconds=seconds if step.index else 8.0) for step in column.steps]
+    baseline, lookup = made.columns
+    page = tokens_view.numbers(lookup, baseline)
+    steps = len(lookup.steps) - 1
+    for name, value in (
+        ("decoding, measured", f"{7 / (0.25 * steps):.1f} tokens/s"),
+        ("against baseline", f"{7 / (0.25 * steps) / 2:.2f}x"),
+        ("time to first token", "8000 ms"),
+        ("mean accepted tokens", f"{7 / steps:.2f}"),
+    ):
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in page
+    lookup.steps = lookup.steps[:1]
+    page = tokens_view.numbers(lookup, baseline)
+    assert page.count("<dd>-</dd>") == 3 and "8000 ms" in page, "one token has no decoding speed"
+    assert tokens_view.numbers(Column([]), Column([]))
 
 
 def test_every_token_is_a_span_with_its_costs(race):

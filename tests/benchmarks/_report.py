@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from workbench.metrics import bootstrap_median
+from workbench.metrics import Interval, median_interval
+from workbench.metrics.intervals import spell_interval
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,10 +22,14 @@ def passing(*tests: str) -> None:
         sys.exit(f"no report: {' '.join(tests)} failed")
 
 
-def ratio_interval(baseline: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
-    """Median of ``baseline / other`` over paired rounds, and its 95 % bootstrap interval."""
-    found = bootstrap_median(np.divide(baseline, other)[None])
-    return found.median, found.low, found.high
+def ratio(baseline: Sequence[float], other: Sequence[float]) -> str:
+    """Median of ``baseline / other`` over paired rounds, with its interval from five rounds on."""
+    return spelled(median_interval(np.divide(baseline, other)[:, None]))
+
+
+def spelled(found: Interval) -> str:
+    """A median with its interval, and what it comes from where something is missing."""
+    return spell_interval(found) + (f" (n {found.n})" if 0 < found.n < found.of else "")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -11,7 +11,7 @@ import argparse
 import time
 
 import torch
-from _report import passing, ratio_interval, table, write
+from _report import passing, ratio, table, write
 
 import workbench as wb
 from workbench.cost.hardware import copy_bandwidth
@@ -68,11 +68,10 @@ def measure(dtype, new, rounds):
     limit = copy_bandwidth(torch.get_num_threads()) / weights
     rows = []
     for name, times in seconds.items():
-        ratio, low, high = ratio_interval(seconds["transformers"], times)
         rate = new / sorted(times)[len(times) // 2]
-        rows.append([dtype, name, f"{rate:.1f}", f"{ratio:.2f} [{low:.2f}, {high:.2f}]", f"{rate / limit:.2f}"])
+        rows.append([dtype, name, f"{rate:.1f}", ratio(seconds["transformers"], times), f"{rate / limit:.2f}"])
     note = steps.failure or f"compiling took {steps.warm_up_seconds:.1f} s"
-    return rows, f"{dtype}: {note}; products by rows: {model.anatomy.multiply.choices}"
+    return rows, f"{dtype}: {note}; arithmetic: {model.arithmetic}"
 
 
 def main():

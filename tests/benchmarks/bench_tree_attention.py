@@ -131,17 +131,16 @@ def measure(shape: tuple, tokens: int, held: int, layers: int, dtype: torch.dtyp
 
 def compare(options: argparse.Namespace) -> None:
     """The report on the CPU."""
-    from _report import passing, ratio_interval, table, write
+    from _report import passing, ratio, table, write
 
     passing("tests/kernels/test_tree_attention.py")
     rows = []
     for dtype, tokens, held in itertools.product((torch.bfloat16, torch.float32), options.tokens, options.held):
         seconds = measure(SMALL, tokens, held, options.layers, dtype, options.rounds)
         for name, times in seconds.items():
-            ratio, low, high = ratio_interval(times, seconds["the op"])
             each = sorted(times)[len(times) // 2] / options.layers * 1e6
             label = str(dtype).removeprefix("torch.")
-            rows.append([label, tokens, held, name, f"{each:.0f}", f"{ratio:.2f} [{low:.2f}, {high:.2f}]"])
+            rows.append([label, tokens, held, name, f"{each:.0f}", ratio(times, seconds["the op"])])
     note = (
         f"Measured, {torch.get_num_threads()} threads, {options.layers} layers, {options.rounds} rounds in turns; "
         f"{SMALL[0]} heads over {SMALL[1]} of {SMALL[2]}. The last column: times the op's seconds, 95 % interval."

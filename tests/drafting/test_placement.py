@@ -7,7 +7,6 @@ from workbench.drafting.placement import _moved, placed
 from workbench.engine import Decoder
 from workbench.errors import SettingError
 from workbench.models import FAMILIES
-from workbench.models.multiply import Multiply
 from workbench.models.tiny import tiny
 
 PROMPT = list(range(3, 23))
@@ -21,12 +20,9 @@ def test_it_says_the_same(family):
 
 def test_what_a_forward_changes_is_its_own():
     model = tiny("llama").shallow(2)
-    model.anatomy.multiply = Multiply({1: "native", 4: "columns"})
     other = placed(model)
-    assert other.anatomy.multiply.choices == {1: "linear", 4: "columns"}
-    assert all(block.multiply is other.anatomy.multiply for block in other.anatomy.blocks)
     assert other.anatomy._ropes is not model.anatomy._ropes
-    assert model.anatomy.multiply.choices[1] == "native" and model.anatomy.blocks[0] is not other.anatomy.blocks[0]
+    assert model.anatomy.blocks[0] is not other.anatomy.blocks[0]
     weight = model.anatomy.blocks[0].query_key_value.weight
     assert other.anatomy.blocks[0].query_key_value.weight.data_ptr() == weight.data_ptr()
 

@@ -40,6 +40,7 @@ class Model:
     revision: str = "none"
     dtype: str = "float32"
     device: str = "cpu"
+    arithmetic: str = "torch 0, 1 threads"
 
     def decode(self, ids: list[int]) -> str:
         return "".join(VOCABULARY[i] for i in ids)
@@ -118,7 +119,8 @@ def observed(
     influence = rng.uniform(0.01, 0.3, layers)
     similarity = _dataset(
         {
-            "cka": variable("layer other_layer", np.exp(-apart / layers), "1", "linear CKA"),
+            "cka": variable("layer other_layer", np.exp(-apart / layers) / 2, "1", "debiased linear CKA"),
+            "cka_directions": variable("layer other_layer", np.exp(-apart / layers), "1", "debiased linear CKA"),
             "input_output_cosine": variable("block", 1 - influence, "1", "cosine"),
             "block_influence": variable("block", influence, "1", "block influence"),
             "angular_distance": variable("start_layer span", angle, "1", "angular distance"),

@@ -63,15 +63,13 @@ def test_layer_similarity_keeps_both_ends_of_a_deep_model(long):
     assert all(row["cka"] == 1 for row in table if row["layer"] == row["other"])
 
 
-def test_layer_similarity_of_directions_shows_the_other_matrix(seen):
-    with pytest.raises(TraceError, match="no cka_directions"):
-        figures.layer_similarity(seen, directions=True)
-    tree = seen.copy()
-    data = tree["probes/layer_similarity"].to_dataset()
-    tree["probes/layer_similarity"] = data.assign(cka_directions=data["cka"] / 2)
-    chart = figures.layer_similarity(tree, directions=True)
-    assert max(row["cka"] for row in rows(chart)) == 0.5
-    assert "length one" in chart.to_dict()["title"]["subtitle"][0]
+def test_layer_similarity_counts_every_position_the_same_unless_told_otherwise(seen):
+    """Plain CKA, which one token may decide, is drawn on request and says so."""
+    for directions, most, said in ((True, 1, "every position counts the same"), (False, 0.5, "decides nearly alone")):
+        chart = figures.layer_similarity(seen, directions=directions)
+        assert max(row["cka"] for row in rows(chart)) == most
+        assert said in " ".join(chart.to_dict()["title"]["subtitle"])
+    assert figures.layer_similarity(seen).to_dict() == figures.layer_similarity(seen, directions=True).to_dict()
 
 
 def test_angular_distance_leaves_out_what_does_not_exist(seen):

@@ -7,8 +7,8 @@ import pytest
 
 from workbench import figures
 from workbench.errors import TraceError
-from workbench.figures._runs import each_token, front, labels, mean_interval
-from workbench.metrics import bootstrap_median
+from workbench.figures._runs import each_token, labels
+from workbench.metrics import mean_interval, median_interval
 
 
 def tables(chart):
@@ -23,10 +23,14 @@ def test_quality_speed_places_runs_by_median_speed_and_mean_quality(study):
     table = runs_table(figures.quality_speed(study))
     assert [row["run"] for row in table][:3] == ["baseline", "prompt lookup", "half the KV cache"]
     for index, row in enumerate(table):
-        want = bootstrap_median(study["timing/speedup"].values[index])
-        assert (row["speed"], row["speed_low"], row["speed_high"]) == (want.median, want.low, want.high)
-        assert row["quality"] == pytest.approx(float(study["scores/top1_agreement"][index].mean()))
-        assert row["quality_low"] <= row["quality"] <= row["quality_high"]
+        want = median_interval(study["timing/speedup"].values[index])
+        assert row["speed"] == want.median and row["pairs"] == "5 of 5"
+        assert (row["speed_low"], row["speed_high"]) == ((want.low, want.high) if want.bounded else (None, None))
+        mean, low, high = mean_interval(study["scores/top1_agreement"].values[index], None, 0, 1)
+        assert row["quality"] == pytest.approx(mean)
+        assert row["quality_low"] == (None if np.isnan(low) else pytest.approx(low))
+        assert row["quality_high"] == (None if np.isnan(high) else pytest.approx(high))
+    assert [row["speed_low"] is None for row in table] == [True] + [False] * 7, "the baseline's own ratio is 1"
 
 
 def test_the_axis_says_measured_or_modelled(study):
@@ -74,20 +78,31 @@ def test_an_absent_quality_or_hardware_is_refused(study):
         figures.quality_speed(study, hardware="TPU")
 
 
-def test_front_is_what_nobody_beats():
-    assert front([1, 2, 3, 2, 1], [3, 2, 1, 1, 3]) == [True, True, True, False, True]
+def test_a_run_that_stopped_is_hollow_and_not_on_the_front(study):
+    tree = study.copy()
+    speed, written = study["timing/speedup"].copy(deep=True), study["scores/new_tokens"].copy(deep=True)
+    speed[4, :3], speed[4, 3:], written[4, :3] = np.nan, 9.0, 1
+    tree["timing/speedup"], tree["scores/new_tokens"] = speed, written
+    chart = figures.quality_speed(tree, quality="kl")
+    row = next(row for row in runs_table(chart) if row["run"].startswith("layer skip"))
+    assert row["speed"] == 9.0 and row["pairs"] == "2 of 5" and row["run"] == "layer skip (n 2)"
+    assert row["speed_low"] is None and not row["comparable"] and not row["front"]
+    assert any(other["front"] for other in runs_table(chart) if other["speed"] < 9)
+    assert "Hollow" in " ".join(chart.to_dict()["title"]["subtitle"])
+    assert "Hollow" not in " ".join(figures.quality_speed(study).to_dict()["title"]["subtitle"])
+
+
+def test_few_prompts_have_points_and_no_bars(synthetic):
+    table = runs_table(figures.quality_speed(synthetic.study(prompts=4)))
+    bounds = [f"{name}_{end}" for name in ("speed", "quality") for end in ("low", "high")]
+    assert all(row[name] is None for row in table for name in bounds)
+    assert all(np.isfinite([row["label_x"], row["label_y"], row["speed"]]).all() for row in table)
 
 
 def test_equal_names_are_told_apart(synthetic):
     tree = synthetic.study(runs=3)
     tree.attrs["runs"] = '[{"name": "same"}, {"name": "same"}, {"name": "same\\n"}]'
     assert labels(tree) == ["same", "same (2)", "same⏎"]
-
-
-def test_mean_interval_covers_and_ignores_gaps():
-    value, low, high = mean_interval(np.array([1.0, 2.0, np.nan, 3.0]))
-    assert value == 2 and 1 <= low < 2 < high <= 3
-    assert np.isnan(mean_interval(np.array([np.nan]))).all()
 
 
 def test_cost_breakdown_divides_by_decoded_tokens(study):
@@ -182,13 +197,16 @@ def test_acceptance_adds_up(study):
     assert sum(row["high"] - row["low"] for row in table) == drafted[1:].sum()
     kept = [row["high"] for row in table if row["kind"] == "drafted, accepted"]
     assert kept == steps["accepted"].values[1 : 1 + len(kept)].tolist()
-    said = figures.acceptance(study, run=1).to_dict()["title"]["subtitle"][0]
+    said = " ".join(figures.acceptance(study, run=1).to_dict()["title"]["subtitle"])
     assert "drafted tokens were accepted" in said and "Mean over prompts." in said
+    tokens = study["steps/tokens"].values[1, :, 1:]
+    mean = tokens[tokens >= 0].sum() / (tokens >= 0).sum()
+    assert f"mean accepted tokens {mean:.2f} ({(tokens >= 0).sum()} decode steps on 5 of 5 prompts)" in said
 
 
 def test_acceptance_of_a_long_run_is_binned(synthetic):
     chart = figures.acceptance(synthetic.study(runs=2, prompts=2, tokens=900), run=1)
-    assert len(tables(chart)[0]) <= 240 and "mean of" in chart.to_dict()["title"]["subtitle"][0]
+    assert len(tables(chart)[0]) <= 240 and "mean of" in " ".join(chart.to_dict()["title"]["subtitle"])
 
 
 def test_a_run_without_drafts_says_so(study):

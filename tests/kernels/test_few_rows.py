@@ -146,8 +146,7 @@ class TestCompiling:
         code = (
             "import torch\nfrom workbench_kernels.few_rows import FewRows, BackendUnavailable\n"
             "try:\n    FewRows(torch.float32)\nexcept BackendUnavailable as error:\n    print(error)\n"
-            "from workbench.models.multiply import Multiply\n"
-            "print('few_rows' in Multiply.measured([torch.randn(1024, 1024)], repeats=1).choices.values())"
+            "from workbench_kernels.arithmetic import compiled\nprint(compiled(torch.float32))"
         )
         said = self.run(code, PATH=str(tmp_path), CXX="", WORKBENCH_CACHE=str(tmp_path))
         assert "no C++ compiler" in said and said.endswith("False")

@@ -1,82 +1,111 @@
-"""Every way to multiply gives the same product, and the table picks by the number of rows."""
+"""One product for every number of rows, compiled or torch's, and never chosen by a clock."""
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from workbench.models.multiply import CANDIDATES, Multiply, _chosen
+from workbench.models.multiply import Multiply
+from workbench_kernels import arithmetic
+from workbench_kernels.arithmetic import compiled
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
+needs_kernel = pytest.mark.skipif(not compiled(torch.float32), reason="nothing can be compiled here")
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("name", CANDIDATES)
-@pytest.mark.parametrize("rows", [1, 2, 3, 16])
-def test_candidates_agree_with_float64(name, rows, dtype):
-    if name == "native" and rows > 1:
-        pytest.skip("the native product is a matrix-vector product: one row")
+@pytest.mark.parametrize("rows", [1, 2, 3, 16, 65, 300])
+def test_it_is_the_product(rows, dtype):
     generator = torch.Generator().manual_seed(rows)
-    x = torch.randn(rows, 48, generator=generator).to(dtype)
-    weight = torch.randn(64, 48, generator=generator).to(dtype)
+    x, weight = torch.randn(rows, 48, generator=generator).to(dtype), torch.randn(64, 48, generator=generator).to(dtype)
     expected = (x.double() @ weight.double().T).float()
-    found = CANDIDATES[name](x, weight).float()
-    assert float((found - expected).abs().max()) < TOLERANCE[dtype] * float(expected.abs().max())
-    assert torch._C._get_mkldnn_enabled(), "the library switch was left off"
+    for multiply in (Multiply(), Multiply(dtype)):
+        assert float((multiply(x, weight).float() - expected).abs().max()) < TOLERANCE[dtype] * float(
+            expected.abs().max()
+        )
 
 
-def test_choices_cover_the_rows_up_to_the_next_larger_one(monkeypatch):
-    called = []
-    for name in ("columns", "halves"):
-        monkeypatch.setitem(CANDIDATES, name, lambda x, w, name=name: called.append(name) or x @ w.T)
-    multiply = Multiply({1: "columns", 4: "halves"})
-    weight = torch.randn(6, 5)
-    for rows in (1, 2, 4, 5):
-        x = torch.randn(1, rows, 5)
-        torch.testing.assert_close(multiply(x, weight), x @ weight.T)
-    assert called == ["columns", "halves", "halves"]
+@needs_kernel
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_a_row_is_the_same_whatever_stands_beside_it(dtype):
+    x, weight = torch.randn(300, 576).to(dtype), torch.randn(130, 576).to(dtype)
+    multiply = Multiply(dtype)
+    whole = multiply(x, weight)
+    for rows in (1, 2, 63, 64, 65, 80, 129):
+        assert torch.equal(multiply(x[:rows], weight), whole[:rows]), rows
+
+
+def test_no_clock_is_read(monkeypatch):
+    import time
+
+    def read():
+        raise AssertionError("a timing decides")
+
+    monkeypatch.setattr(time, "perf_counter", read)
+    weight = torch.randn(1024, 1024)
+    Multiply(torch.float32)(torch.randn(1, 1024), weight)
 
 
 def test_bias_and_leading_dimensions_are_kept():
     x, weight, bias = torch.randn(2, 3, 5), torch.randn(6, 5), torch.randn(6)
-    torch.testing.assert_close(Multiply({8: "columns"})(x, weight, bias), torch.nn.functional.linear(x, weight, bias))
+    torch.testing.assert_close(Multiply(torch.float32)(x, weight, bias), F.linear(x, weight, bias))
 
 
-def test_measured_knows_every_size_and_small_weights_are_not_timed():
-    assert Multiply.measured([torch.randn(64, 48)]).choices == {}
-    found = Multiply.measured([torch.randn(1024, 1024)] * 2, repeats=1).choices
-    assert set(found) == {1, 2, 4, 8, 16, 32, 64} and set(found.values()) <= set(CANDIDATES)
+def test_what_the_kernel_does_not_take_is_torchs():
+    x, weight = torch.randn(2, 48), torch.randn(48, 64).T
+    assert torch.equal(Multiply(torch.float32)(x, weight), F.linear(x, weight))
+    assert torch.equal(Multiply(torch.bfloat16)(x, weight), F.linear(x, weight))
+    assert Multiply(torch.float32, torch.device("meta"))._kernel is None and Multiply(torch.float16)._kernel is None
 
 
-def test_a_candidate_that_errs_is_passed_over(monkeypatch):
-    def broken(x, weight):
-        raise RuntimeError("not built in")
-
-    monkeypatch.setitem(CANDIDATES, "one_dnn", broken)
-    assert "one_dnn" not in Multiply.measured([torch.randn(1024, 1024)], repeats=1).choices.values()
-
-
-def test_gradients_pass_through_every_choice():
+def test_gradients_pass_through():
     x, weight = torch.randn(2, 48, requires_grad=True), torch.randn(64, 48)
-    Multiply({2: "few_rows"})(x, weight).sum().backward()
+    Multiply(torch.float32)(x, weight).sum().backward()
     torch.testing.assert_close(x.grad, weight.sum(0).expand(2, -1))
 
 
 def test_a_weight_changed_in_place_is_seen_at_once():
     x, weight = torch.randn(2, 48), torch.randn(64, 48)
-    multiply = Multiply({2: "few_rows"})
+    multiply = Multiply(torch.float32)
     multiply(x, weight)
     weight[5, 7] += 1.0
     torch.testing.assert_close(multiply(x, weight), x @ weight.T)
 
 
-@pytest.mark.parametrize(
-    "seconds, chosen",
-    [
-        ({"linear": 1.0, "columns": 0.95}, "linear"),
-        ({"linear": 1.0, "columns": 0.9}, "columns"),
-        ({"linear": 1.0, "native": 0.5, "few_rows": 0.55}, "few_rows"),
-        ({"linear": 1.0, "native": 0.5, "few_rows": 0.7}, "native"),
-        ({"linear": 1.0, "few_rows": 1.05}, "linear"),
-    ],
-)
-def test_the_choice_is_the_fastest_with_a_leaning(seconds, chosen):
-    assert _chosen(seconds) == chosen
+class TestArithmetic:
+    """All of the kernels or none, and a name for either."""
+
+    @pytest.fixture(autouse=True)
+    def asked_anew(self):
+        yield
+        arithmetic.compiled.cache_clear()
+        arithmetic.unavailable.cache_clear()
+
+    def asked(self):
+        arithmetic.compiled.cache_clear()
+        arithmetic.unavailable.cache_clear()
+        return arithmetic.name(torch.float32, torch.device("cpu"))
+
+    @needs_kernel
+    def test_its_name_says_the_instructions_and_the_sources(self, monkeypatch):
+        name = self.asked()
+        assert name.startswith("compiled, ") and len(name.split(", ")) == 3
+        monkeypatch.setattr(arithmetic, "_digest", lambda: "other")
+        assert self.asked() != name
+
+    @pytest.mark.parametrize("kernel", ["few_rows.FewRows", "attention.compiled", "activation.compiled"])
+    def test_if_one_cannot_be_had_torch_computes_all(self, kernel, monkeypatch):
+        def refuse(*_):
+            raise arithmetic.BackendUnavailable("no such compiler")
+
+        module, name = kernel.split(".")
+        monkeypatch.setattr(getattr(arithmetic, module), name, refuse)
+        assert self.asked().startswith("torch ") and "no such compiler" in arithmetic.unavailable(torch.float32)
+        assert Multiply(torch.float32)._kernel is None and not arithmetic.computes(torch.ones(1))
+
+    def test_it_can_be_left_to_torch(self, monkeypatch):
+        monkeypatch.setenv(arithmetic.OFF, "0")
+        assert self.asked() == f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+    def test_half_precision_and_other_devices_are_torchs(self):
+        assert arithmetic.name(torch.float16, torch.device("cpu")).startswith("torch ")
+        assert arithmetic.name(torch.float32, torch.device("meta")) == f"torch {torch.__version__} on meta"

@@ -73,3 +73,24 @@ class Lying(Biased):
 
     exact = True
     name = "lying"
+
+
+@settings
+class Stopping(Failing):
+    """Stops after its first token, except on prompts that begin with ``spared``."""
+
+    spared: int = 3
+
+    exact = False
+    name = "stopping"
+
+    def start(self, run):
+        return _Stops(run.prompt[0] != self.spared)
+
+
+class _Stops:
+    def __init__(self, at_once):
+        self.at_once = at_once
+
+    def stop(self, generated):
+        return self.at_once

@@ -26,6 +26,14 @@ def test_token_ids_in_every_form(tiny):
     assert [case.task for case in found] == ["", "", "", "chat", "summarising"]
 
 
+def test_a_category_is_kept_where_a_prompt_has_one(tiny):
+    found = cases(tiny("llama"), [{"id": "a", "prompt": [3], "category": "rag"}, {"prompt": [4]}, [5]])
+    assert [case.category for case in found] == ["rag", "", ""]
+    assert [case.record(tiny("llama")).get("category") for case in found] == ["rag", None, None]
+    nested = {"id": "b", "prompt": [3], "metadata": {"category": "writing"}}
+    assert cases(tiny("llama"), [nested])[0].category == "writing"
+
+
 def test_a_reference_is_scored_by_its_task(tiny):
     question = {"id": "q", "prompt": [3], "reference": "7 8", "task": "question_answering"}
     summary, bare = Own("s", [3], "one two three"), [3]
@@ -46,6 +54,7 @@ def test_a_reference_is_scored_by_its_task(tiny):
         (["some text"], "prompt prompt-1: .*no tokenizer"),
         ([{"id": "a", "prompt": [3], "reference": 3}], "prompt a: 'reference' must be text"),
         ([[3] * 300], "300 tokens"),
+        ([{"id": "a", "prompt": [3], "metadata": "x"}], "prompt a: 'metadata' must be a mapping"),
     ],
 )
 def test_what_cannot_be_run_is_named(tiny, prompts, message):

@@ -41,6 +41,16 @@ def test_every_table_report_and_json_says_which_it_was(both, tmp_path):
     assert both[0].tree.attrs["recipe"] != both[1].tree.attrs["recipe"]
 
 
+def test_a_split_table_says_it_of_every_group(both):
+    tree = both[0].tree.copy()
+    first, second = both[0].prompts
+    tree.attrs["prompts"] = json.dumps([{**first, "task": "a"}, {**second, "task": "b", "context_tokens": None}])
+    study = Study(tree)
+    assert study.table(by="task")["cache"].groupby("task").unique().map(list).to_dict() == {"a": [FIRST], "b": [SEEN]}
+    assert study.question == f"{FIRST} in 1 of 2 prompts, {SEEN} in the others"
+    assert {run["question"] for run in study.to_dict()["by_task"]["b"]} == {SEEN}
+
+
 def test_the_baseline_is_the_same_and_the_eviction_is_not(both):
     first, seen = (study.tree["text/id"].sel(run=0).values.tolist() for study in both)
     assert first == seen
@@ -94,7 +104,7 @@ def test_an_infinite_divergence_is_shown_and_not_hidden(compared):
     """What may not be said twice has no probability, and the baseline says it."""
     study = compared({"once": [LogitsProcessors(no_repeat_ngram=1)]}, PROMPTS[:1], repeats=1)
     assert study.summary[1]["kl"] == float("inf") and isinstance(study.table(), pd.DataFrame)
-    assert json.loads(study.to_json())["runs"][1]["kl"] == "inf"
+    assert json.loads(study.to_json())["runs"][1]["kl"] is None
     assert study.runs[0]["name"] == BASELINE and any("inf" in line for line in study.lines())
 
 

@@ -10,6 +10,7 @@ from workbench.studies.facts import (
     drafts_of_many,
     layers_of_many,
     models_of,
+    speed,
     steps_of_many,
     sums,
     text_of_many,
@@ -34,13 +35,27 @@ def test_sums():
     found = sums(RUN)
     assert found["new_tokens"] == 5 and found["forwards"] == 3
     assert found["drafted"] == 7 and found["accepted"] == 2
-    assert found["accepted_per_forward"] == pytest.approx(2 / 3)
+    assert found["mean_accepted_tokens"] == 4 / 2, "both decode steps' tokens, the prefill's not"
+    assert found["accepted_per_forward"] == 2 / 2, "of the two forwards that verified, the prefill's not"
     assert found["layers_per_token"] == 1.0
     assert found["keys_kept"] == 6.0
     assert found["keys_read"] == pytest.approx((4 + 6 + 9) / 3)
     assert found["cache_bytes_peak"] == 96
     assert found["flops"] == 300 and found["bytes"] == 30
     assert found["draft_seconds"] == pytest.approx(0.3)
+
+
+def test_steps_that_verify_nothing_count_as_steps_and_not_as_verification():
+    found = sums([*RUN, step(3, (4,)), step(4, (3,))])
+    assert found["mean_accepted_tokens"] == 6 / 4 and found["accepted_per_forward"] == 1.0
+    assert np.isnan(sums([step(), step(1)])["accepted_per_forward"])
+    assert np.isnan(sums(RUN[:1])["mean_accepted_tokens"])
+
+
+def test_speed_leaves_the_prefill_out():
+    steps = [step(seconds=8.0), step(1, (8, 9, 5), seconds=0.5), step(2, seconds=1.5)]
+    assert speed(steps) == (2.0, 8.0)
+    assert np.isnan(speed(steps[:1])[0]) and np.isnan(speed([])).all()
 
 
 def test_a_prefill_alone_counts_its_own_keys_and_nothing_is_nan():

@@ -36,6 +36,19 @@ def test_all_probes_ride_one_forward_and_say_what_each_says_alone(tiny, monkeypa
         assert together[path].to_dataset().identical(alone[path].to_dataset()), probe.name
 
 
+def test_entropies_and_divergences_are_in_nats_everywhere(tiny):
+    from workbench.studies.facts import steps_dataset
+    from workbench.studies.tree import SCORES
+
+    tree = observe(tiny("qwen3_moe"), IDS, everything())
+    named = [(name, array.attrs["units"]) for node in tree.subtree for name, array in node.data_vars.items()]
+    named += [(name, array.attrs["units"]) for name, array in steps_dataset([]).data_vars.items()]
+    named += [(name, units) for name, (units, _) in SCORES.items()]
+    found = {name: units for name, units in named if "entropy" in name or "kl" in name.split("_")}
+    assert set(found) == {"entropy", "kl_to_last", "router_entropy", "skip_kl", "kl"}
+    assert set(found.values()) == {"nats"}
+
+
 def test_the_trace_says_where_it_comes_from(tiny):
     tree = observe(tiny("llama"), torch.tensor([IDS]), [probes.LogitLens(top_k=3)])
     trace.check(tree)

@@ -99,3 +99,11 @@ def test_the_hash_changes_with_everything_that_matters_and_with_nothing_else(tin
         recipe(tiny("llama"), PROMPT, [PromptLookup()], {"max_new_tokens": 5, "temperature": 0.5}),
     ]
     assert len({base, *(other["hash"] for other in others)}) == 1 + len(others)
+
+
+def test_the_arithmetic_is_in_the_trace_and_in_the_hash(tiny, monkeypatch):
+    model = tiny("llama")
+    found = run(model, PROMPT, max_new_tokens=2)
+    assert found.trace.attrs["arithmetic"] == found.recipe["arithmetic"] == model.arithmetic
+    monkeypatch.setattr("workbench_kernels.arithmetic.name", lambda dtype, device: "another")
+    assert run(model, PROMPT, max_new_tokens=2).recipe["hash"] != found.recipe["hash"]

@@ -9,18 +9,22 @@ from studies.made_up import MACHINE, PROMPTS
 
 from workbench import Study
 from workbench.errors import TraceError
-from workbench.metrics import Interval, bootstrap_median
+from workbench.metrics import Interval, median_interval
+from workbench.studies.plain import KEYS
 from workbench.studies.run import run
-from workbench.studies.study import KEYS
 
 ISSUE_KEYS = [
     "name",
     "technique",
     "exact_declared",
+    "question",
     "equal_to_baseline",
     "first_divergence",
+    "prompts",
     "new_tokens",
+    "stopped_early",
     "forwards",
+    "mean_accepted_tokens",
     "accepted_per_forward",
     "layers_per_token",
     "keys_kept",
@@ -30,6 +34,7 @@ ISSUE_KEYS = [
     "tokens_per_second",
     "speedup",
     "time_to_first_token",
+    "prompts_needed",
     "kl",
     "top1_agreement",
     "rouge_l",
@@ -43,16 +48,18 @@ def test_the_json_has_exactly_its_keys(small_study):
     for each in content["runs"]:
         assert list(each) == ISSUE_KEYS
         for timing in ("tokens_per_second", "speedup", "time_to_first_token"):
-            assert list(each[timing]) == ["median", "low", "high"]
-            assert 0 < each[timing]["low"] <= each[timing]["median"] <= each[timing]["high"]
+            assert list(each[timing]) == ["median", "low", "high", "level", "n", "of"]
+            assert each[timing]["median"] > 0 and each[timing]["n"] == each[timing]["of"] == 2
+            assert each[timing]["low"] is each[timing]["high"] is each[timing]["level"] is None
 
 
 def test_the_baseline_s_row(small_study):
     row = small_study.to_dict()["runs"][0]
     assert row["technique"] == "baseline" and row["exact_declared"] is True and row["equal_to_baseline"] is True
-    assert row["first_divergence"] == -1 and row["new_tokens"] == 20 and row["forwards"] == 20
-    assert row["accepted_per_forward"] == 0 and row["layers_per_token"] == 4
-    assert row["speedup"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert row["first_divergence"] is None and row["new_tokens"] == 20 and row["forwards"] == 20
+    assert row["mean_accepted_tokens"] == 1 and row["accepted_per_forward"] is None and row["layers_per_token"] == 4
+    assert row["speedup"] == {"median": 1.0, "low": None, "high": None, "level": None, "n": 2, "of": 2}
+    assert row["prompts"] == 2 and row["stopped_early"] == 0
     assert row["kl"] == 0 and row["top1_agreement"] == 1 and row["rouge_l"] == 1
 
 
@@ -61,14 +68,20 @@ def test_rows_sum_and_average_over_prompts(small_study):
     for place, row in enumerate(small_study.summary):
         own = scores.isel(run=place)
         assert row["flops"] == own["flops"].values.sum()
-        assert row["accepted_per_forward"] == own["accepted"].values.sum() / own["forwards"].values.sum()
+        steps = small_study.tree["steps"].to_dataset().isel(run=place, step=slice(1, None))
+        ran, verified = steps["tokens"].values >= 0, steps["drafted"].values > 0
+        assert row["mean_accepted_tokens"] == steps["tokens"].values[ran].sum() / ran.sum()
+        if verified.any():
+            kept = steps["accepted"].values[verified].sum() / steps["forwards"].values[verified].sum()
+            assert row["accepted_per_forward"] == kept
         layers = (own["layers_per_token"] * own["new_tokens"]).values.sum() / own["new_tokens"].values.sum()
         assert row["layers_per_token"] == pytest.approx(layers)
         assert row["cache_bytes_peak"] == own["cache_bytes_peak"].values.max()
         assert row["kl"] == pytest.approx(own["kl"].values.mean())
-        assert row["tokens_per_second"] == bootstrap_median(small_study.tree["timing/tokens_per_second"].values[place])
+        assert row["tokens_per_second"] == median_interval(small_study.tree["timing/tokens_per_second"].values[place])
     biased = small_study.summary[2]
     assert biased["first_divergence"] == scores["first_divergence"].values[2].min() >= 0
+    assert small_study.summary[1]["mean_accepted_tokens"] > 1 and np.isnan(small_study.summary[1]["first_divergence"])
     assert biased["equal_to_baseline"] == 0.0
 
 
@@ -81,8 +94,9 @@ def test_the_table_has_units_and_tells_measured_from_modelled(small_study):
                 assert name.startswith(("measured", "modelled")), name
     assert "modelled speed-up, made up" in table.columns
     row = table.loc["lookup"]
-    assert row["measured speed-up, low"] <= row["measured speed-up"] <= row["measured speed-up, high"]
-    assert "[" in text.loc["lookup", "measured speed-up"]
+    assert row["measured speed-up"] > 0 and np.isnan(row["measured speed-up, low"])
+    assert "[" not in text.loc["lookup", "measured speed-up"]
+    assert text.loc["lookup", "measured on [prompts]"] == "2 of 2"
     steps = small_study.tree["steps"].isel(run=1, step=slice(1, None))
     decoded = steps["flops"].sum() / steps["tokens"].clip(min=0).sum()
     assert row["counted GFLOP/decoded token"] * 1e9 == pytest.approx(float(decoded))
@@ -120,7 +134,7 @@ def test_json_is_written_and_holds_no_nan(compared, tmp_path):
     assert json.loads((tmp_path / "new" / "s.json").read_text()) == json.loads(text)
     assert "NaN" not in text and json.loads(text)["runs"][0]["kl"] is None
     speed = json.loads(text)["runs"][0]["tokens_per_second"]
-    assert speed["low"] == speed["median"] == speed["high"] > 0
+    assert speed["median"] > 0 and speed["low"] is speed["high"] is None and (speed["n"], speed["of"]) == (1, 1)
 
 
 def test_the_report_is_one_file(small_study, tmp_path):

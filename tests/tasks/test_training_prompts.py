@@ -4,7 +4,16 @@ from collections import Counter
 import pytest
 
 from workbench.errors import PromptError
-from workbench.tasks import SCORERS, TRAINING_TASKS, list_tasks, load_prompts, score, training_prompts
+from workbench.tasks import (
+    SCORERS,
+    TRAINING_TASKS,
+    Prompt,
+    list_tasks,
+    load_prompts,
+    score,
+    shared_pages,
+    training_prompts,
+)
 from workbench.tasks._training_selections import EVALUATION_PAGES
 
 
@@ -76,3 +85,25 @@ def test_word_problems_have_answers_and_no_other_task_has():
 def test_what_there_is_not_is_refused(arguments, message):
     with pytest.raises(PromptError, match=message):
         training_prompts(**arguments)
+
+
+def test_prompts_that_share_a_page_are_one_group():
+    def prompt(number, source, **more):
+        return Prompt(str(number), "?", metadata={"source": source, **more})
+
+    own = "written for this project"
+    prompts = [
+        prompt(0, "Python 3.11 documentation, library/os: walk"),
+        prompt(1, "Python 3.11 documentation, library/re"),
+        prompt(2, "Python 3.11 documentation, library/os; King James Version, ruth1:1-5"),
+        prompt(3, "King James Version, ruth1:8-9"),
+        prompt(4, "King James Version, ruth2:1-4"),
+        prompt(5, "Python standard library, os.walk"),
+        prompt(6, "Python standard library, os.listdir"),
+        prompt(7, own),
+        prompt(8, own),
+        prompt(9, own, pattern=3),
+        prompt(10, own, pattern=3),
+        Prompt("11", "without a source"),
+    ]
+    assert shared_pages(prompts) == [0, 1, 0, 0, 2, 3, 3, 4, 5, 6, 6, 7]

@@ -15,7 +15,7 @@ from workbench.engine import Chance, Decoder, Draft, Run, Sampler, Verification,
 from workbench.models.tiny import tiny
 from workbench.training import DataSettings, train
 from workbench.training._ahead import logits, read, run_rows
-from workbench.training.data import write_texts
+from workbench.training.writing import write_texts
 
 PROMPTS = [random_tokens(8, seed) for seed in range(20, 30)]
 

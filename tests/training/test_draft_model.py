@@ -13,8 +13,8 @@ from workbench.models.tiny import tiny
 from workbench.techniques import DraftModel as Drafting
 from workbench.training import DataSettings, train
 from workbench.training._forward import residual
-from workbench.training.data import write_texts
 from workbench.training.draft_model import DraftModel
+from workbench.training.writing import write_texts
 
 TEXT = torch.randint(3, 96, (2, 20), generator=torch.Generator().manual_seed(2))
 

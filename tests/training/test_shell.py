@@ -13,7 +13,7 @@ import workbench as wb
 from workbench import cli
 from workbench.models.tiny import tiny
 from workbench.training import RECIPES, DataSettings, __main__
-from workbench.training.data import write_texts
+from workbench.training.writing import write_texts
 
 SMALL = ["--setting", "steps=2", "--setting", "batch=2", "--setting", "length=24"]
 

@@ -1,4 +1,4 @@
-"""A head on a draft model that says how likely its next token is to be accepted.
+"""A head on a draft model that says how likely the token it has just read is to be accepted.
 
 Source
 ------
@@ -35,12 +35,12 @@ class AcceptanceHead(nn.Module):
         self.out = nn.Linear(width, 1)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Log-odds [...] that the token chosen after ``hidden`` is accepted, given that those before it are.
+        """Log-odds [...] that a drafted token is accepted, given that those before it are.
 
         Parameters
         ----------
         hidden : Tensor [..., width]
-            Residual stream after the draft model's last block, before its final norm, that the token is predicted from.
+            Residual stream of that token, after the draft model's last block and before its final norm.
         """
         x = hidden.float()
         # The residual stream grows along the layers by orders of magnitude, and differently from model to model.

@@ -18,7 +18,6 @@ from workbench import artifacts
 from workbench.errors import ArtifactError
 from workbench.models import Anatomy, Block, Model
 from workbench.models.block import Norm
-from workbench.models.multiply import Multiply
 
 NAME = "draft_model"
 
@@ -79,9 +78,6 @@ def assemble(main: Model, tensors: Mapping[str, Tensor]) -> Model:
         if name not in due or name not in named or due[name].shape != named[name].shape:
             raise ArtifactError(f"the {NAME}'s {name} does not fit {main.name}")
     anatomy = draft_anatomy(main, {name: named[name].to(due[name]) for name in due}, vocabulary)
-    anatomy.multiply = main.anatomy.multiply
-    for block in anatomy.blocks:
-        block.multiply = anatomy.multiply
     name = f"{main.name} distilled"
     return Model(main.hf, main.tokenizer, anatomy, name, main.revision, draft_vocabulary=vocabulary)
 
@@ -108,13 +104,11 @@ def draft_anatomy(main: Model, tensors: Mapping[str, Tensor], vocabulary: Tensor
         Rows of the unembedding that stay.
     """
     anatomy = copy.copy(main.anatomy)
-    anatomy.multiply = Multiply()
     anatomy.blocks = []
     for index in range(len({name.split(".")[1] for name in tensors if name.startswith("layers.")})):
         block = copy.copy(main.anatomy.blocks[index])
         for field in fields(Block):
             setattr(block, field.name, _with(getattr(block, field.name), f"layers.{index}.{field.name}.", tensors))
-        block.multiply = anatomy.multiply
         anatomy.blocks.append(block)
     norm = _with(main.anatomy.final_norm, "final_norm.", tensors)
     assert isinstance(norm, Norm)

@@ -32,12 +32,9 @@ def placed(model: Model, device: str | None = None) -> Model:
     anatomy = copy.copy(model.anatomy)
     anatomy._ropes = {}
     if target == model.device:
-        # One way to multiply switches a setting of the whole process for a moment, which another thread would see.
-        safe = {rows: "linear" if name == "native" else name for rows, name in anatomy.multiply.choices.items()}
-        anatomy.multiply = Multiply(safe)
         anatomy.blocks = [copy.copy(block) for block in anatomy.blocks]
     else:
-        anatomy.multiply, anatomy.device = Multiply(), target
+        anatomy.multiply, anatomy.device = Multiply(model.dtype, target), target
         anatomy.blocks = [_moved(block, target) for block in anatomy.blocks]
         anatomy.final_norm = _moved(anatomy.final_norm, target)
         for name in ("_embedding", "_positions", "_rotary", "unembedding", "unembedding_bias"):

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.engine.cache import LayerCache
+from workbench_kernels.arithmetic import computes
+from workbench_kernels.tree_attention.native import native_attention
 
 
 def attend(
@@ -31,8 +33,13 @@ def attend(
 
     Notes
     -----
-    Queries that share a KV head are laid side by side, so that keys and values are read once and never repeated.
+    Compiled where the model's passes are. Elsewhere queries that share a KV head are laid side by side, so that keys
+    and values are read once and never repeated.
     """
+    if computes(query):
+        # A last key that everybody sees: all keys are visible.
+        marks = query.new_ones(query.shape[2], 1, dtype=torch.uint8) if mask is None else mask.view(torch.uint8)
+        return native_attention(query, keys, values, marks, scale)
     groups = query.shape[1] // keys.shape[1]
     if groups == 1:
         mask = mask if mask is None or mask.dim() == 2 else mask[None]
@@ -43,6 +50,12 @@ def attend(
         mask = mask.repeat(groups, 1) if mask.dim() == 2 else mask.repeat(1, groups, 1)[None]
     out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)
     return out.unflatten(2, (groups, tokens)).flatten(1, 2)
+
+
+def chain_keys(count: int, held: int, window: int | None) -> float:
+    """Keys that each of the last ``count`` tokens of a chain reads on average, of ``held``."""
+    seen = range(held - count + 1, held + 1)
+    return sum(seen if window is None else (min(keys, window) for keys in seen)) / count
 
 
 def mean_keys(mask: Bool[Tensor, "*kv_heads tokens keys"] | None, keys: int) -> float:

@@ -56,7 +56,8 @@ def generate(
     prefill_chunk : int, optional
         Run the prompt in chunks of that many tokens, which bounds the memory of its attention.
     compiled : bool
-        Use the compiled single-token step.
+        Use torch's compiled single-token step, whose sums have another order than those of the tokens that a draft is
+        verified with.
     cancel : threading.Event, optional
         Ends the stream before the next turn once it is set. Closing the iterator does the same.
     context_tokens : int, optional

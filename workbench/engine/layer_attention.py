@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench.engine.attention import attend, mean_keys, visible
+from workbench.engine.attention import attend, chain_keys, mean_keys, visible
 from workbench.engine.cache import LayerCache
 from workbench.models import Block
-from workbench_kernels.tree_attention import TreeVerification, fastest
+from workbench_kernels.arithmetic import compiled
+from workbench_kernels.tree_attention import TreeVerification
+from workbench_kernels.tree_attention.native import native_attention
 
-# Rows that the verification kernel takes in one go.
+# Rows up to which the verification kernel is faster than a mask, where nothing is compiled.
 _MOST_VERIFIED = 128
 
 Masks = dict[Any, tuple[Any, float]]
@@ -33,7 +35,7 @@ class LayerAttention:
 
     def __init__(self, device: torch.device, dtype: torch.dtype, policy: Any = None) -> None:
         self.policy = policy
-        self._backend = fastest(device, dtype)
+        self._compiled = device.type == "cpu" and compiled(dtype)
 
     def __call__(
         self, block: Block, query: Tensor, layer: LayerCache, positions: Tensor, tree: Tensor | None, masks: Masks
@@ -59,27 +61,45 @@ class LayerAttention:
             mask, keys_read = self._mask(block, query, layer, positions, tree, masks)
             chosen = self.policy.attend(block.index, query, layer, mask, block.scale)
             return chosen or (attend(query, layer.keys, layer.values, mask, block.scale), keys_read)
+        if self._compiled:
+            return self._one_way(block, query, layer, positions, tree, masks)
         count, held, keys, values = query.shape[2], layer.length, layer.keys, layer.values
         if 1 < count == held and tree is None and block.window is None:
             scale = block.scale
             out = F.scaled_dot_product_attention(query, keys, values, is_causal=True, scale=scale, enable_gqa=True)
-            return out, (held + 1) / 2
+            return out, chain_keys(count, held, None)
         uncut = block.window is None or (layer.contiguous and held <= block.window)
         if count == 1 and not uncut and layer.contiguous:
             # One token reads the newest keys of its window, and all of them.
             held, uncut = block.window, True
             keys, values = keys[:, :, -held:], values[:, :, -held:]
-        few = 1 < count <= _MOST_VERIFIED or (count == 1 and self._backend == "native")
-        if few and count < held and uncut:
+        if 1 < count <= _MOST_VERIFIED and count < held and uncut:
             if "drafted" not in masks:
                 own = query.new_ones(count, count, dtype=torch.bool).tril() if tree is None else tree
-                masks["drafted"] = TreeVerification(own, self._backend), float(own.sum()) / count
+                masks["drafted"] = TreeVerification(own), float(own.sum()) / count
             verification, own_keys = masks["drafted"]
             return verification(query, keys, values, block.scale), held - count + own_keys
         if count == 1 and uncut:
             return attend(query, keys, values, None, block.scale), float(held)
         mask, keys_read = self._mask(block, query, layer, positions, tree, masks)
         return attend(query, keys, values, mask, block.scale), keys_read
+
+    def _one_way(
+        self, block: Block, query: Tensor, layer: LayerCache, positions: Tensor, tree: Tensor | None, masks: Masks
+    ) -> tuple[Tensor, float]:
+        """By the compiled kernel whatever the tokens are, so that each is attended as if it had come alone."""
+        count, held, window = query.shape[2], layer.length, block.window
+        if tree is None and (window is None or layer.contiguous):
+            marks, keys_read = None, chain_keys(count, held, window)
+        elif window is None or (layer.contiguous and held <= window):
+            if "drafted" not in masks:
+                masks["drafted"] = tree.to(torch.uint8), float(tree.sum()) / count
+            marks, own_keys = masks["drafted"]
+            keys_read, window = held - count + own_keys, None
+        else:
+            mask, keys_read = self._mask(block, query, layer, positions, tree, masks)
+            marks, window = None if mask is None else mask.view(torch.uint8), None
+        return native_attention(query, layer.keys, layer.values, marks, block.scale, window=window), keys_read
 
     @staticmethod
     def _mask(

@@ -93,7 +93,8 @@ def add_labels(
     Parameters
     ----------
     table : DataFrame
-        With ``run``, and the two columns of ``names`` with ``_low`` and ``_high`` beside them. Gets ``label_x`` and
+        With ``run``, and the two columns of ``names`` with ``_low`` and ``_high`` (NaN for none) beside them. Gets
+        ``label_x`` and
         ``label_y``, ``far`` for a label that had to leave its point, and ``end_x`` and ``end_y`` of a line to it.
     across, up : (low, high)
         Domains of the axes.
@@ -108,7 +109,8 @@ def add_labels(
     origin, spans = np.array([across[0], up[0]]), np.array([across[1] - across[0], up[1] - up[0]])
 
     def pixels(x: str, y: str) -> np.ndarray:
-        share = (table[[x, y]].to_numpy() - origin) / spans
+        places = [table[name].fillna(table[name.removesuffix("_low").removesuffix("_high")]) for name in (x, y)]
+        share = (np.stack(places, 1) - origin) / spans
         return np.where([False, not reverse], 1 - share, share) * size
 
     points = pixels(right, high)

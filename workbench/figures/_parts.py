@@ -27,6 +27,25 @@ def sparse_axis(values: Any, most: int = 22) -> alt.Axis:
     )
 
 
+def point_tooltip(**axes: str) -> list[alt.Tooltip]:
+    """The tooltip of a run that is a point with bounds: column -> what it is called."""
+    found = [alt.Tooltip("run:N"), alt.Tooltip("technique:N"), alt.Tooltip("pairs:N", title="speed-up from prompts")]
+    for name, said in axes.items():
+        found.append(alt.Tooltip(f"{name}:Q", title=said, format=".3~f"))
+        found += [alt.Tooltip(f"{name}_{end}:Q", title=f"  {end}", format=".3~f") for end in ("low", "high")]
+    return found
+
+
+def bars(base: alt.Chart, axes: tuple[str, str], **encoding: Any) -> list[alt.Chart]:
+    """The bounds of points, across and up, where there are any."""
+    across, up = axes
+    known = [base.transform_filter(f"isValid(datum.{name}_low)").mark_rule(strokeWidth=1.3) for name in axes]
+    return [
+        known[0].encode(x=f"{across}_low:Q", x2=f"{across}_high:Q", **encoding),
+        known[1].encode(y=f"{up}_low:Q", y2=f"{up}_high:Q", **encoding),
+    ]
+
+
 def heat_map(
     table: pd.DataFrame,
     x: tuple[str, str],

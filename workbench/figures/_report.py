@@ -18,10 +18,11 @@ from workbench.figures import _html
 from workbench.figures._answers import LEVELS, answers, prompt_text
 from workbench.figures._figure import FIGURES, Figure, tree_of
 from workbench.figures._runs import labels, runs
+from workbench.figures._text import visible
 from workbench.trace import vocabulary
 
-_TEXT = ' class="text"'
-_FACTS = {"model": "model", "dtype": "dtype", "device": "device", "seed": "seed", "question": "cache"}
+_TEXT, _SHORT = ' class="text"', ' class="short"'
+_WORDS = 20  # letters; a column of texts no longer than that is not broken
 MOST_RUNS = 8  # charts of one run each, for so many runs
 
 _STYLE = """
@@ -32,6 +33,7 @@ table { border-collapse: collapse; font-size: 13px; }
 caption { text-align: left; padding: 4px 0; opacity: 0.85; }
 th, td { border-bottom: 1px solid var(--line); padding: 4px 10px 4px 0; text-align: right; vertical-align: top; }
 th { font-weight: 600; } th[scope=row], .text { text-align: left; overflow-wrap: break-word; min-width: 8em; }
+.short { text-align: left; } td.short { white-space: nowrap; }
 .wide { overflow-x: auto; }
 details { margin: 10px 0; } summary { cursor: pointer; font-weight: 600; }
 details details { margin-left: 16px; }
@@ -44,9 +46,9 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.6 "DejaVu San
 )
 
 _FIRST = (
-    "run", "equal to baseline [share]", "measured tokens/s", "measured speed-up", "measured time to first token [ms]",
-    "accepted/forward [tokens]", "layers/token", "cache", "keys kept", "peak cache [MB]", "KL [nats]",
-    "top-1 agreement", "ROUGE-L", "task score",
+    "run", "equal to baseline [share]", "new tokens", "measured tokens/s", "measured speed-up",
+    "measured on [prompts]", "measured time to first token [ms]", "mean accepted tokens", "layers/token",
+    "cache", "peak cache [MB]", "KL [nats]", "top-1 agreement", "ROUGE-L", "task score",
 )  # fmt: skip
 
 
@@ -56,6 +58,8 @@ def report(
     title: str | None = None,
     figures: Mapping[str, Any] | Sequence[str] | None = None,
     table: pd.DataFrame | None = None,
+    remarks: Sequence[str] | None = None,
+    more_tables: Mapping[str, pd.DataFrame] | None = None,
 ) -> Path:
     """Write a trace or a study as one file that opens offline.
 
@@ -72,6 +76,10 @@ def report(
         Charts by title, or names of figures; all that apply if left out.
     table : DataFrame, optional
         The comparison; a study's own ``table()`` if left out.
+    remarks : sequence of str, optional
+        Sentences under the comparison; a study's own if left out.
+    more_tables : mapping of str to DataFrame, optional
+        Further tables by title, each folded but the first.
 
     Returns
     -------
@@ -85,12 +93,14 @@ def report(
     tree = tree_of(trace)
     if table is None and callable(getattr(trace, "table", None)):
         table = trace.table(text=True)
+    if remarks is None:
+        remarks = getattr(trace, "remarks", ())
     title = title or f"{tree.attrs['model']}: {_what(tree)}"
     charts, left_out = (dict(figures), []) if isinstance(figures, Mapping) else _charts(tree, figures)
     specs = {name: _html.specification(chart) for name, chart in charts.items()}
     body = [f"<main>\n<h1>{html.escape(title)}</h1>", _facts(tree)]
     if table is not None:
-        body += ["<h2>Comparison</h2>", *_comparison(table)]
+        body += ["<h2>Comparison</h2>", *_comparison(table), _remarks(remarks), _more(more_tables or {})]
     placed = {}
     body += ["<h2>Figures</h2>"] if specs else []
     for number, (name, spec) in enumerate(specs.items()):
@@ -135,40 +145,64 @@ def _variants(figure: Figure, tree: xr.DataTree) -> list[tuple[str, dict[str, An
 
 def _facts(tree: xr.DataTree) -> str:
     attrs = tree.attrs
-    facts = (f"{_FACTS[name]}: {html.escape(str(attrs[name]))}" for name in _FACTS if name in attrs)
+    named = [name for name in ("model", "dtype", "device", "arithmetic", "seed", "question") if name in attrs]
+    facts = (f"{'cache' if name == 'question' else name}: {html.escape(str(attrs[name]))}" for name in named)
     partial = "<p><strong>Partial: it was stopped before its end.</strong></p>" if attrs.get("partial") else ""
     return f"<p>{' · '.join(facts)}</p>{partial}"
 
 
 def _comparison(table: pd.DataFrame) -> list[str]:
     """What most readers want to know first, and everything else one click away."""
-    first = [name for name in _FIRST if name in table.columns]
+    known = {name for name in table.columns if any(_value(value) not in ("", "-") for value in table[name])}
+    first = [name for name in _FIRST if name in known]
     if len(first) < 2 or len(first) == table.shape[1]:
         return [_table(table, "Each run beside the baseline.")]
     whole = _table(table, "Everything that was measured, counted and modelled.")
     return [
-        _table(table[first], "Each run beside the baseline. Speed is decoding, after the first token."),
+        _table(table[first], "Each run beside the baseline."),
+        "<p>Speed is decoding, after the first token. Mean accepted tokens are tokens for each decode step, the "
+        "model's own included.</p>",
         f"<details><summary>All columns</summary>{whole}</details>",
     ]
+
+
+def _remarks(remarks: Sequence[str]) -> str:
+    items = "".join(f"<li>{html.escape(visible(remark, spaces=False))}</li>" for remark in remarks)
+    return f"<ul>{items}</ul>" if items else ""
+
+
+def _more(tables: Mapping[str, pd.DataFrame]) -> str:
+    return "\n".join(
+        f"<details{' open' * (number == 0)}><summary>{html.escape(title)}</summary>"
+        f"{_table(table, 'In brackets: prompts; n: where a speed-up comes from fewer.')}</details>"
+        for number, (title, table) in enumerate(tables.items())
+    )
 
 
 def _table(table: pd.DataFrame, caption: str) -> str:
     if not isinstance(table.index, pd.RangeIndex):
         table = table.reset_index()
-    texts = [not any(_numeric(value) for value in table.iloc[:, place]) for place in range(table.shape[1])]
+    kinds = [_kind(list(table.iloc[:, place])) for place in range(table.shape[1])]
     head = "".join(
-        f'<th scope="col"{_TEXT * text}>{html.escape(_column(name))}</th>'
-        for name, text in zip(table.columns, texts, strict=True)
+        f'<th scope="col"{kind}>{html.escape(_column(name))}</th>'
+        for name, kind in zip(table.columns, kinds, strict=True)
     )
     rows = []
     for row in table.itertuples(index=False):
         cells = [f'<th scope="row">{_value(row[0])}</th>'] if len(row) else []
-        cells += [f"<td{_TEXT * text}>{_value(value)}</td>" for value, text in zip(row[1:], texts[1:], strict=True)]
+        cells += [f"<td{kind}>{_value(value)}</td>" for value, kind in zip(row[1:], kinds[1:], strict=True)]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return (
         f'<div class="wide"><table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _kind(values: list[Any]) -> str:
+    """The class of a column's cells: numbers, short texts, or texts to be broken into lines."""
+    if any(map(_numeric, values)):
+        return ""
+    return _SHORT if all(len(str(value)) <= _WORDS for value in values) else _TEXT
 
 
 def _column(name: Any) -> str:

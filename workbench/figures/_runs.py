@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,9 @@ import xarray as xr
 
 from workbench.errors import TraceError
 from workbench.figures._text import shorten, visible
-from workbench.metrics import bootstrap_median
+from workbench.metrics import Interval, covers, median_interval
 
-DRAWS = 2000
+INTERVALS = "intervals of 95 % (93.8 % from five prompts, none from fewer)"
 
 
 def runs(tree: xr.DataTree) -> list[dict[str, Any]]:
@@ -97,41 +96,33 @@ def each_token(steps: xr.Dataset, cost: str) -> xr.DataArray:
     return values if cost == "keys_read" else values / steps["tokens"].clip(min=1)
 
 
-def mean_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """Mean over prompts and its 95 % bootstrap interval, prompts drawn with replacement.
-
-    Parameters
-    ----------
-    values : array [prompts]
-        NaN is left out.
-
-    Returns
-    -------
-    tuple of float
-        Mean, low, high; all NaN if there is nothing to count.
-    """
-    table = np.asarray(values, dtype=float)
-    table = table[np.isfinite(table)]
-    if not len(table):
-        return (float("nan"),) * 3
-    drawn = table[np.random.default_rng(seed).integers(0, len(table), (DRAWS, len(table)))]
-    low, high = np.quantile(drawn.mean(axis=1), [0.025, 0.975])
-    return float(table.mean()), float(low), float(high)
-
-
 def ratio(parts: np.ndarray, tokens: np.ndarray) -> tuple[float, float, float]:
     """A sum over prompts for each token of all prompts, as the study's table has it; a count has no interval."""
     total = np.nansum(np.where(np.isnan(parts), 0, tokens))
     return float(np.nansum(parts) / total) if total else float("nan"), float("nan"), float("nan")
 
 
-def median_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Median over prompts and repeats [prompts, repeats] and its 95 % bootstrap interval."""
-    found = bootstrap_median(values)
-    return found.median, found.low, found.high
+def decoded(tree: xr.DataTree) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of decode steps, and decode steps, both (run, prompt): what is after the prefill and its token."""
+    tokens = group(tree, "steps")["tokens"].transpose("run", "prompt", "step").isel(step=slice(1, None))
+    return tokens.clip(min=0).sum("step").values, (tokens >= 0).sum("step").values
 
 
-def front(speed: Iterable[float], good: Iterable[float]) -> list[bool]:
-    """Which points lie on the Pareto front: no other is at least as high in both and higher in one."""
-    points = list(zip(speed, good, strict=True))
-    return [not any(s >= x and g >= y and (s > x or g > y) for s, g in points) for x, y in points]
+def comparable(tree: xr.DataTree) -> np.ndarray:
+    """Which runs [run] have their speed from the baseline's prompts; see :func:`workbench.metrics.covers`."""
+    written = tree["scores/new_tokens"].transpose("run", "prompt").values
+    return covers(written, written[baseline(tree)])
+
+
+def counted(found: Interval) -> str:
+    """How many prompts a number comes from, of how many."""
+    return f"{found.n} of {found.of}"
+
+
+def speed_point(name: str, values: np.ndarray) -> dict[str, Any]:
+    """What a chart of points says of a run's speed-ups [prompt, repeat]: ``speed`` with ``_low`` and ``_high``,
+    ``pairs``, and its name in ``run``, with the prompts that count where that is not all."""
+    found = median_interval(values)
+    short = f" (n {found.n})" if found.n < found.of else ""
+    point = {"run": name + short, "speed": found.median, "speed_low": found.low, "speed_high": found.high}
+    return point | {"pairs": counted(found)}

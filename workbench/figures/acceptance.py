@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from workbench.figures._figure import figure
-from workbench.figures._runs import group, index_of, labels
+from workbench.figures._runs import decoded, group, index_of, labels
 from workbench.figures._text import heading
 from workbench.figures._theme import CATEGORIES
 
@@ -20,7 +20,7 @@ def _drafts(tree: xr.DataTree, run: int) -> bool:
     return bool((group(tree, "steps")["drafted"].isel(run=run) > 0).any())
 
 
-@figure("steps/drafted", "steps/accepted", each_run=True, shows=_drafts)
+@figure("steps/tokens", "steps/drafted", "steps/accepted", each_run=True, shows=_drafts)
 def acceptance(tree: xr.DataTree, *, run: int | str | None = None, prompt: int | None = None) -> alt.TopLevelMixin:
     """Drafted and accepted tokens by step.
 
@@ -55,8 +55,10 @@ def acceptance(tree: xr.DataTree, *, run: int | str | None = None, prompt: int |
         rows.append({**facts, "kind": "drafted, rejected", "low": kept, "high": tried})
     table = pd.DataFrame(rows, columns=COLUMNS)
     kept, tried = np.nansum(accepted[:, 1:]), np.nansum(drafted[:, 1:])
+    tokens, steps = (values[run] if prompt is None else values[run, [prompt]] for values in decoded(tree))
     notes = (
-        f"{kept:.0f} of {tried:.0f} drafted tokens were accepted ({100 * kept / tried:.0f} %)."
+        f"{kept:.0f} of {tried:.0f} drafted tokens were accepted ({100 * kept / tried:.0f} %); mean accepted tokens "
+        f"{tokens.sum() / steps.sum():.2f} ({steps.sum()} decode steps on {(steps > 0).sum()} of {len(steps)} prompts)."
         if tried else "This run drafts nothing.",
         "Mean over prompts." if prompt is None and len(drafted) > 1 else "",
         f"Each bar is the mean of {width} steps." if width > 1 else "",

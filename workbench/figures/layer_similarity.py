@@ -6,7 +6,6 @@ import altair as alt
 import numpy as np
 import xarray as xr
 
-from workbench.errors import TraceError
 from workbench.figures._figure import ROWS, figure
 from workbench.figures._parts import cell, heat_map, sparse_axis
 from workbench.figures._reduce import frame, spread
@@ -14,26 +13,19 @@ from workbench.figures._text import heading
 from workbench.figures._theme import CATEGORIES, SEQUENTIAL
 
 
-@figure("probes/layer_similarity/cka", "probes/layer_similarity/block_influence")
-def layer_similarity(tree: xr.DataTree, *, directions: bool = False) -> alt.TopLevelMixin:
-    """Linear CKA between all layers beside the influence of each block.
+@figure("probes/layer_similarity/cka_directions", "probes/layer_similarity/block_influence")
+def layer_similarity(tree: xr.DataTree, *, directions: bool = True) -> alt.TopLevelMixin:
+    """Debiased linear CKA between all layers beside the influence of each block.
 
     Parameters
     ----------
     tree : DataTree or Study
         With ``probes/layer_similarity``.
     directions : bool
-        Compare residual streams scaled to length one. A few tokens with huge activations, as many models have, decide
-        plain CKA nearly alone; this shows what the others do.
-
-    Raises
-    ------
-    TraceError
-        If the trace has no CKA of directions.
+        Compare residual streams scaled to length one, so that every position counts the same. Without, a token with a
+        huge activation, as many models have, decides the number nearly alone.
     """
     data = tree["probes/layer_similarity"].to_dataset()
-    if directions and "cka_directions" not in data:
-        raise TraceError("layer_similarity has no cka_directions in this trace")
     cka = data["cka_directions" if directions else "cka"].transpose("layer", "other_layer")
     total = cka.sizes["layer"]
     kept = spread(total, int(np.sqrt(ROWS - data.sizes["block"])))
@@ -51,14 +43,17 @@ def layer_similarity(tree: xr.DataTree, *, directions: bool = False) -> alt.TopL
         table,
         ("other", "residual stream after block"),
         ("layer", "residual stream after block"),
-        ("cka", "linear CKA (1 is the same up to rotation)"),
+        ("cka", "linear CKA, debiased"),
         [alt.Tooltip("layer:O", title="after block"), alt.Tooltip("other:O", title="and after block"),
-         alt.Tooltip("cka:Q", title="linear CKA", format=".3f")],
+         alt.Tooltip("cka:Q", title="linear CKA, debiased", format=".3f")],
         side=(side, side),
         domain=(0.0, 1.0),
     )  # fmt: skip
     left.encoding.color.legend = alt.Legend(
-        title="linear CKA (1 is the same up to rotation and scale)", orient="bottom", gradientLength=260
+        title="linear CKA, debiased (0: unrelated, 1: the same up to rotation and scale)",
+        titleLimit=420,
+        orient="bottom",
+        gradientLength=260,
     )
     left.encoding.x.axis = sparse_axis(table["other"], 10)
     blocks = data["block"].values
@@ -80,7 +75,10 @@ def layer_similarity(tree: xr.DataTree, *, directions: bool = False) -> alt.TopL
         .properties(width=190, height=side * len(kept))
     )
     notes = (
-        "Residual streams scaled to length one." if directions else "",
+        f"{data.attrs['positions']} positions are compared." if "positions" in data.attrs else "",
+        "Residual streams are scaled to length one: every position counts the same."
+        if directions
+        else "Residual streams are not scaled: a token with a huge activation decides nearly alone.",
         f"{len(kept)} of {total} layers are shown, evenly spread." if len(kept) < total else "",
     )
     return (left | right).properties(title=heading(f"Similarity of the layers of {tree.attrs['model']}", *notes))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import altair as alt
 import numpy as np
 import pandas as pd
@@ -45,8 +47,10 @@ def loss_curve(tree: xr.DataTree) -> alt.TopLevelMixin:
             encoding["strokeDash"] = alt.StrokeDash("figure:N", title=None).legend(orient="bottom", columns=4)
         marks = alt.Chart(table).mark_line(point={"size": 18}).encode(**encoding)
         charts.append(marks.properties(width=620, height=180))
-    last = float(tree["held_out"]["loss"].values[-1])
-    note = f"Held-out loss at the end: {last:.3g} nats. Model: {tree.attrs['model']}."
+    held_out, best = tree["held_out"]["loss"], json.loads(tree.attrs["card"]).get("best_step")
+    kept = held_out[-1] if best is None else held_out.sel(step=best)
+    when = "at the end" if best is None else f"after {best} steps, the least and the one kept"
+    note = f"Held-out loss {when}: {float(kept):.3g} nats. Model: {tree.attrs['model']}."
     chart = alt.vconcat(*charts).resolve_scale(strokeDash="independent")
     return chart.properties(title=heading(f"Training of {tree.attrs['name']}", note))
 

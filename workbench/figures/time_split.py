@@ -39,6 +39,7 @@ def time_split(tree: xr.DataTree, *, show: Literal["time", "share"] = "time") ->
     sums = {name: steps[name].transpose("run", "prompt", "step").sum(("prompt", "step")).values
             for name in ("seconds", "draft_seconds", "verify_seconds")}  # fmt: skip
     tokens = steps["tokens"].transpose("run", "prompt", "step").clip(min=0).sum(("prompt", "step")).values
+    pairs = (steps["tokens"] > 0).any("step").transpose("run", "prompt").values
     if not tokens.any():
         raise TraceError("no run decoded a token after its first")
     parts = {"draft": sums["draft_seconds"], "verify": sums["verify_seconds"]}
@@ -49,7 +50,8 @@ def time_split(tree: xr.DataTree, *, show: Literal["time", "share"] = "time") ->
         for part, seconds in parts.items():
             each, share = 1e3 * seconds[run] / tokens[run], seconds[run] / whole if whole else 0.0
             width = each if show == "time" else share
-            rows.append({"run": names[run], "part": part, "ms": each, "share": share, "low": low, "high": low + width})
+            rows.append({"run": names[run], "part": part, "ms": each, "share": share, "low": low, "high": low + width,
+                         "tokens": int(tokens[run]), "pairs": f"{pairs[run].sum()} of {pairs[run].size}"})  # fmt: skip
             low += width
     table = pd.DataFrame(rows)
     table["end"] = table["high"].max()
@@ -59,7 +61,8 @@ def time_split(tree: xr.DataTree, *, show: Literal["time", "share"] = "time") ->
     )
     y = alt.Y("run:N", sort=names, title=None).axis(labelLimit=220, ticks=False, domain=False)
     hover = [alt.Tooltip("run:N"), alt.Tooltip("part:N"), alt.Tooltip("ms:Q", title="per token [ms]", format=".3~g"),
-             alt.Tooltip("share:Q", title="of the run's time", format=".1%")]  # fmt: skip
+             alt.Tooltip("share:Q", title="of the run's time", format=".1%"),
+             alt.Tooltip("tokens:Q", title="decoded tokens"), alt.Tooltip("pairs:N", title="from prompts")]  # fmt: skip
     base = alt.Chart(table).encode(y=y, tooltip=hover)
     bars = base.mark_bar(height={"band": 0.72}).encode(
         x=x,

@@ -2,20 +2,29 @@
 
 from workbench.metrics.agreement import top1_agreement
 from workbench.metrics.divergence import kl_divergence, log_softmax
-from workbench.metrics.intervals import Interval, bootstrap_median
+from workbench.metrics.intervals import Interval, median_interval
 from workbench.metrics.margin import margin
+from workbench.metrics.means import mean_interval
+from workbench.metrics.pareto import pareto_front
 from workbench.metrics.perplexity import perplexity
+from workbench.metrics.sample_size import prompts_needed
+from workbench.metrics.stopping import covers, stopped_early
 from workbench.metrics.text import exact_match, first_divergence, rouge_l
 
 __all__ = [
     "Interval",
-    "bootstrap_median",
+    "covers",
     "exact_match",
     "first_divergence",
     "kl_divergence",
     "log_softmax",
     "margin",
+    "mean_interval",
+    "median_interval",
+    "pareto_front",
     "perplexity",
+    "prompts_needed",
     "rouge_l",
+    "stopped_early",
     "top1_agreement",
 ]

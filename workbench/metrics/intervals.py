@@ -1,82 +1,89 @@
-"""Medians with paired bootstrap intervals over prompts and repeats.
+"""Medians over prompts with the exact interval between two of their order statistics.
 
 Source
 ------
-Efron, Bootstrap Methods: Another Look at the Jackknife, 1979; the percentile interval. Prompts are drawn with
-replacement and, within each drawn prompt, its repeats: the two levels at which a timing varies. A comparison is paired
-before it comes here: every value is a ratio or a difference of two runs on the same prompt in the same repeat.
+Thompson, On Confidence Ranges for the Median and Other Expectation Distributions for Populations of Unknown
+Distribution Form, 1936: of ``n`` independent values the ``k``-th smallest and the ``k``-th largest hold the median of
+the distribution between them with probability ``1 - 2 * sum_{i<k} binomial(n, i) / 2**n`` or more, whatever its shape.
+A percentile bootstrap of a median holds less than it says where values are few.
+
+Prompts are the independent values. The repeats of a prompt are not, so each prompt counts once, with the median of its
+repeats. A comparison is paired before it comes here: every value is a ratio of two runs on the same prompt in the same
+repeat.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import comb
 
 import numpy as np
 
-SAMPLES = 2000
-_AT_ONCE = 2_000_000  # values drawn at once, to bound the memory
+FEWEST = 5
+"""Fewest prompts that have an interval: between the smallest and the largest of five lie 93.75 %."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A median and the bounds of its interval; ``low <= median <= high``, or all NaN where nothing was measured."""
+    """A median over prompts, and the bounds of its interval.
+
+    Attributes
+    ----------
+    median : float
+        NaN where nothing was measured.
+    low, high : float
+        ``low <= median <= high``; NaN where fewer than :data:`FEWEST` prompts have a value, or the bounds coincide.
+    n, of : int
+        Prompts that have a value, of how many.
+    level : float
+        Probability with which such bounds hold the median of the distribution; NaN without bounds.
+    """
 
     median: float
     low: float
     high: float
+    n: int = 0
+    of: int = 0
+    level: float = np.nan
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is an interval."""
+        return not np.isnan(self.level)
 
 
-def bootstrap_median(values: np.ndarray, level: float = 0.95, samples: int = SAMPLES, seed: int = 0) -> Interval:
-    """Median of all values with its percentile interval.
+def spell_interval(found: Interval) -> str:
+    """A ratio with its bounds where it has any, as text; nothing where nothing was measured."""
+    if not found.n:
+        return ""
+    return f"{found.median:.2f}" + (f" [{found.low:.2f}, {found.high:.2f}]" if found.bounded else "")
+
+
+def median_interval(values: np.ndarray, level: float = 0.95) -> Interval:
+    """Median over prompts with the narrowest order-statistic interval of at least ``level``.
 
     Parameters
     ----------
     values : array [prompt, repeat]
-        NaN where a run failed or was not reached: such values are left out, and prompts without any other too.
+        NaN where a run failed, was not reached or decoded nothing: such values are left out, and prompts without any
+        other too.
     level : float
-        Share of the resampled medians within the bounds.
-    samples : int
-        Bootstrap samples.
-    seed : int
-        One seed, one interval.
-
-    Notes
-    -----
-    With few values the percentiles of a median can miss the median itself; the bounds are then moved to include it.
-    With one value there is nothing to resample and all three are that value.
+        Least probability that the bounds hold the median. Five prompts reach 0.9375 only: that interval is given for
+        0.95 too, and says its own level.
     """
     values = np.asarray(values, dtype=np.float64)
-    values = values[~np.isnan(values).all(1)]
-    if not values.size:
-        return Interval(np.nan, np.nan, np.nan)
-    median = float(np.nanmedian(values))
-    medians = resampled_medians(values, samples, np.random.default_rng(seed))
-    low, high = np.quantile(medians, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(median, min(float(low), median), max(float(high), median))
+    each = np.sort(np.nanmedian(values[~np.isnan(values).all(1)], 1)) if values.size else np.zeros(0)
+    n, of = len(each), len(values)
+    median = float(np.median(each)) if n else np.nan
+    if n < FEWEST:
+        return Interval(median, np.nan, np.nan, n, of)
+    rank = max([k for k in range(1, n // 2 + 1) if order_statistic_level(n, k) >= level], default=1)
+    low, high = float(each[rank - 1]), float(each[n - rank])
+    if low == high:
+        return Interval(median, np.nan, np.nan, n, of)
+    return Interval(median, low, high, n, of, order_statistic_level(n, rank))
 
 
-def resampled_medians(values: np.ndarray, samples: int, generator: np.random.Generator) -> np.ndarray:
-    """Medians [samples] of prompts drawn with replacement and, within each, of its repeats drawn so.
-
-    Parameters
-    ----------
-    values : array [prompt, repeat]
-        At least one value in every row; NaN are never drawn.
-    """
-    present = ~np.isnan(values)
-    count = present.sum(1)
-    # The values of every prompt first, so that a draw below its count never meets a NaN.
-    packed = np.take_along_axis(values, np.argsort(~present, 1, kind="stable"), 1)
-    prompts, repeats = values.shape
-    medians = []
-    for start in range(0, samples, max(1, _AT_ONCE // values.size)):
-        size = min(samples - start, max(1, _AT_ONCE // values.size))
-        drawn = generator.integers(prompts, size=(size, prompts))
-        held = count[drawn][..., None]
-        places = (generator.random((size, prompts, repeats)) * held).astype(int)
-        taken = packed[drawn[..., None], places].astype(np.float64)
-        # A prompt with fewer values counts with as many draws as it has.
-        taken[np.broadcast_to(np.arange(repeats) >= held, taken.shape)] = np.nan
-        taken = taken.reshape(size, -1)
-        medians.append(np.median(taken, 1) if present.all() else np.nanmedian(taken, 1))
-    return np.concatenate(medians)
+def order_statistic_level(n: int, rank: int) -> float:
+    """Probability that the ``rank``-th smallest and largest of ``n`` independent values hold the median."""
+    return 1 - 2 * sum(comb(n, i) for i in range(rank)) / 2**n

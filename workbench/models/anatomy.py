@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.errors import UnsupportedModel
+from workbench.models.activation import Activation
 from workbench.models.block import Block, Norm, Projection, Rope, Router
 from workbench.models.families import FAMILIES, Family
 from workbench.models.multiply import Multiply
@@ -80,7 +81,7 @@ class Anatomy:
         self.unembedding_bias: Tensor | None = head.bias
         self.vocabulary: int = head.weight.shape[0]
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
-        self.multiply = Multiply()
+        self.multiply = Multiply(self.dtype, self.device)
         self.blocks = [self._block(i, module) for i, module in enumerate(attrgetter(self.family.blocks)(hf))]
         self._ropes: dict[str, Rope] = {}
 
@@ -131,22 +132,6 @@ class Anatomy:
         logits = self.multiply(self.final_norm(x), self.unembedding, self.unembedding_bias)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
-    def tune(self) -> None:
-        """Measure which matrix product is fastest here (about a second on a CPU) and use it in every step."""
-        weights = [
-            projection.weight
-            for block in [block for block in self.blocks if block.router is None][:8]
-            for projection in (block.query_key_value, block.attention_output, block.up, block.down)
-        ]
-        timed = [weight for weight in weights or [self.unembedding] if weight.is_contiguous()]
-        self.use(Multiply.measured(timed))
-
-    def use(self, multiply: Multiply) -> None:
-        """Let every step multiply with ``multiply``."""
-        self.multiply = multiply
-        for block in self.blocks:
-            block.multiply = multiply
-
     def _rope_grows(self, kind: str) -> bool:
         parameters = self.config.rope_parameters
         parameters = parameters.get(kind, parameters)
@@ -196,7 +181,7 @@ class Anatomy:
             up=None if experts is not None else _fused([_get(module, path) for path in family.up]),
             down=None if experts is not None else _fused([_get(module, family.down)]),
             router=None if experts is None else _router(_get(module, family.router), experts, config),
-            activation=experts.act_fn if experts is not None else _get(module, family.activation),
+            activation=Activation(experts.act_fn if experts is not None else _get(module, family.activation)),
             multiply=self.multiply,
         )
 
@@ -221,8 +206,12 @@ def _fused(modules: list[nn.Module]) -> Projection:
     """One projection of several side by side; the modules' own parameters become views of it."""
     if len(modules) == 1:
         (module,) = modules
-        is_linear = isinstance(module, nn.Linear)
-        return Projection(module.weight if is_linear else module.weight.t(), module.bias)
+        if isinstance(module, nn.Linear):
+            return Projection(module.weight, module.bias)
+        # GPT-2 keeps [in, out]: the numbers are laid the other way round, and its parameter becomes a view of them.
+        weight = module.weight.detach().t().contiguous()
+        module.weight.data = weight.t()
+        return Projection(weight, module.bias)
     bias = None if modules[0].bias is None else _joined([module.bias for module in modules])
     return Projection(_joined([module.weight for module in modules]), bias)
 

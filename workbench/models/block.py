@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from workbench.models.activation import Activation
 from workbench.models.multiply import Multiply
+from workbench_kernels.arithmetic import computes
 from workbench_kernels.rms_norm import rms_norm
-
-# Numbers up to which the compiled norm, which runs in one thread, is faster than torch's operations.
-_FEW = 2**17
 
 
 @dataclass
@@ -44,7 +43,7 @@ class Norm:
     def __call__(self, x: Tensor) -> Tensor:
         if self.kind == "layer":
             return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
-        if self._compiled(x):
+        if self.weight is not None and computes(x):
             found = rms_norm(x, self.weight, self.eps, self.late_cast)
             if found is not None:
                 return found
@@ -53,11 +52,6 @@ class Norm:
         wide = x.float()
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return (wide * self.weight).to(x.dtype) if self.late_cast else self.weight * wide.to(x.dtype)
-
-    def _compiled(self, x: Tensor) -> bool:
-        """Whether the kernel may be tried: it has no derivative, and torch's compiler cannot look into it."""
-        few = x.numel() <= _FEW and x.device.type == "cpu" and self.weight is not None
-        return few and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 @dataclass
@@ -136,7 +130,7 @@ class Block:
     up: Projection | None
     down: Projection | None
     router: Router | None
-    activation: Callable[[Tensor], Tensor]
+    activation: Activation
     multiply: Multiply = field(default_factory=Multiply)
 
     def enter(self, x: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -204,12 +198,7 @@ class Block:
         if self.router is not None:
             out = self._experts(normed, watch, choose)
         else:
-            inner = self.multiply(normed, self.up.weight, self.up.bias)
-            if self.gated:
-                gate, up = inner.chunk(2, -1)
-                inner = self.activation(gate) * up
-            else:
-                inner = self.activation(inner)
+            inner = self.activation(self.multiply(normed, self.up.weight, self.up.bias), self.gated)
             out = self.multiply(inner, self.down.weight, self.down.bias)
         return out if self.mlp_post_norm is None else self.mlp_post_norm(out)
 
@@ -237,7 +226,7 @@ class Block:
 
     def _experts(self, normed: Tensor, watch: Watch | None, choose: ChooseExperts | None) -> Tensor:
         rows = normed.reshape(-1, normed.shape[-1])
-        logits = F.linear(rows, self.router.weight)
+        logits = self.multiply(rows, self.router.weight)
         if watch is not None:
             watch("router_logits", logits)
         weights, indices = self.route(logits) if choose is None else choose(self.index, logits)
@@ -245,8 +234,8 @@ class Block:
         out = torch.zeros_like(rows)
         for expert in indices.unique().tolist():
             token, place = torch.where(indices == expert)
-            gate, up = self.multiply(rows[token], self.router.gate_up[expert]).chunk(2, -1)
-            result = self.multiply(self.activation(gate) * up, self.router.down[expert])
+            inner = self.activation(self.multiply(rows[token], self.router.gate_up[expert]), True)
+            result = self.multiply(inner, self.router.down[expert])
             out.index_add_(0, token, result * weights[token, place, None])
         return out.view_as(normed)
 
@@ -261,5 +250,6 @@ def rotate(x: Tensor, rope: Rope) -> Tensor:
     width = cosine.shape[-1]
     turned = x if width == x.shape[-1] else x[..., :width]
     first, second = turned.chunk(2, -1)
-    out = torch.addcmul(turned * cosine, torch.cat((second, first), -1), sine)
+    # OLMo 2 keeps its tables in float32.
+    out = torch.addcmul(turned * cosine, torch.cat((second, first), -1), sine).to(x.dtype)
     return out if width == x.shape[-1] else torch.cat((out, x[..., width:]), -1)

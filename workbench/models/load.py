@@ -17,6 +17,7 @@ from workbench.errors import ModelError, PromptError, SettingError
 from workbench.models import bundled, safety
 from workbench.models.anatomy import Anatomy
 from workbench.models.proof import prove
+from workbench_kernels import arithmetic
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -58,6 +59,11 @@ class Model:
     @property
     def layers(self) -> int:
         return self.anatomy.layers
+
+    @property
+    def arithmetic(self) -> str:
+        """What the sums of its passes depend on; see :func:`workbench_kernels.arithmetic.name`."""
+        return arithmetic.name(self.dtype, self.device)
 
     @property
     def stop_tokens(self) -> tuple[int, ...]:
@@ -202,7 +208,6 @@ def wrap(hf: Any, tokenizer: Any, name: str, revision: str = "") -> Model:
     hf.eval().requires_grad_(False)
     anatomy = Anatomy(hf)
     proof = prove(hf, anatomy)
-    anatomy.tune()
     return Model(hf, tokenizer, anatomy, name, revision, proof)
 
 

@@ -58,6 +58,8 @@ class AttentionSparsity(Probe):
     the mass, ``entropy`` [nats], ``first_share``, ``recent_share``, ``distance_histogram`` (share of the mass by
     distance; bins begin at 0, 1, 2, 4, 8, … and the last is open) and ``map``: the chosen head's weights, summed over
     the keys and averaged over the sampled queries of each bin, at most 128 x 128. Rows are reduced as they are made.
+    All are exact for the sampled queries, and means over these; queries near the start see few keys, so that a short
+    text has a larger ``keys_needed_share`` and a smaller ``entropy`` by that alone.
     """
 
     queries: Annotated[int, Field(ge=1, description="sampled query positions; all if none")] | None = 256

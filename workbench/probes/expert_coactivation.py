@@ -38,7 +38,9 @@ class ExpertCoactivation(Probe):
     Writes ``load`` (layer, expert), the share of all assignments, which sums to one over the experts;
     ``router_entropy`` (layer) [nats], the mean entropy of the router's distribution over all experts;
     ``coactivation`` (layer, expert, other_expert), the share of tokens that chose both, its diagonal the share of
-    tokens that chose the expert. ``layer`` holds the numbers of the layers that have experts.
+    tokens that chose the expert. ``layer`` holds the numbers of the layers that have experts. All are means over the
+    tokens, so their number biases none of them; but pairs come together by chance too, with ``k`` of ``E`` experts even
+    in load in ``k (k - 1) / (E (E - 1))`` of the tokens.
     """
 
     sites = ("router_logits",)

@@ -24,6 +24,8 @@ class Case:
         ``task`` is empty for a bare text.
     tokens : list of int
         What the model is given.
+    category : str
+        Within or across tasks, as Spec-Bench's; empty where the prompt has none.
     source : Prompt or None
         Where there is a reference to score against.
     context_tokens : int or None
@@ -34,6 +36,7 @@ class Case:
     task: str
     tokens: list[int]
     source: Prompt | None = None
+    category: str = ""
     context_tokens: int | None = None
 
     def score(self, answer: str) -> float:
@@ -44,9 +47,11 @@ class Case:
         """What a study keeps of it, for JSON."""
         text = model.decode(self.tokens)
         shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+        category = {"category": self.category} if self.category else {}
         return {
             "id": self.id,
             "task": self.task,
+            **category,
             "tokens": len(self.tokens),
             "context_tokens": self.context_tokens,
             "question": question_view(self.context_tokens),
@@ -62,8 +67,9 @@ def cases(model: Model, prompts: Iterable[Any], context_tokens: int | str | None
     model : Model
     prompts : iterable
         Each a text, which is given to the model as it is; token ids; a :class:`workbench.tasks.Prompt` or an object or
-        mapping with ``prompt`` and optionally ``id``, ``reference``, ``task``, ``chat``, ``metadata`` and the
-        ``context`` that stands before it, which goes into the model's chat format where its task asks for that.
+        mapping with ``prompt`` and optionally ``id``, ``reference``, ``task``, ``category``, ``chat``, ``metadata``
+        (where a category may stand too) and the ``context`` that stands before it, which goes into the model's chat
+        format where its task asks for that.
     context_tokens : int, "marked" or None
         See :func:`workbench.compare`.
 
@@ -105,7 +111,9 @@ def _case(model: Model, name: str, prompt: Any, context_tokens: int | str | None
             text, context = encode_parts(model.tokenizer, source)
         else:
             text = encode_prompt(model.tokenizer, source)
-    return Case(name, source.task, model.encode(text), source if source.reference is not None else None, context)
+    category = _field(prompt, "category") or source.metadata.get("category") or ""
+    scored = source if source.reference is not None else None
+    return Case(name, source.task, model.encode(text), scored, str(category), context)
 
 
 def _task_prompt(name: str, text: Any, prompt: Any) -> Prompt:
@@ -116,6 +124,8 @@ def _task_prompt(name: str, text: Any, prompt: Any) -> Prompt:
     if not isinstance(context, str):
         raise PromptError(f"'context' must be text, not {type(context).__name__}")
     metadata = _field(prompt, "metadata") or {}
+    if not isinstance(metadata, Mapping):
+        raise PromptError(f"'metadata' must be a mapping, not {type(metadata).__name__}")
     made = Prompt(name, context + text, reference, task, metadata=metadata, question_at=len(context) or None)
     chat = _field(prompt, "chat")
     if chat is None:

@@ -192,19 +192,24 @@ def drafted(drafts: xr.Dataset) -> set[int]:
 def sums(steps: Sequence[Step]) -> dict[str, float]:
     """Counts of a whole run: the part of ``scores`` that its steps alone decide.
 
-    ``accepted_per_forward`` divides by all forwards, the prefill's too; ``keys_read`` is the mean over decode steps and
-    layers (over the prefill where there is nothing else); ``keys_kept`` is that of the last step.
+    ``mean_accepted_tokens`` is the tokens of decode steps over their number, so the token that the model adds to each
+    accepted draft counts and the prefill does not: 1 without drafts, as in EAGLE (Li et al., 2024, arXiv 2401.15077)
+    and Spec-Bench (Xia et al., 2024, arXiv 2401.07851). ``accepted_per_forward`` is accepted drafted tokens over the
+    forwards of the steps that verified a draft. Both are NaN where there was no such step. ``keys_read`` is the mean
+    over decode steps and layers (over the prefill where there is nothing else); ``keys_kept`` is that of the last step.
     """
     new_tokens = sum(len(step.tokens) for step in steps)
-    forwards = sum(step.forwards for step in steps)
     accepted = sum(step.accepted for step in steps)
-    decoded = [step for step in steps if step.phase == "decode"] or steps
+    decode = [step for step in steps if step.phase == "decode"]
+    verified = sum(step.forwards for step in decode if step.drafted)
+    decoded = decode or steps
     return {
         "new_tokens": new_tokens,
-        "forwards": forwards,
+        "forwards": sum(step.forwards for step in steps),
         "drafted": sum(step.drafted for step in steps),
         "accepted": accepted,
-        "accepted_per_forward": accepted / forwards if forwards else float("nan"),
+        "mean_accepted_tokens": mean([len(step.tokens) for step in decode]),
+        "accepted_per_forward": accepted / verified if verified else float("nan"),
         "layers_per_token": sum(len(step.layers) for step in steps) / new_tokens if new_tokens else float("nan"),
         "keys_kept": mean(steps[-1].keys_kept) if steps else float("nan"),
         "keys_read": mean([keys for step in decoded for keys in step.keys_read]),
@@ -215,6 +220,14 @@ def sums(steps: Sequence[Step]) -> dict[str, float]:
         "verify_seconds": sum(step.verify_seconds for step in decoded),
         "decode_seconds": sum(step.seconds for step in decoded),
     }
+
+
+def speed(steps: Sequence[Step]) -> tuple[float, float]:
+    """Tokens decoded for each second after the first token, and the time to the first token [s], from the steps' own
+    clocks; NaN where there is nothing yet."""
+    seconds = sum(step.seconds for step in steps[1:])
+    tokens = sum(len(step.tokens) for step in steps[1:])
+    return tokens / seconds if tokens and seconds else float("nan"), steps[0].seconds if steps else float("nan")
 
 
 def _places(**sizes: int) -> dict[str, np.ndarray]:

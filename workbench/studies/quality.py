@@ -17,6 +17,7 @@ from torch import Tensor
 from workbench.engine.generate import teacher_force
 from workbench.metrics import first_divergence, kl_divergence, margin, perplexity, rouge_l, top1_agreement
 from workbench.models import Model
+from workbench.studies.cells import NAN
 
 
 class Forced:
@@ -82,11 +83,12 @@ class Forced:
 
 
 def against_baseline(model: Model, tokens: list[int], baseline: list[int]) -> dict[str, float]:
-    """Free-running: where two texts part, whether they are equal, and ROUGE-L of one against the other."""
+    """Free-running: whether two texts are equal, the place of the first token that differs, counted from 0 (NaN where
+    none does), and ROUGE-L of one against the other."""
     parted = first_divergence(baseline, tokens)
     return {
         "equal_to_baseline": float(parted == -1),
-        "first_divergence": float(parted),
+        "first_divergence": NAN if parted == -1 else float(parted),
         "rouge_l": 1.0 if parted == -1 else rouge_l(model.decode(tokens), model.decode(baseline)),
     }
 

@@ -142,6 +142,7 @@ def recipe(model: Model, prompt: Sequence[int], techniques: Sequence[Any], optio
         "model": model.name,
         "revision": model.revision,
         "dtype": str(model.dtype).removeprefix("torch."),
+        "arithmetic": model.arithmetic,
         "techniques": [
             {"spec": spell(each), "settings": {f.name: str(getattr(each, f.name)) for f in dataclasses.fields(each)}}
             for each in techniques

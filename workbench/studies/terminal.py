@@ -3,48 +3,50 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from workbench.metrics.intervals import Interval
+from workbench.metrics.intervals import spell_interval
+from workbench.studies.groups import matrices
 
 if TYPE_CHECKING:
     from workbench.studies.study import Study
 
 WIDTH = 120
 _GAP = "  "
+_NAME = 24  # least room for the names of runs beside groups
 
 # column: two lines of heading, and the text of a run
 _COLUMNS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
     ("same", "text", lambda run: _share(run["equal_to_baseline"])),
-    ("parts", "at", lambda run: "" if run["first_divergence"] == -1 else _number(run["first_divergence"], "{:.0f}")),
-    ("kept", "/fwd", lambda run: _number(run["accepted_per_forward"], "{:.2f}")),
+    ("parts", "at", lambda run: _number(run["first_divergence"], "{:.0f}", "")),
+    ("new", "tokens", lambda run: _number(run["new_tokens"], "{:.0f}") + "*" * bool(run["stopped_early"])),
+    ("tokens", "/step", lambda run: _number(run["mean_accepted_tokens"], "{:.2f}")),
     ("layers", "/token", lambda run: _number(run["layers_per_token"], "{:.1f}")),
-    ("keys", "kept", lambda run: _number(run["keys_kept"], "{:.0f}")),
     ("cache", "MB", lambda run: _number(run["cache_bytes_peak"] / 1e6, "{:.3g}")),
     ("tokens/s", "measured", lambda run: _number(run["tokens_per_second"].median, "{:.3g}")),
-    ("speed-up", "measured, 95 %", lambda run: _interval(run["speedup"])),
+    ("speed-up", "measured", lambda run: spell_interval(run["speedup"]) or "-"),
+    ("n", "", lambda run: f"{run['speedup'].n}/{run['speedup'].of}"),
     ("TTFT", "ms", lambda run: _number(1e3 * run["time_to_first_token"].median, "{:.0f}")),
-    ("KL", "nats", lambda run: _number(run["kl"], "{:.2g}")),
+    ("KL", "nats", lambda run: _number(run["kl"], "{:.1g}" if run["kl"] < 0.01 else "{:.2g}")),
     ("top-1", "", lambda run: _number(run["top1_agreement"], "{:.2f}")),
-    ("ROUGE", "-L", lambda run: _number(run["rouge_l"], "{:.2f}")),
 )
 
 
-def lines(study: Study) -> list[str]:
-    """The table of a study in at most :data:`WIDTH` columns, and below it what failed or flipped."""
+def lines(study: Study, by: str | None = None) -> list[str]:
+    """The table of a study in at most :data:`WIDTH` columns, and below it what failed or flipped and the remarks; with
+    ``by`` the same runs by task or category."""
     runs = study.summary
     cells = [[heading for heading, _, _ in _COLUMNS], [second for _, second, _ in _COLUMNS]]
     cells += [[text(run) for _, _, text in _COLUMNS] for run in runs]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    room = WIDTH - sum(widths) - len(_GAP) * len(widths)
-    name_width = min(room, max(len("run"), *(len(_printable(run["name"])) for run in runs)))
-    names = ["run", "", *(_shorten(_printable(run["name"]), name_width) for run in runs)]
-    made = [
-        _GAP.join([name.ljust(name_width), *(cell.rjust(width) for cell, width in zip(row, widths))]).rstrip()
-        for name, row in zip(names, cells)
-    ]
+    names = [_printable(run["name"]) for run in runs]
+    made = _aligned(["run", "", *names], cells)
     made.insert(2, "-" * max(map(len, made)))
+    made.append(
+        "n: prompts that the speed-up comes from"
+        + "; *: stopped early on some" * any(run["stopped_early"] for run in runs)
+    )
     for run in runs:
         if run["failed"] is not None:
             made.append(_shorten(f"{_printable(run['name'])} failed: {_printable(run['failed'])}", WIDTH))
@@ -54,8 +56,38 @@ def lines(study: Study) -> list[str]:
                 f"margin at most {run['flip_margin']:.3g} logits"
             )
     made.append(f"cache: {study.question}")
+    for remark in study.remarks:
+        made += textwrap.wrap(_printable(remark), WIDTH, subsequent_indent="  ")
+    for title, frame in matrices(study.split(by)).items() if by else ():
+        made += ["", f"{title}, by {by} (prompts)"]
+        made += _folded(names, [_printable(column) for column in frame.columns], frame.to_numpy().tolist())
     if study.partial:
         made.append("partial: it was stopped before its end")
+    return made
+
+
+def _aligned(names: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells under one another, each after its name, which is cut to the room that is left."""
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    room = WIDTH - sum(widths) - len(_GAP) * len(widths)
+    width = min(room, max(map(len, names)))
+    return [
+        _GAP.join([_shorten(name, width).ljust(width), *(cell.rjust(wide) for cell, wide in zip(row, widths))]).rstrip()
+        for name, row in zip(names, cells)
+    ]
+
+
+def _folded(names: Sequence[str], columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table whose columns go on below where they are too many for one width."""
+    columns = [_shorten(column, WIDTH // 3) for column in columns]
+    widths = [len(_GAP) + max(map(len, column)) for column in zip(columns, *rows)]
+    made, start = [], 0
+    while start < len(columns):
+        end = start + 1
+        while end < len(columns) and sum(widths[start : end + 1]) <= WIDTH - _NAME:
+            end += 1
+        made += _aligned(["run", *names], [columns[start:end], *(row[start:end] for row in rows)])
+        start = end
     return made
 
 
@@ -68,15 +100,9 @@ def _shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _number(value: float, form: str) -> str:
-    return "-" if math.isnan(value) else form.format(value)
+def _number(value: float, form: str, nothing: str = "-") -> str:
+    return nothing if math.isnan(value) else form.format(value)
 
 
 def _share(value: float) -> str:
     return "-" if math.isnan(value) else "yes" if value == 1 else "no" if value == 0 else f"{100 * value:.0f} %"
-
-
-def _interval(value: Interval) -> str:
-    if math.isnan(value.median):
-        return "-"
-    return f"{value.median:.2f} [{value.low:.2f}, {value.high:.2f}]"

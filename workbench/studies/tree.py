@@ -34,7 +34,8 @@ SCORES: dict[str, tuple[str, str]] = {
     "forwards": ("forwards", "forwards of the model, prefill included"),
     "drafted": ("tokens", "tokens drafted"),
     "accepted": ("tokens", "drafted tokens kept"),
-    "accepted_per_forward": ("tokens", "drafted tokens kept for each forward"),
+    "mean_accepted_tokens": ("tokens", "tokens for each decode step, the model's own included"),
+    "accepted_per_forward": ("tokens", "drafted tokens kept for each forward that verified a draft"),
     "layers_per_token": ("layers", "sequential layer passes for each new token"),
     "keys_kept": ("keys", "keys in the cache at the end, mean over layers"),
     "keys_read": ("keys", "keys read by a query while decoding, mean over layers"),
@@ -45,7 +46,7 @@ SCORES: dict[str, tuple[str, str]] = {
     "verify_seconds": ("s", "wall clock of the forwards of decode steps, measured"),
     "decode_seconds": ("s", "wall clock of decode steps, measured"),
     "equal_to_baseline": ("1", "whether the text equals the baseline's"),
-    "first_divergence": ("token", "first token that differs from the baseline's; -1 for none"),
+    "first_divergence": ("token", "first token that differs from the baseline's, counted from 0; NaN for none"),
     "flips": ("1", "whether an exact recipe parted from the baseline in half precision"),
     "flip_margin": ("logit", "lead of the baseline's best token where the texts part"),
     "kl": ("nats", "KL(baseline || run) along the baseline's text, mean over tokens"),
@@ -98,6 +99,7 @@ def build_tree(plan: Plan, cells: Mapping[str, Sequence[Cell]], partial: bool = 
             name: recipe_of(plan.model, [], each, plan.options)["techniques"] for name, each in plan.recipes.items()
         },
         "options": plan.options,
+        "arithmetic": plan.model.arithmetic,
         "repeats": plan.repeats,
         "prompts_sha256": sha256([case.tokens for case in plan.cases]),
         "context_tokens": contexts,
@@ -152,11 +154,11 @@ def _scores(plan: Plan, rows: Sequence[Sequence[Cell]]) -> xr.Dataset:
             found["score"] = _task_score(plan, case, cell)
             if baseline.ran:
                 found |= against_baseline(plan.model, cell.tokens, baseline.tokens)
-                parted = int(found["first_divergence"])
+                parted = found["first_divergence"]
                 exact = all(technique.exact for technique in techniques)
-                found["flips"] = float(exact and half and parted >= 0)
-                if 0 <= parted < len(margins):
-                    found["flip_margin"] = margins[parted]
+                found["flips"] = float(exact and half and not found["equal_to_baseline"])
+                if parted < len(margins):
+                    found["flip_margin"] = margins[int(parted)]
             for name, value in found.items():
                 values[name][run, place] = value
     data = {name: trace.variable("run prompt", values[name], *about) for name, about in SCORES.items()}

@@ -2,9 +2,10 @@
 
 from workbench.tasks import humaneval, scorers
 from workbench.tasks.conversation import greedy_answer, next_turn, unroll
-from workbench.tasks.encoding import QUESTION_SEEN, encode_parts, encode_prompt, format_prompt, question_view
+from workbench.tasks.encoding import encode_parts, encode_prompt, format_prompt, question_view
 from workbench.tasks.humaneval import MissingPackage
 from workbench.tasks.needle import found, needle
+from workbench.tasks.pages import shared_pages
 from workbench.tasks.prompts import (
     Prompt,
     PromptFileError,
@@ -18,7 +19,6 @@ from workbench.tasks.spec_bench import load_spec_bench
 from workbench.tasks.training_prompts import TRAINING_TASKS, training_prompts
 
 __all__ = [
-    "QUESTION_SEEN",
     "SCORERS",
     "TRAINING_TASKS",
     "MissingPackage",
@@ -40,6 +40,7 @@ __all__ = [
     "score",
     "scorer_for",
     "scorers",
+    "shared_pages",
     "training_prompts",
     "unroll",
     "write_prompts",

@@ -199,12 +199,12 @@ def retrieval_augmented(pool: Pool, sources: Path, count: int = 50) -> Iterator[
 def mathematics(pool: Pool, sources: Path, each: int = 4) -> Iterator[Prompt]:
     metadata = {"source": "written for this project", "licence": "Apache-2.0"}
     for number in range(each):
-        for question, ranges, answer in chosen.MATHEMATICS:
+        for pattern, (question, ranges, answer) in enumerate(chosen.MATHEMATICS):
             drawn = {name: pool.random.randint(*limits) for name, limits in ranges.items()}
             name, other = pool.random.sample(chosen.NAMES, 2)
             asked = question.format(name=name, other=other, **drawn)
             asked += ("", " Think step by step.", " Show how you get there.", " Give the number only.")[number]
-            yield Prompt("", asked, str(answer(**drawn)), "mathematics", metadata=metadata)
+            yield Prompt("", asked, str(answer(**drawn)), "mathematics", metadata={**metadata, "pattern": pattern})
 
 
 def code_completion(pool: Pool, sources: Path) -> Iterator[Prompt]:

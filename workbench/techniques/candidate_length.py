@@ -4,10 +4,20 @@ Paper
 -----
 Huang, Guo, Wang, SpecDec++: Boosting Speculative Decoding via Adaptive Candidate Lengths, 2024, arXiv 2405.19715.
 
+Source
+------
+github.com/Kaffaljidhmah2/SpecDec_pp
+
+The draft model reads each token it has drafted, which gives the next one's distribution and, through the head, the
+chance ``a`` that the token just read is accepted. Once token ``k`` is drawn, drafting ends if ``1 - a_1 a_2 … a_(k-1)``
+exceeds the threshold. The head knows the tokens drawn; that leaves the output's distribution as it is, because each is
+drawn before it is known whether another will follow.
+
 Deviates
 --------
-The head reads the residual stream that a token is predicted from, so that it costs no forward beyond those that draft.
-It is trained on the frozen distilled draft model of this workbench rather than together with the drafter.
+The head is trained on the frozen distilled draft model of this workbench and for sampling at temperature 1; greedy
+decoding and other temperatures are served with the same one. As in the paper, rejections weigh six times as much as
+acceptances in training, so that what the head says is less than the chance; the threshold is meant for that.
 """
 
 from __future__ import annotations
@@ -18,6 +28,7 @@ from typing import Annotated, Self
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from workbench.drafting.acceptance_head import AcceptanceHead, acceptance_head
 from workbench.drafting.drafter import DrafterName, ModelDrafter
@@ -30,7 +41,7 @@ from workbench.techniques._technique import Technique, register
 @register
 @settings
 class CandidateLength(Technique):
-    """A chain from a draft model that ends where 1 - product of predicted acceptances passes a threshold.
+    """A chain from a draft model that ends where a rejection among the tokens it has read has become likely.
 
     Parameters
     ----------
@@ -87,18 +98,23 @@ class _Stopping:
         drafter = self._drafter
         drafter.reset_counts()
         logits = drafter.follow(tokens)
-        confidence: list[float] = []
+        accepted: list[float] = []
+
+        def read(token: list[int]) -> Tensor:
+            after = drafter.extend(token)
+            accepted.append(float(torch.sigmoid(self._head(drafter.hidden[-1]))))
+            return after
 
         def rejection_is_likely() -> bool:
-            # What decides whether to go on must not know more of a sampled token than that it was drawn.
-            confidence.append(float(torch.sigmoid(self._head(drafter.hidden[-1]))))
-            return 1 - math.prod(confidence) > self._threshold
+            return 1 - math.prod(accepted) > self._threshold
 
-        chain = drafter.chain(logits, self._sampler, length, stop=rejection_is_likely)
-        drafted, probabilities = chain.tokens, drafter.spread(chain.laws, self._vocabulary)
-        flops = drafter.flops + self._head.flops * len(drafted)
+        chain = drafter.chain(logits, self._sampler, length, read, rejection_is_likely)
+        probabilities = drafter.spread(chain.laws, self._vocabulary)
+        flops = drafter.flops + self._head.flops * len(accepted)
         weights = sum(parameter.numel() * parameter.element_size() for parameter in self._head.parameters())
-        return Draft(drafted, None, probabilities, flops, drafter.bytes + weights * len(drafted), confidence)
+        # No head has read the last token; the drafter's own probability is the only view of it.
+        confidence = [*accepted, chain.confidence[-1]]
+        return Draft(chain.tokens, None, probabilities, flops, drafter.bytes + weights * len(accepted), confidence)
 
     def verified(self, verification: Verification) -> None:
         pass

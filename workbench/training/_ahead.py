@@ -6,7 +6,6 @@ of the text sees them. So the text needs no gradient, and only the rows are diff
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -17,7 +16,6 @@ from torch.nn import functional as F
 
 from workbench.drafting.lookahead.base import LookaheadPart, position_shift
 from workbench.models import Anatomy, Model
-from workbench.models.multiply import Multiply
 from workbench.settings import settings
 from workbench.training._accuracy import note_ranks
 from workbench.training._forward import causal
@@ -148,9 +146,6 @@ def run_rows(anatomy: Anatomy, text: Text, rows: Tensor, places: Tensor, orders:
     shift = position_shift(anatomy, positions) if first == 0 else None
     x = x if shift is None else x + shift
     for block, keys, values in zip(anatomy.blocks[first:], text.keys, text.values):
-        # The products that are fastest in decoding need not be differentiable.
-        block = copy.copy(block)
-        block.multiply = Multiply()
         query, key, value = block.enter(x, ropes.get(block.rope_kind))
         mask = sees if block.window is None else sees & (distance < block.window)
         keys, values = torch.cat((keys, key), 2), torch.cat((values, value), 2)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from workbench.models import Model
 from workbench.registry import Registry
+from workbench.training.data import DataSettings
 
 RECIPES = Registry("training recipe")
 register = RECIPES.register
@@ -25,6 +26,8 @@ class Recipe(abc.ABC):
         Optimiser steps, sequences in each, and the most tokens of a sequence.
     learning_rate : float
         The peak; warmed up over the first twentieth of the steps and brought to zero by a cosine.
+    data : DataSettings
+        The text that it is trained on if none is given.
     name : str
         Name in the registry, the class name in snake case; the artefact is called so too.
 
@@ -36,6 +39,7 @@ class Recipe(abc.ABC):
 
     paper: ClassVar[str]
     name: ClassVar[str]
+    data: ClassVar[DataSettings] = DataSettings()
     steps: int
     batch: int
     length: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -35,9 +36,11 @@ class Batches:
         turn, place = divmod(step, self._whole)
         return self._cut(self._order(turn)[place])
 
-    def in_order(self) -> list[tuple[Tensor, Tensor]]:
-        """All texts once, from the first to the last."""
-        return [self._cut(rows) for rows in torch.arange(len(self._data.tokens)).split(self._batch)]
+    def in_order(self, texts: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """All texts once, from the first to the last, or ``texts`` of them, evenly spread."""
+        count = len(self._data.tokens)
+        kept = min(count, texts or count)
+        return map(self._cut, (torch.arange(kept) * count // kept).split(self._batch))
 
     def _shuffled(self, turn: int) -> list[Tensor]:
         generator = torch.Generator().manual_seed(1_000_003 * self._seed + turn)

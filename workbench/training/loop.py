@@ -27,10 +27,11 @@ from workbench.models.weight_files import read_safetensors
 from workbench.training._recipe import Recipe
 from workbench.training.batches import Batches
 from workbench.training.data import TrainingData
+from workbench.training.evaluate import autocast, evaluate
 
 _CLIP = 1.0
 _DECAY = 0.01
-_EVALUATED = 96  # held-out texts looked at on the way; at the end all are
+_WATCHED = 96  # held-out texts of every point of the curve, evenly spread over all of them
 
 
 class Training:
@@ -49,8 +50,11 @@ class Training:
     part : nn.Module
     step : int
         Steps taken.
+    best : dict
+        ``step`` and ``loss`` where the held-out loss has been least so far, and a copy of the part there.
     curve : dict of str to list
-        ``step`` and figures of every step, and ``held_out_step`` with those of the held-out texts.
+        ``step`` and figures of every step, and ``held_out_step`` with those of the held-out texts that are watched: the
+        same ones at every point.
     """
 
     def __init__(self, recipe: Recipe, model: Model, data: TrainingData, seed: int = 0, evaluations: int = 10) -> None:
@@ -60,7 +64,7 @@ class Training:
             raise SettingError(f"{len(data.tokens)} texts are too few to train on some and hold others out")
         batch, length, device = recipe.batch, recipe.length, model.device
         self._batches = Batches(learned, batch, length, seed, device)
-        self._unseen = Batches(unseen, batch, length, seed, device).in_order()
+        self._unseen = Batches(unseen, batch, length, seed, device)
         self._every = max(1, recipe.steps // max(1, evaluations))
         with self._seeded(-1):
             prepared = recipe.prepare(model, learned.flat().to(device))
@@ -75,6 +79,7 @@ class Training:
         self._optimiser = torch.optim.AdamW(self._named.values(), recipe.learning_rate, weight_decay=_DECAY)
         self.step = 0
         self.seconds = 0.0
+        self.best: dict[str, Any] = {"step": 0, "loss": math.inf, "part": {}}
         self.curve: dict[str, list[float]] = {"step": [], "loss": [], "learning_rate": [], "held_out_step": []}
 
     def advance(self) -> float:
@@ -87,7 +92,7 @@ class Training:
             group["lr"] = rate
         tokens, answer = self._batches(self.step)
         self.part.train()
-        with self._seeded(self.step), self._autocast():
+        with self._seeded(self.step), autocast(self.model):
             loss, figures = self.recipe.loss(self.model, self.part, tokens, answer)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -98,7 +103,7 @@ class Training:
         self._optimiser.step()
         self.step += 1
         self._note("", self.step, {"loss": value, "learning_rate": rate, **figures})
-        if self.step % self._every == 0 and self.step < self.recipe.steps:
+        if self.step % self._every == 0 or self.step == self.recipe.steps:
             self._look()
         self.seconds += time.perf_counter() - start
         return value
@@ -111,22 +116,10 @@ class Training:
             return peak * (step + 1) / warm
         return 0.5 * peak * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
-    @torch.no_grad()
     def evaluate(self, texts: int | None = None) -> dict[str, float]:
-        """Mean loss and figures of (at most ``texts``) held-out texts, every answer token weighing the same."""
-        sums: dict[str, float] = {}
-        weight = seen = 0
-        self.part.eval()
-        for tokens, answer in self._unseen:
-            if texts is not None and seen >= texts:
-                break
-            with self._seeded(-2), self._autocast():
-                loss, figures = self.recipe.loss(self.model, self.part, tokens, answer)
-            count = int(answer[:, 1:].sum())
-            for key, value in {"loss": float(loss), **figures}.items():
-                sums[key] = sums.get(key, 0.0) + count * float(value)
-            weight, seen = weight + count, seen + len(tokens)
-        return {key: value / max(1, weight) for key, value in sums.items()}
+        """Mean loss and figures of the held-out texts, or of ``texts`` of them, evenly spread."""
+        with self._seeded(-2), autocast(self.model):
+            return evaluate(self.recipe, self.model, self.part, self._unseen.in_order(texts))
 
     def checkpoint(self, file: Path) -> None:
         """Write part, optimiser and curve as one safetensors file; no pickle."""
@@ -137,7 +130,10 @@ class Training:
             for kind in ("exp_avg", "exp_avg_sq"):
                 if parameter in self._optimiser.state:
                     tensors[f"{kind}/{key}"] = self._optimiser.state[parameter][kind].cpu().contiguous()
-        facts = {"step": self.step, "seconds": self.seconds, "curve": self.curve, "named": self._identity()}
+        tensors |= {f"best/{key}": value.cpu() for key, value in self.best["part"].items()}
+        best = {key: self.best[key] for key in ("step", "loss")} if self.best["part"] else None
+        named = self._identity()
+        facts = {"step": self.step, "seconds": self.seconds, "curve": self.curve, "best": best, "named": named}
         scratch = file.with_name(f".{file.name}.{os.getpid()}")
         save_file(tensors, scratch, {"state": json.dumps(facts)})
         os.replace(scratch, file)
@@ -162,8 +158,13 @@ class Training:
             if state.get("named") != self._identity():
                 raise SettingError(f"{file.name} is of another training: its settings, model, data or seed differ")
             tensors = {key: opened.get_tensor(key) for key in names}
-        own = {key.partition("/")[2]: value for key, value in tensors.items() if key.startswith("part/")}
+        best, own = (
+            {key.partition("/")[2]: value for key, value in tensors.items() if key.startswith(prefix)}
+            for prefix in ("best/", "part/")
+        )
         artifacts.fit(self.part, own, file.name)
+        if state["best"]:
+            self.best = {**state["best"], "part": {key: value.to(self.model.device) for key, value in best.items()}}
         for key, parameter in self._named.items():
             if state["step"] > 0:
                 try:
@@ -174,21 +175,22 @@ class Training:
         self.step, self.seconds, self.curve = state["step"], state["seconds"], state["curve"]
 
     def finish(self, place: Path) -> dict[str, Any]:
-        """Write the artefact, look at the held-out texts once more with what was written, and return the card."""
-        stored = {key: artifacts.rounded(value) for key, value in self.part.state_dict().items()}
-        self.part.load_state_dict(stored)
+        """Write the artefact as it was at its best, look at all held-out texts with what was written, and return the
+        card."""
+        self.part.load_state_dict({key: artifacts.rounded(value) for key, value in self.best["part"].items()})
         result = self.evaluate()
         # A part may keep what the held-out texts showed of it in a buffer.
         stored = {key: artifacts.rounded(value) for key, value in self.part.state_dict().items()}
-        self._note("held_out_", self.step, result)
+        texts = int(self.data.held_out.sum())
         facts = {
-            "model": {"name": self.model.name, "revision": self.model.revision},
-            "settings": asdict(self.recipe),
+            "model": {"name": artifacts.name_of(self.model), "revision": self.model.revision},
+            "settings": _public(self.recipe),
             "paper": self.recipe.paper,
             "seed": self.seed,
-            "data": {**self.data.facts, "held_out_texts": int(self.data.held_out.sum())},
+            "data": {**self.data.facts, "held_out_texts": texts, "watched_texts": min(texts, _WATCHED)},
             **({"prepared": self._prepared} if self._prepared else {}),
             "steps": self.step,
+            "best_step": self.best["step"],
             "seconds": round(self.seconds, 3),
             "machine": _machine(self.model.device),
             "parameters": sum(value.numel() for value in self._named.values()),
@@ -198,7 +200,11 @@ class Training:
         return artifacts.save(self.recipe.name, stored, facts, place)
 
     def _look(self) -> None:
-        self._note("held_out_", self.step, self.evaluate(_EVALUATED))
+        figures = self.evaluate(_WATCHED)
+        self._note("held_out_", self.step, figures)
+        if self.step and figures["loss"] < self.best["loss"]:
+            part = {key: value.detach().clone() for key, value in self.part.state_dict().items()}
+            self.best = {"step": self.step, "loss": figures["loss"], "part": part}
 
     def _note(self, prefix: str, step: int, figures: dict[str, float]) -> None:
         self.curve[f"{prefix}step"].append(step)
@@ -206,8 +212,9 @@ class Training:
             self.curve.setdefault(prefix + key, []).append(round(float(value), 6))
 
     def _identity(self) -> dict[str, Any]:
-        named = {"recipe": self.recipe.name, "settings": asdict(self.recipe), "seed": self.seed}
-        return json.loads(json.dumps({**named, "model": self.model.name, "texts": list(self.data.tokens.shape)}))
+        named = {"recipe": self.recipe.name, "settings": _public(self.recipe), "seed": self.seed, **self._prepared}
+        model = artifacts.name_of(self.model)
+        return json.loads(json.dumps({**named, "model": model, "texts": list(self.data.tokens.shape)}))
 
     @contextlib.contextmanager
     def _seeded(self, step: int) -> Iterator[None]:
@@ -217,9 +224,11 @@ class Training:
             torch.manual_seed(1_000_003 * self.seed + step + 2)
             yield
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        low = self.model.dtype == torch.bfloat16
-        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=low)
+
+def _public(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's settings as a card may show them: of a path the file's name alone."""
+    given = asdict(recipe)
+    return {key: Path(value).name if isinstance(value, str) else value for key, value in given.items()}
 
 
 def _machine(device: torch.device) -> str:

@@ -10,8 +10,9 @@ from workbench.models import Model
 from workbench.models.bundled import cache_folder
 from workbench.settings import build
 from workbench.training._recipe import RECIPES
-from workbench.training.data import DataSettings, Progress, TrainingData, training_data
+from workbench.training.data import DataSettings, TrainingData
 from workbench.training.loop import Training
+from workbench.training.writing import Progress, training_data
 
 
 def train(
@@ -39,7 +40,7 @@ def train(
         Folder for ``<name>.safetensors``, its card ``<name>.json`` and, while training, ``<name>.checkpoint``; by
         default ``trained/<model>`` in the user's cache folder.
     data : TrainingData, path or DataSettings, optional
-        By default :func:`workbench.training.data.training_data` of the model.
+        By default :func:`workbench.training.writing.training_data` of the model, as the recipe wants it.
     resume : bool
         Go on from the checkpoint in ``out``; the result is the same as without the interruption.
     seed : int
@@ -68,7 +69,7 @@ def train(
     place = Path(out) if out is not None else cache_folder() / "trained" / Path(model.name).name
     place.mkdir(parents=True, exist_ok=True)
     if data is None or isinstance(data, DataSettings):
-        data = training_data(model, data, progress, cancel)
+        data = training_data(model, data or recipe.data, progress, cancel)
     elif not isinstance(data, TrainingData):
         data = TrainingData.read(Path(data))
     training = Training(recipe, model, data, seed, evaluations)

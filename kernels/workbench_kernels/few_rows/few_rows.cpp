@@ -1,5 +1,4 @@
-// out = rows @ weight.T for a few rows: every weight is read from memory once, in order, and meets all rows while it is
-// in a register. The weights stand as the model has them, [outputs, inputs], so nothing is packed or copied.
+// out = rows @ weight.T: every weight is read from memory once, in order, and meets all rows while it is in the cache. The weights stand as the model has them, [outputs, inputs], so nothing is packed or copied.
 
 #include "products.hpp"
 
@@ -49,3 +48,5 @@ extern "C" void few_rows_bfloat16(const void* rows, const void* weight, void* ou
     product(static_cast<const BFloat16*>(rows), static_cast<const BFloat16*>(weight), static_cast<BFloat16*>(out), count,
             inputs, outputs);
 }
+
+extern "C" const char* few_rows_instructions() { return INSTRUCTIONS; }

@@ -22,8 +22,9 @@ from workbench_kernels.dispatch import BackendUnavailable
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC")
 _HEADERS = Path(__file__).parent
-# Seconds that a compiler may take.
-_LIMIT = 120
+# Seconds that a compiler may take: far more than it needs, since on a busy machine a process must not end up with
+# another arithmetic than its neighbours.
+_LIMIT = 600
 
 
 def library(source: Path, *flags: str) -> ctypes.CDLL:
@@ -60,6 +61,11 @@ def function(source: Path, name: str, arguments: Sequence[type], *flags: str) ->
     return found
 
 
+def headers() -> list[Path]:
+    """The files that every source may include."""
+    return sorted(_HEADERS.glob("*.hpp"))
+
+
 @functools.cache
 def _attempt(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL | BackendUnavailable:
     try:
@@ -76,7 +82,7 @@ def _loaded(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
         raise BackendUnavailable("there is no C++ compiler here (CXX, c++, g++ or clang++)")
     command = [compiler, *_FLAGS, f"-I{_HEADERS}", *flags]
     version = subprocess.run([compiler, "--version"], capture_output=True, timeout=_LIMIT, check=False).stdout
-    sources = [each.read_bytes() for each in (source, *sorted(_HEADERS.glob("*.hpp")))]
+    sources = [each.read_bytes() for each in (source, *headers())]
     known = *sources, repr(command).encode(), version, _processor().encode()
     made = _folder() / f"{source.stem}-{hashlib.sha256(b'|'.join(known)).hexdigest()[:24]}.so"
     if not made.exists():

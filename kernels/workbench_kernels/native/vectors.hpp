@@ -28,11 +28,24 @@ constexpr int VECTOR = 16, WIDE = 16;
 
 constexpr int LANES = VECTOR / 4;
 
+// What the order of sums and their rounding depend on.
+#if defined(__AVX512BF16__)
+constexpr const char* INSTRUCTIONS = "AVX-512 BF16";
+#elif defined(__AVX512F__)
+constexpr const char* INSTRUCTIONS = "AVX-512";
+#elif defined(__AVX2__) && defined(__FMA__)
+constexpr const char* INSTRUCTIONS = "AVX2";
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+constexpr const char* INSTRUCTIONS = "NEON";
+#else
+constexpr const char* INSTRUCTIONS = "plain";
+#endif
+
 typedef uint32_t Words __attribute__((vector_size(VECTOR)));
 typedef uint16_t Halves __attribute__((vector_size(VECTOR / 2)));
 
-// a * b + c, and one number in all lanes. Written out, and contraction by the compiler is off: it would fuse in some places and not in others, and a
-// row would depend on the rows beside it.
+// a * b + c, and one number in all lanes. Written out, and contraction by the compiler is off: it would fuse in some
+// places and not in others, and a row would depend on the rows beside it.
 #if defined(__AVX512F__)
 typedef __m512 Floats;
 inline Floats fused(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
@@ -82,6 +95,15 @@ inline void store(Floats values, BFloat16* out) {
     memcpy(out, &halves, VECTOR / 2);
 }
 
+// Rounded to a dtype and back: what a tensor of that dtype would have kept.
+inline Floats as(Floats values, const float*) { return values; }
+
+inline Floats as(Floats values, const BFloat16*) {
+    BFloat16 kept[LANES];
+    store(values, kept);
+    return load(kept);
+}
+
 // The first `count` numbers of a vector; zeros, or nothing, for the others.
 template <class T>
 inline Floats load_some(const T* from, long count) {
@@ -102,6 +124,30 @@ inline float sum(Floats values) {
     store(values, each);
     for (int lane = 0; lane < LANES; lane++) total += each[lane];
     return total;
+}
+
+inline Floats select(Words where, Floats one, Floats other) {
+    return (Floats)(((Words)one & where) | ((Words)other & ~where));
+}
+
+// e to the power of numbers that are not positive; zero below -87.
+inline Floats exponential(Floats x) {
+    // Adding 1.5 * 2^23 leaves the nearest whole number in the low bits.
+    const Floats magic = all(12582912.0f);
+    const Floats clamped = select((Words)(x < all(-87.0f)), all(-87.0f), x);
+    const Floats shifted = fused(clamped, all(1.442695041f), magic), whole = shifted - magic;
+    // The logarithm of two in two parts: the first has few bits, so that its product with a whole number is exact.
+    const Floats rest = fused(whole, all(2.12194440e-4f), fused(whole, all(-0.693359375f), clamped));
+    Floats power = all(1.0f / 720);
+    power = fused(power, rest, all(1.0f / 120));
+    power = fused(power, rest, all(1.0f / 24));
+    power = fused(power, rest, all(1.0f / 6));
+    power = fused(power, rest, all(0.5f));
+    power = fused(power, rest, all(1.0f));
+    power = fused(power, rest, all(1.0f));
+    const Floats scaled = (Floats)((Words)power + ((Words)shifted << 23));
+    // NaN stays; what was clamped is nothing.
+    return select((Words)(x == x), select((Words)(x < all(-87.0f)), Floats{}, scaled), x);
 }
 
 // Threads that a kernel called now may start.

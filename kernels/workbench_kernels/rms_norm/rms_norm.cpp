@@ -1,4 +1,4 @@
-// Root-mean-square norm of a few rows in one pass over each.
+// Root-mean-square norm of rows in one pass over each; what a row becomes does not depend on the rows beside it.
 
 #include <cmath>
 
@@ -6,19 +6,17 @@
 
 namespace {
 
-// Rounded to T and back: what a tensor of that dtype would have kept.
-inline Floats as(Floats values, const float*) { return values; }
-
-inline Floats as(Floats values, const BFloat16*) {
-    BFloat16 kept[LANES];
-    store(values, kept);
-    return load(kept);
-}
+// Numbers below which a second thread costs more than it gains.
+constexpr long SMALL = 40000;
 
 template <class T, class W>
-void norm(const T* rows, const W* weight, T* out, long count, long width, float eps, bool late) {
+void norm(const T* all_rows, const W* weight, T* all_out, long count, long width, float eps, bool late) {
     const long whole = width / LANES * LANES;
-    for (long r = 0; r < count; r++, rows += width, out += width) {
+    const long workers = count * width < SMALL ? 1 : threads();
+#pragma omp parallel for num_threads(workers) if (workers > 1)
+    for (long r = 0; r < count; r++) {
+        const T* rows = all_rows + r * width;
+        T* out = all_out + r * width;
         Floats squares{};
         for (long at = 0; at < whole; at += LANES) {
             const Floats x = load(rows + at);

@@ -14,19 +14,9 @@ from torch import Tensor
 
 from workbench_kernels.dispatch import BackendUnavailable, choose_backend
 
-__all__ = ["BackendUnavailable", "TreeAttention", "TreeVerification", "fastest", "tree_attention"]
+__all__ = ["BackendUnavailable", "TreeAttention", "TreeVerification", "tree_attention"]
 
 _OFFERED = ("triton", "native", "torch", "reference")
-
-
-def fastest(device: torch.device, dtype: torch.dtype) -> str:
-    """The fastest backend for a dtype on a device: Triton on CUDA, elsewhere the compiled one if it can be had."""
-    best = choose_backend(None, device, _OFFERED)
-    if best == "torch" and device.type == "cpu":
-        from workbench_kernels.tree_attention.native import available
-
-        return "native" if available(dtype) else best
-    return best
 
 
 @dataclass(frozen=True)
@@ -53,8 +43,7 @@ class TreeVerification:
     ancestors : bool Tensor [tokens, tokens]
         True where the row's token may see the column's: its ancestors. Every token sees itself, marked or not.
     backend : {'triton', 'native', 'torch', 'reference'}, optional
-        None chooses Triton on CUDA and one call of torch's fused attention elsewhere; :func:`fastest` knows the dtype
-        too.
+        None chooses Triton on CUDA and one call of torch's fused attention elsewhere.
 
     Attributes
     ----------

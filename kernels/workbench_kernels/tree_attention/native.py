@@ -5,7 +5,6 @@ import functools
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from workbench_kernels.dispatch import BackendUnavailable
@@ -27,24 +26,42 @@ def available(dtype: torch.dtype) -> bool:
 @functools.cache
 def compiled(dtype: torch.dtype, *flags: str) -> ctypes._CFuncPtr:
     """The compiled function for a dtype; :class:`workbench_kernels.dispatch.BackendUnavailable` where there is none."""
-    return function(SOURCE, DTYPES[dtype], [ctypes.c_void_p] * 5 + [ctypes.c_long] * 9 + [ctypes.c_float], *flags)
+    return function(SOURCE, DTYPES[dtype], [ctypes.c_void_p] * 5 + [ctypes.c_long] * 12 + [ctypes.c_float], *flags)
 
 
 def native_attention(
-    query: Float[Tensor, "batch heads tokens head_dim"],
-    keys: Float[Tensor, "batch kv_heads held head_dim"],
-    values: Float[Tensor, "batch kv_heads held head_dim"],
-    visible: UInt8[Tensor, "tokens tokens"],
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    visible: Tensor | None,
     scale: float,
     *flags: str,
-) -> Float[Tensor, "batch heads tokens head_dim"]:
-    """Weighted values; `visible` is 1 where a row's token may see a column's."""
+    window: int | None = None,
+) -> Tensor:
+    """Weighted values [batch, heads, tokens, head_dim].
+
+    Parameters
+    ----------
+    query : Tensor [batch, heads, tokens, head_dim]
+    keys, values : Tensor [batch, kv_heads, held, head_dim]
+        The last ``tokens`` entries are the queries' own.
+    visible : uint8 Tensor [tokens, columns] or [kv_heads, tokens, columns], or None
+        1 where a row's token may see one of the last ``columns`` keys; all keys before them are visible. None for a
+        chain: a token sees everything up to itself.
+    scale : float
+    window : int, optional
+        Of a chain: a token sees that many keys, its own included.
+    """
     if query.dtype not in DTYPES:
         raise ValueError(f"the compiled attention takes float32 and bfloat16, not {query.dtype}")
     keys, values = _rows(keys), _rows(values)
     query = query if query.stride(3) == 1 else query.contiguous()
     batch, heads, tokens, head_dim = query.shape
     kv_heads, held = keys.shape[1], keys.shape[2]
+    columns = per_head = 0
+    if visible is not None:
+        visible, columns = visible.contiguous(), visible.shape[-1]
+        per_head = tokens * columns if visible.ndim == 3 and visible.shape[0] > 1 else 0
     out = query.new_empty(query.shape)
     run = compiled(query.dtype, *flags)
     for each in range(batch):
@@ -52,7 +69,7 @@ def native_attention(
             query[each].data_ptr(),
             keys[each].data_ptr(),
             values[each].data_ptr(),
-            visible.data_ptr(),
+            None if visible is None else visible.data_ptr(),
             out[each].data_ptr(),
             kv_heads,
             heads // kv_heads,
@@ -63,6 +80,9 @@ def native_attention(
             query.stride(2),
             keys.stride(1),
             values.stride(1),
+            columns,
+            per_head,
+            held if window is None else window,
             scale,
         )
     return out

@@ -1,9 +1,9 @@
-// Attention of a few tokens over a long cache that ends with them: every key and value is read once for a block of queries
+// Attention of some tokens over a cache that ends with them: every key and value is read once for a block of queries
 // that share the KV head. Scores, softmax and sums are in float32.
 //
 // All sums over keys run in the order of the cache, one key after the other, and a key that a query may not see adds
 // nothing. So a token's result does not depend on the tokens beside it, bit for bit: not on whether it came alone, in a
-// chain or as a node of a tree.
+// chain, as a node of a tree or within a whole prompt. Keys that nobody in a block may see are not computed.
 
 #include <limits>
 #include <vector>
@@ -22,37 +22,23 @@ struct Shape {
     long query_head, query_token, key_head, value_head;
 };
 
-inline Floats select(Words where, Floats one, Floats other) {
-    return (Floats)(((Words)one & where) | ((Words)other & ~where));
-}
+// Which keys a token may see. Without marks the tokens are a chain: token t sees the `window` keys that end with its own.
+// With marks [tokens, columns], for each KV head `per_head` further on, it sees those marked of the last `columns` keys
+// and all before them.
+struct Visible {
+    const uint8_t* marks;
+    long columns, per_head, window;
+};
 
-// e to the power of numbers that are not positive; zero below -87.
-inline Floats exponential(Floats x) {
-    // Adding 1.5 * 2^23 leaves the nearest whole number in the low bits.
-    const Floats magic = all(12582912.0f);
-    const Floats clamped = select((Words)(x < all(-87.0f)), all(-87.0f), x);
-    const Floats shifted = fused(clamped, all(1.442695041f), magic), whole = shifted - magic;
-    // The logarithm of two in two parts: the first has few bits, so that its product with a whole number is exact.
-    const Floats rest = fused(whole, all(2.12194440e-4f), fused(whole, all(-0.693359375f), clamped));
-    Floats power = all(1.0f / 720);
-    power = fused(power, rest, all(1.0f / 120));
-    power = fused(power, rest, all(1.0f / 24));
-    power = fused(power, rest, all(1.0f / 6));
-    power = fused(power, rest, all(0.5f));
-    power = fused(power, rest, all(1.0f));
-    power = fused(power, rest, all(1.0f));
-    const Floats scaled = (Floats)((Words)power + ((Words)shifted << 23));
-    // NaN stays; what was clamped is nothing.
-    return select((Words)(x == x), select((Words)(x < all(-87.0f)), Floats{}, scaled), x);
-}
-
-// Scores become unnormalised probabilities; `count` of them, then minus infinity up to a whole vector.
-inline void soften(float* scores, long count, float scale, const uint8_t* visible, long tokens) {
+// Scores become unnormalised probabilities: those from `low` to `high` that `marks`, of the last `columns`, do not hide;
+// all others of the `count`, and those up to a whole vector, become nothing.
+inline void soften(float* scores, long count, long low, long high, float scale, const uint8_t* marks, long columns) {
     const long padded = (count + LANES - 1) / LANES * LANES;
     const float nothing = -std::numeric_limits<float>::infinity();
-    for (long k = count; k < padded; k++) scores[k] = nothing;
-    for (long k = 0; k < tokens; k++)
-        if (!visible[k]) scores[count - tokens + k] = nothing;
+    for (long k = 0; k < low; k++) scores[k] = nothing;
+    for (long k = high; k < padded; k++) scores[k] = nothing;
+    for (long k = 0; k < columns; k++)
+        if (!marks[k]) scores[count - columns + k] = nothing;
     Floats most = all(nothing);
     for (long k = 0; k < padded; k += LANES) {
         const Floats scaled = load(scores + k) * all(scale);
@@ -119,31 +105,40 @@ void weigh_all(int count, const float* weights, long stride, const T* values, T*
 
 // A block of the queries that share one KV head; query `row` is token `row % tokens` of the head's group `row / tokens`.
 template <class T>
-void block(const Shape& shape, const T* query, const T* keys, const T* values, const uint8_t* visible, T* out, long head,
+void block(const Shape& shape, const T* query, const T* keys, const T* values, const Visible& visible, T* out, long head,
            long first, float scale) {
     const int count = static_cast<int>(std::min<long>(BLOCK, shape.groups * shape.tokens - first));
-    const long stride = (shape.held + LANES - 1) / LANES * LANES;
     static thread_local std::vector<float> scores;
     static thread_local std::vector<T> rows;
-    scores.resize(count * stride);
     rows.resize(count * shape.head_dim);
     T* outs[BLOCK];
+    long low[BLOCK], high[BLOCK], from = shape.held, to = 0;
     for (int r = 0; r < count; r++) {
         const long query_head = head * shape.groups + (first + r) / shape.tokens, token = (first + r) % shape.tokens;
         memcpy(rows.data() + r * shape.head_dim, query + query_head * shape.query_head + token * shape.query_token,
                shape.head_dim * sizeof(T));
         outs[r] = out + (query_head * shape.tokens + token) * shape.head_dim;
+        high[r] = visible.marks ? shape.held : shape.held - shape.tokens + token + 1;
+        low[r] = visible.marks ? 0 : std::max(0L, high[r] - visible.window);
+        from = std::min(from, low[r]);
+        to = std::max(to, high[r]);
     }
-    pass<T, float, false>(count, rows.data(), keys + head * shape.key_head, scores.data(), shape.head_dim, stride, 0,
-                          shape.held);
-    for (int r = 0; r < count; r++)
-        soften(scores.data() + r * stride, shape.held, scale, visible + (first + r) % shape.tokens * shape.tokens,
-               shape.tokens);
-    weigh_all<T>(count, scores.data(), stride, values + head * shape.value_head, outs, shape.held, shape.head_dim);
+    const long held = to - from, stride = (held + LANES - 1) / LANES * LANES;
+    scores.resize(count * stride);
+    keys += head * shape.key_head + from * shape.head_dim;
+    values += head * shape.value_head + from * shape.head_dim;
+    pass<T, float, false>(count, rows.data(), keys, scores.data(), shape.head_dim, stride, 0, held);
+    for (int r = 0; r < count; r++) {
+        const uint8_t* marks = visible.marks;
+        if (marks) marks += head * visible.per_head + (first + r) % shape.tokens * visible.columns;
+        soften(scores.data() + r * stride, held, low[r] - from, high[r] - from, scale, marks, visible.columns);
+    }
+    weigh_all<T>(count, scores.data(), stride, values, outs, held, shape.head_dim);
 }
 
 template <class T>
-void attend(const Shape& shape, const T* query, const T* keys, const T* values, const uint8_t* visible, T* out, float scale) {
+void attend(const Shape& shape, const T* query, const T* keys, const T* values, const Visible& visible, T* out,
+            float scale) {
     const long rows = shape.groups * shape.tokens, blocks = (rows + BLOCK - 1) / BLOCK, tasks = shape.kv_heads * blocks;
     const long workers = shape.kv_heads * rows * shape.held * shape.head_dim < SMALL ? 1 : threads();
 #pragma omp parallel for schedule(dynamic, 1) num_threads(workers) if (workers > 1)
@@ -154,12 +149,14 @@ void attend(const Shape& shape, const T* query, const T* keys, const T* values, 
 }  // namespace
 
 #define ATTENTION(NAME, T)                                                                                              \
-    extern "C" void NAME(const void* query, const void* keys, const void* values, const void* visible, void* out,       \
+    extern "C" void NAME(const void* query, const void* keys, const void* values, const void* marks, void* out,         \
                          long kv_heads, long groups, long tokens, long held, long head_dim, long query_head,            \
-                         long query_token, long key_head, long value_head, float scale) {                               \
+                         long query_token, long key_head, long value_head, long columns, long per_head, long window,    \
+                         float scale) {                                                                                 \
         const Shape shape{kv_heads, groups, tokens, held, head_dim, query_head, query_token, key_head, value_head};     \
+        const Visible visible{static_cast<const uint8_t*>(marks), columns, per_head, window};                           \
         attend(shape, static_cast<const T*>(query), static_cast<const T*>(keys), static_cast<const T*>(values),         \
-               static_cast<const uint8_t*>(visible), static_cast<T*>(out), scale);                                      \
+               visible, static_cast<T*>(out), scale);                                                                   \
     }
 
 ATTENTION(tree_attention_float32, float)

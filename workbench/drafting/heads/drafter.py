@@ -149,7 +149,7 @@ class HeadDrafter:
 
 
 def _multiply_with(multiply: Callable[..., Tensor], heads: DraftHeads) -> None:
-    """The product that is fastest for the model serves the heads' own linear maps from now on."""
+    """The model's product serves the heads' own linear maps from now on."""
     for linear in (each for each in heads.modules() if isinstance(each, nn.Linear)):
         linear.forward = partial(_product, multiply, linear)
 

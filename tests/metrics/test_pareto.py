@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from workbench.studies.pareto import pareto_front
+from workbench.metrics.pareto import pareto_front
 
 
 def test_it_holds_what_nobody_beats():

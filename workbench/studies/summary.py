@@ -1,0 +1,69 @@
+"""One run of a study over its prompts, or over some of them, as numbers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from workbench.metrics import median_interval, prompts_needed, stopped_early
+
+TIMINGS = ("tokens_per_second", "speedup", "time_to_first_token")
+WITHIN = 0.05
+"""Half-width that the summary says the number of prompts for."""
+_SUMS = ("new_tokens", "forwards", "drafted", "accepted", "flops", "bytes", "flips")
+_MEANS = ("keys_kept", "keys_read", "kl", "top1_agreement", "perplexity", "rouge_l", "score")
+
+
+def summarise(tree: xr.DataTree, run: int, prompts: list[int] | None = None) -> dict[str, Any]:
+    """What :attr:`workbench.Study.summary` says of a run.
+
+    Parameters
+    ----------
+    tree : DataTree
+        Of a study.
+    run : int
+    prompts : list of int, optional
+        Places of the prompts to take; all if left out.
+    """
+    where = slice(None) if prompts is None else prompts
+    scores = {name: array.values[run, where] for name, array in tree["scores"].data_vars.items()}
+    timing = {name: tree["timing"][name].values[run, where] for name in TIMINGS}
+    steps = tree["steps"].to_dataset().isel(run=run, prompt=where, step=slice(1, None))
+    decoded, count = float(steps["tokens"].clip(min=0).sum()), int((steps["tokens"] >= 0).sum())
+    verified = steps["drafted"] > 0
+    total = {name: _known(np.nansum, scores[name]) for name in _SUMS}
+    layers = _known(np.nansum, scores["layers_per_token"] * scores["new_tokens"])
+    baseline = tree["scores/new_tokens"].values[int(tree.attrs["baseline"]), where]
+    return {
+        **total,
+        **{name: _known(np.nanmean, scores[name]) for name in _MEANS},
+        **{f"{name}_per_token": _over(steps[name].sum(), decoded) for name in ("flops", "bytes")},
+        **{name: median_interval(values) for name, values in timing.items()},
+        "prompts": scores["new_tokens"].size,
+        "stopped_early": int(stopped_early(scores["new_tokens"], baseline).sum()),
+        "prompts_needed": prompts_needed(timing["speedup"]),
+        "prompts_needed_within": prompts_needed(timing["speedup"], WITHIN),
+        "mean_accepted_tokens": _over(decoded, count),
+        "accepted_per_forward": _over(total["accepted"], float(steps["forwards"].where(verified).sum())),
+        "layers_per_token": _over(layers, total["new_tokens"]),
+        "cache_bytes_peak": _known(np.nanmax, scores["cache_bytes_peak"]),
+        "flip_margin": _known(np.nanmax, scores["flip_margin"]),
+        "equal_to_baseline": _known(np.nanmean, scores["equal_to_baseline"]),
+        "first_divergence": _known(np.nanmin, scores["first_divergence"]),
+        "modelled": {
+            name: _known(np.nanmedian, tree["modelled/speedup"].values[run, where, number])
+            for number, name in enumerate(json.loads(tree.attrs["hardware"]))
+        },
+    }
+
+
+def _known(statistic: Any, values: np.ndarray) -> float:
+    """A statistic that ignores NaN; NaN, without a warning, where there is nothing else."""
+    return np.nan if np.isnan(values).all() else float(statistic(values))
+
+
+def _over(part: Any, whole: float) -> float:
+    return float(part) / whole if whole else np.nan
