@@ -63,9 +63,9 @@ def generate(
     context_tokens : int, optional
         First tokens of the prompt that are its context; the rest is the question. The context is prefilled, the
         ``cache`` slot compresses it without having seen the question, and the question is read after what is left, so
-        that even the first token depends on what was evicted. Where nothing is, the text is the same in float32. By
-        default the whole prompt is read before anything is compressed. The ``context`` slot acts on the context alone;
-        the ``attention`` slot is asked in both parts.
+        that even the first token depends on what was evicted. Where nothing is, the text is the same in float32, and
+        with the compiled kernels every logit bit for bit. By default the whole prompt is read before anything is
+        compressed. The ``context`` slot acts on the context alone; the ``attention`` slot is asked in both parts.
     stop_text : str or sequence of str
         Texts that end the output: it ends with the token that completes one, wherever in the token that is.
     min_new_tokens : int
