@@ -5,12 +5,12 @@ import itertools
 import pytest
 import torch
 from drafting.little import LittleDrafter
-from engine.enumeration import law
 from engine.test_accept import SETTINGS, assert_same_law, continue_to, draft_law_after, logits_after, plain
 
 from workbench.drafting.without_replacement import GrowingTree, TreeWithoutReplacement, recursive_rejection
 from workbench.engine import Draft, Sampler
 from workbench.engine.accept import accept
+from workbench.engine.enumeration import law
 
 
 def grown(sampler, children, support=4):

@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
-from engine.enumeration import law
 
 from workbench.engine import Draft, Sampler
 from workbench.engine.accept import accept
+from workbench.engine.enumeration import law
 
 VOCABULARY = 4
 SETTINGS = [

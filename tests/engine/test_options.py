@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from engine.enumeration import assert_same_law, law
 from engine.scripted import Scripted
 from helpers import random_tokens, tokens_of
 
 from workbench.engine import Draft, Run, Sampler, generate
+from workbench.engine.enumeration import law, total_variation
 from workbench.engine.loop import Loop
 from workbench.engine.options import Options
 from workbench.engine.recipe import Recipe
@@ -114,7 +114,7 @@ def test_drafts_do_not_bend_what_is_drawn_while_no_stop_token_may_come():
 
     expected = text([])
     assert len(expected) == 4**3 and set().union(*expected) == free
-    assert_same_law(text([PromptLookup(ngram=1, draft=2)]), expected)
+    assert total_variation(text([PromptLookup(ngram=1, draft=2)]), expected) < 1e-6
     assert sum(drafted) > 0
 
 

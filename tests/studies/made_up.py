@@ -1,6 +1,9 @@
 """Recipes that fail or lie on purpose, and hardware that needs no measuring."""
 
+import torch
+
 from workbench.cost.hardware import Hardware
+from workbench.engine import Draft
 from workbench.errors import NumericalError
 from workbench.settings import settings
 from workbench.techniques import Technique
@@ -94,3 +97,37 @@ class _Stops:
 
     def stop(self, generated):
         return self.at_once
+
+
+@settings
+class Bent(Technique):
+    """Exact as long as nothing is sampled: a token drawn by chance is drafted, and taken unverified."""
+
+    slots = ("draft", "accept")
+    exact = True
+    paper = "none"
+    name = "bent"
+
+    def start(self, run):
+        return _Takes(run.sampler)
+
+    @classmethod
+    def neutral(cls):
+        return cls()
+
+
+class _Takes:
+    def __init__(self, sampler):
+        self.sampler = sampler
+
+    def propose(self, tokens, limit):
+        if self.sampler.greedy:
+            return Draft()
+        law = torch.tensor([[0.5, 0.5]])
+        return Draft([self.sampler.chance.draw(law[0])], None, law)
+
+    def accept(self, draft, logits, sampler):
+        return [0], sampler.choose(logits[-1])
+
+    def verified(self, verification):
+        pass

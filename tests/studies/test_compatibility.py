@@ -6,7 +6,7 @@ import random
 import re
 
 import pytest
-from studies.made_up import Biased, Failing, Lying
+from studies.made_up import Bent, Biased, Failing, Lying
 
 from workbench import trace
 from workbench.errors import SettingError, TraceError
@@ -52,7 +52,7 @@ def made_up(monkeypatch):
     """A registry that also holds techniques which lie, fail and refuse."""
     import workbench.techniques  # noqa: F401
 
-    for kind in (Biased, Failing, Fussy, Lying, Restless):
+    for kind in (Bent, Biased, Failing, Fussy, Lying, Restless):
         monkeypatch.setitem(TECHNIQUES._classes, kind.name, kind)
 
 
@@ -94,6 +94,13 @@ def test_a_broken_promise_fails(trial, made_up):
     assert trial.condition("restless", "sampling")[0] == "fails"
     assert trial.condition("restless", "stop tokens")[0] == "fails"
     assert trial.condition("biased", "sampling") == ("runs", "")
+
+
+def test_a_distribution_that_is_bent_fails_though_the_greedy_text_is_right(trial, made_up):
+    assert trial.condition("bent", "alone") == ("exact together", "")
+    for status, reason in (trial.condition("bent", "sampling"), trial.pair("bent", "goodput")):
+        assert status == "fails" and "total variation of 0." in reason
+    assert trial.condition("draft_model", "sampling") == ("exact together", "")
 
 
 def test_an_error_is_a_status_and_not_the_end(trial, made_up, monkeypatch):

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from drafting.little import LittleDrafter
-from engine.enumeration import law
 from engine.test_accept import SETTINGS, assert_same_law, continue_to, logits_after, plain
 from helpers import random_tokens, run, tokens_of
 
@@ -13,6 +12,7 @@ from workbench import artifacts
 from workbench.drafting.acceptance_head import NAME, AcceptanceHead, acceptance_head
 from workbench.engine import Decoder, Run, Sampler
 from workbench.engine.accept import accept
+from workbench.engine.enumeration import law
 from workbench.errors import SettingError
 from workbench.models.tiny import tiny
 from workbench.techniques import CandidateLength

@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 from drafting.little import LittleDrafter, verify
-from engine.enumeration import law
 from engine.test_accept import SETTINGS, assert_same_law, continue_to, draft_law_after, plain
 from helpers import random_tokens, run, tokens_of
 
 from workbench.engine import Chance, Sampler
+from workbench.engine.enumeration import law
 from workbench.models.tiny import tiny
 from workbench.techniques import DraftModel, DynamicTree
 from workbench.techniques.dynamic_tree import _Grower

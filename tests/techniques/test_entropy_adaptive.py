@@ -9,7 +9,7 @@ import torch
 
 from workbench.engine import Decoder, Run, Sampler, generate
 from workbench.models.tiny import tiny
-from workbench.techniques import EntropyAdaptive
+from workbench.techniques import DraftModel, EntropyAdaptive
 
 PROMPT = list(range(3, 23))
 
@@ -22,15 +22,48 @@ def switch(**settings):
 def test_rolling_mean_in_bits_decides():
     policy = switch(threshold=1.0, window=2, dwell=1)
     bits = [None, 3.0, 0.5, 0.2, 0.1, 1.0, 2.0]
-    chosen = [policy.choose_model(None if b is None else b * math.log(2)) for b in bits]
+    chosen = [policy.choose_model([] if b is None else [b * math.log(2)]) for b in bits]
     # means over two: 3.0, 1.75, 0.35, 0.15, 0.55, 1.5
     assert chosen == [0, 0, 0, 1, 1, 1, 0]
 
 
 def test_a_switch_is_followed_by_a_rest():
     policy = switch(threshold=1.0, window=1, dwell=3)
-    chosen = [policy.choose_model(value) for value in (None, 0.0, 0.0, 0.0, 9.0, 9.0, 9.0, 9.0)]
+    chosen = [policy.choose_model(values) for values in ([], [0.0], [0.0], [0.0], [9.0], [9.0], [9.0], [9.0])]
     assert chosen == [0, 0, 0, 1, 1, 1, 0, 0]
+
+
+def test_window_and_rest_count_tokens_however_many_a_step_gave():
+    policy = switch(threshold=1.0, window=3, dwell=4)
+    # Three tokens do not end the rest, though they fill the window; the fourth does.
+    assert [policy.choose_model(values) for values in ([], [0.0, 0.0, 0.0], [0.0], [9.0, 9.0, 9.0], [9.0])] == [
+        0, 0, 1, 1, 0,
+    ]  # fmt: skip
+
+
+def test_every_token_of_a_draft_has_its_entropy():
+    """The copied tokens' own distributions, not only that of the last token of a step."""
+    told = []
+
+    class Watching(EntropyAdaptive):
+        def start(self, run):
+            policy = super().start(run)
+            choose = policy.choose_model
+            policy.choose_model = lambda entropies: told.append(list(entropies)) or choose(entropies)
+            return policy
+
+    model, prompt = tiny("llama"), PROMPT
+    watching = Watching(small="/2", threshold=0.0)
+    steps = list(
+        generate(model, prompt, [watching, DraftModel(model="/1.0", draft=2)], max_new_tokens=40, stop_tokens=())
+    )
+    assert [len(each) for each in told] == [0, *(len(step.tokens) for step in steps[:-1])] and max(map(len, told)) > 1
+    text = list(prompt)
+    for step, entropies in zip(steps, told[1:]):
+        for token, found in zip(step.tokens, entropies):
+            logs = Decoder(model).forward(text)[0].log_softmax(-1)
+            assert found == pytest.approx(-float((logs.exp() * logs).sum()), abs=1e-3)
+            text.append(token)
 
 
 def halfway(model):

@@ -2,14 +2,12 @@
 
 import pytest
 import torch
-from engine.enumeration import law
 from engine.scripted import Scripted
 from helpers import random_tokens, run, tokens_of
 
 from workbench.engine import Draft, Run, Sampler, Verification, VerifyCost
-from workbench.engine.accept import accept
 from workbench.models.tiny import tiny
-from workbench.techniques import Goodput
+from workbench.techniques import DraftModel, Goodput
 from workbench.techniques.goodput import _Goodput
 
 PROMPT = random_tokens(24) * 2
@@ -92,28 +90,30 @@ def test_the_length_maximises_tokens_for_each_second():
     assert len(made.prune(Draft([1] * 8, confidence=chances)).tokens) == best
 
 
-@pytest.mark.parametrize("temperature", [0.7, 1.0])
-def test_cutting_a_drawn_draft_keeps_the_distribution(temperature):
-    """Every outcome of drawing two tokens, cutting, and verifying, enumerated: the first token is distributed as p."""
-    generator = torch.Generator().manual_seed(1)
-    drafted, model = torch.randn(4, 3, generator=generator), torch.randn(4, 3, generator=generator)
+def test_smartspecs_length_is_that_of_its_series():
+    """(1 - a^(k+1)) / (1 - a) tokens for the seconds of drafting k and verifying k + 1, one a at every depth."""
+    seconds = [1.0 + 0.25 * extra for extra in range(9)]
+    made = policy(seconds, estimator="smartspec")
+    rate, draft = 0.7, Draft([1, 2, 3, 4], confidence=[0.9, 0.01, 0.01, 0.01])
+    for kept in (4, 1, 0, 4, 4):
+        goodput = [(1 - rate ** (length + 1)) / (1 - rate) / seconds[length] for length in range(9)]
+        best = max(range(1, 9), key=lambda length: goodput[length])
+        assert made.limit([1], 8) == (best if goodput[best] > 1.05 * goodput[0] else 0)
+        assert made.prune(draft) is draft, "it sets the length and cuts nothing"
+        made.measured(outcome(draft, list(range(kept))), 0.0, seconds[4])
+        rate += 0.1 * (kept / 4 - rate)
 
-    def first_token(chance):
-        sampler = Sampler(temperature, chance=chance)
-        believed = [sampler.distribution(drafted[0])]
-        tokens = [chance.draw(believed[0])]
-        believed.append(sampler.distribution(drafted[1 + tokens[0]]))
-        tokens.append(chance.draw(believed[1]))
-        confidence = [float(law[token]) for law, token in zip(believed, tokens)]
-        made = policy([1.0, 1.4, 1.8])
-        cut = made.prune(Draft(tokens, None, torch.stack(believed), confidence=confidence))
-        rows = torch.stack([model[0], *(model[1 + token] for token in cut.tokens)])
-        path, token = accept(cut, rows, sampler)
-        return ([cut.tokens[node] for node in path] + [token])[0]
 
-    found, expected = law(first_token), Sampler(temperature).distribution(model[0])
-    for token in range(3):
-        assert found[token] == pytest.approx(float(expected[token]), abs=1e-6)
+def test_drawn_drafts_are_limited_before_they_are_made_and_never_cut(monkeypatch):
+    """Not even where asking for all that a drafter has would cost nothing: what cannot be cut must be short."""
+    made = policy([1.0 + 0.2 * extra for extra in range(9)])
+    assert made.limit([1], 8) == 8, "as long as nothing is known, it may turn out to be cut"
+    drawn = Draft([1] * 8, None, torch.full((8, 8), 1 / 8))
+    made.measured(outcome(drawn, [0, 1, 2]), 0.0, 2.6)
+    assert 0 < made.limit([1], 8) < 8
+    monkeypatch.setattr(_Goodput, "prune", lambda self, draft: pytest.fail("asked to prune"))
+    steps = run(tiny("llama"), PROMPT, [DraftModel(model="/1.0", draft=4), Goodput(cost="modelled")], temperature=1.0)
+    assert any(step.drafted for step in steps)
 
 
 def test_zero_never_drafts_and_the_longest_is_kept():

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from engine.enumeration import assert_same_law, text_law
 from helpers import random_tokens, run, tokens_of
 from transformers.generation.logits_process import (
     EpsilonLogitsWarper,
@@ -14,6 +13,7 @@ from transformers.generation.logits_process import (
 )
 
 from workbench.engine import Run, Sampler, generate
+from workbench.engine.enumeration import text_law, total_variation
 from workbench.models.families import FAMILIES
 from workbench.models.tiny import tiny
 from workbench.techniques import LogitsProcessors, PromptLookup, TokenRecycling
@@ -80,7 +80,8 @@ def test_drafted_text_has_the_same_distribution():
     processors = LogitsProcessors(repetition_penalty=1.3, min_p=0.3)
     expected = text_law(model, PROMPT, [processors], 3, temperature=1.0)
     for drafter in (PromptLookup(ngram=1, draft=2), TokenRecycling()):
-        assert_same_law(text_law(model, PROMPT, [drafter, processors], 3, temperature=1.0), expected)
+        drafted = text_law(model, PROMPT, [drafter, processors], 3, temperature=1.0)
+        assert total_variation(drafted, expected) < 1e-6
 
 
 def test_half_precision_is_processed_in_float32_as_transformers_does():

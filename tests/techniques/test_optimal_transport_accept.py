@@ -4,13 +4,13 @@ import itertools
 
 import pytest
 import torch
-from engine.enumeration import law
 from engine.test_accept import SETTINGS, VOCABULARY, assert_same_law, continue_to, draft_law_after, logits_after, plain
 from helpers import random_tokens, run, tokens_of
 from scipy.optimize import linprog
 
 from workbench.engine import Draft, Sampler
 from workbench.engine.accept import accept
+from workbench.engine.enumeration import law
 from workbench.models.tiny import tiny
 from workbench.techniques import DraftModel, OptimalTransportAccept
 from workbench.techniques.optimal_transport_accept import _Selection, threshold

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from engine.enumeration import assert_same_law, text_law
+from engine.test_accept import assert_same_law
 from helpers import random_tokens, run, tokens_of
 
 from workbench.drafting import retrieved_cache
 from workbench.drafting.retrieved_cache import RetrievedDecoder, chosen_entries
 from workbench.engine import Chance, Decoder, LayerCache, Run, Sampler
+from workbench.engine.enumeration import text_law
 from workbench.errors import SettingError
 from workbench.models.tiny import tiny
 from workbench.techniques import RetrievalCacheDraft

@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
-from engine.enumeration import assert_same_law, text_law
+from engine.test_accept import assert_same_law
 from helpers import random_tokens, run, tokens_of
 
 from workbench.drafting.passages import bm25, retrieved_context
 from workbench.engine import Chance, Decoder, Run, Sampler
+from workbench.engine.enumeration import text_law
 from workbench.models.tiny import tiny
 from workbench.techniques import RetrievalContextDraft
 

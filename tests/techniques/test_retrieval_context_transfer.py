@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from engine.enumeration import assert_same_law, law, text_law
+from engine.test_accept import assert_same_law
 from helpers import random_tokens, run
 
 from workbench.drafting.passages import retrieved_context
 from workbench.engine import Decoder, Sampler
+from workbench.engine.enumeration import law, text_law
 from workbench.models.tiny import tiny
 from workbench.techniques import RetrievalContextTransfer
 from workbench.techniques.retrieval_context_transfer import transferred
@@ -16,12 +17,11 @@ READS = {"budget": 20, "chunk": 4, "query": 6, "model": "/3"}
 
 
 def formula(z, q, strength, temperature):
-    """Equations 6 and 9, as probabilities."""
+    """Equations 6 and 9, as probabilities: the pull is left out where the drafter's distribution has its tail."""
     p = torch.exp(z / temperature) / torch.exp(z / temperature).sum()
-    pulled = torch.exp(z / temperature + strength * (q - p))
-    target = pulled / pulled.sum()
-    weights = [own if new < 0.1 * float(target.max()) else new for own, new in zip(p.tolist(), target.tolist())]
-    return torch.tensor(weights) / sum(weights)
+    pull = [strength * (b - a) if b >= 0.1 * float(q.max()) else 0.0 for a, b in zip(p.tolist(), q.tolist())]
+    weights = torch.exp(z / temperature + torch.tensor(pull, dtype=z.dtype))
+    return weights / weights.sum()
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])

@@ -6,12 +6,12 @@ import itertools
 import pytest
 import torch
 from drafting.little import LittleDrafter, verify
-from engine.enumeration import law
 from engine.test_accept import SETTINGS, assert_same_law, continue_to, draft_law_after, logits_after, plain
 from helpers import run, tokens_of
 
 from workbench.engine import Chance, Draft, Run, Sampler
 from workbench.engine.accept import accept
+from workbench.engine.enumeration import law
 from workbench.errors import SettingError
 from workbench.models.tiny import tiny
 from workbench.techniques import DraftModel, WithoutReplacementTree

@@ -1,7 +1,7 @@
 """What hardware can do: a table from data sheets, and this machine, measured.
 
 Operations are dense (no structured sparsity) and bytes are those of the main memory. float32 means the plain 32-bit
-units, which is what torch uses unless TF32 is asked for.
+units, which is what torch uses unless TF32 is asked for, and float64 the plain 64-bit ones.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ class Hardware:
         return self.flops[dtype]
 
 
-def _sheet(name: str, half: float, single: float, bandwidth: float, source: str) -> Hardware:
-    """A row from TFLOP/s in bfloat16 and float16 (with float32 sums) and in float32, and GB/s."""
-    flops = {"bfloat16": half * 1e12, "float16": half * 1e12, "float32": single * 1e12}
+def _sheet(name: str, half: float, single: float, double: float, bandwidth: float, source: str) -> Hardware:
+    """A row from TFLOP/s in bfloat16 and float16 (with float32 sums), in float32 and in float64, and GB/s."""
+    flops = {"bfloat16": half * 1e12, "float16": half * 1e12, "float32": single * 1e12, "float64": double * 1e12}
     return Hardware(name, flops, bandwidth * 1e9, source)
 
 
 _ROWS = (
-    _sheet("H100 SXM", 989.4, 66.9, 3350, "NVIDIA H100 Tensor Core GPU data sheet and architecture white paper, 2022"),
-    _sheet("A100 SXM 80GB", 312, 19.5, 2039, "NVIDIA A100 80GB Tensor Core GPU data sheet, 2021"),
-    _sheet("RTX 4090", 165.2, 82.6, 1008, "NVIDIA Ada GPU architecture white paper, 2022"),
+    _sheet("H100 SXM", 989.4, 66.9, 33.5, 3350, "NVIDIA H100 Tensor Core GPU data sheet and white paper, 2022"),
+    _sheet("A100 SXM 80GB", 312, 19.5, 9.7, 2039, "NVIDIA A100 80GB Tensor Core GPU data sheet, 2021"),
+    _sheet("RTX 4090", 165.2, 82.6, 1.29, 1008, "NVIDIA Ada GPU architecture white paper, 2022"),
 )
 DATA_SHEETS: dict[str, Hardware] = {row.name: row for row in _ROWS}
 NAMES = (THIS_CPU, *DATA_SHEETS)

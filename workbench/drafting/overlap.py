@@ -2,8 +2,7 @@
 
 Source
 ------
-Liu et al., PEARL: Parallel Speculative Decoding with Adaptive Draft Length, 2024, arXiv 2408.11850; Bhendawade et al.,
-Mirror Speculative Decoding, 2025, arXiv 2510.13161 (branches from an early exit).
+Liu et al., PEARL: Parallel Speculative Decoding with Adaptive Draft Length, 2024, arXiv 2408.11850.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Ahead:
     drafter : ModelDrafter
         Used by the worker alone between :meth:`begin` and :meth:`ready`.
     sampler : Sampler
-        With chance of its own.
+        With chance of its own, as the worker draws beside the run.
     branches : int
         Most probable tokens of the model's early exit that are followed where the exit contradicts the draft.
     threaded : bool

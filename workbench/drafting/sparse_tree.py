@@ -4,8 +4,7 @@ Source
 ------
 A tree of the best products of chances, node by node: Cai et al., Medusa, 2024, arXiv 2401.10774. Its size by what a
 verification costs on the hardware, and rows for later drafts where the text is likely to go on: Chen et al.,
-Hardware-Aware Parallel Prompt Decoding, 2024, arXiv 2405.18628. Chen et al., Sequoia, 2024, arXiv 2402.12374, choose a
-tree's size so as well.
+Hardware-Aware Parallel Prompt Decoding, 2024, arXiv 2405.18628.
 """
 
 from __future__ import annotations

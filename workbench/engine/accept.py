@@ -61,14 +61,34 @@ def _sampled(draft: Draft, logits: Tensor, sampler: Sampler, children: dict[int,
         for node in children.get(here, ()):
             token = draft.tokens[node]
             drawn_from = draft.drawn_from(node, target)
-            if sampler.chance.flip(min(1.0, float(target[token] / drawn_from[token]))):
+            if _kept(token, target, drawn_from, sampler):
                 kept = node
                 break
-            residual = (target - drawn_from).clamp_(min=0)
-            total = residual.sum()
-            # Rounding can leave nothing where p and q are equal; then p itself is the right law.
-            target = residual / total if total > 0 else target
+            target = _residual(target, drawn_from)
         if kept is None:
-            return path, sampler.chance.draw(target)
+            return path, next_token(draft, here, target, sampler)
         here = kept
         path.append(here)
+
+
+def next_token(draft: Draft, node: int, target: Tensor, sampler: Sampler) -> int:
+    """The token after a path that ends at ``node``, -1 for the text's end, distributed as ``target`` [vocabulary]: the
+    one that the draft has for the place after its last node where that is kept, and else one that is drawn."""
+    if draft.following is not None and node == len(draft.tokens) - 1:
+        token, drawn_from = draft.following()
+        drawn_from = drawn_from.to(target)
+        if _kept(token, target, drawn_from, sampler):
+            return token
+        target = _residual(target, drawn_from)
+    return sampler.chance.draw(target)
+
+
+def _kept(token: int, target: Tensor, drawn_from: Tensor, sampler: Sampler) -> bool:
+    return sampler.chance.flip(min(1.0, float(target[token] / drawn_from[token])))
+
+
+def _residual(target: Tensor, drawn_from: Tensor) -> Tensor:
+    residual = (target - drawn_from).clamp_(min=0)
+    total = residual.sum()
+    # Rounding can leave nothing where p and q are equal; then p itself is the right law.
+    return residual / total if total > 0 else target

@@ -62,6 +62,10 @@ class Draft:
         For each node the chance, as the drafter sees it, that it is kept if its parent is; None where it has no view.
     ahead : Lookahead or None
         Rows to run beside the nodes.
+    following : callable or None
+        Gives a token drawn for the place after the last node, and the distribution [vocabulary] that it was drawn from.
+        It is asked for, and may still be waited for, when the forward is done and every node of a chain was kept: the
+        token is then verified against the model's distribution there, which needs no row of its own. Sampling only.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -71,11 +75,13 @@ class Draft:
     bytes: int = 0
     confidence: list[float] | None = None
     ahead: Lookahead | None = None
+    following: Callable[[], tuple[int, Tensor]] | None = None
 
     @property
     def by_chance(self) -> bool:
-        """Whether tokens were drawn, so that dropping some for what they are would bend the distribution."""
-        return self.probabilities is not None
+        """Whether tokens were drawn, so that dropping some for what they are, or for the shape that they gave the
+        draft, would bend the distribution."""
+        return self.probabilities is not None or self.following is not None
 
     def drawn_from(self, node: int, like: Tensor) -> Tensor:
         """The distribution [vocabulary] that a node was drawn from, given the siblings before it, in the format of
@@ -125,6 +131,7 @@ class Draft:
             probabilities=None if self.probabilities is None else self.probabilities[list(kept)],
             confidence=None if self.confidence is None else [self.confidence[node] for node in kept],
             ahead=ahead,
+            following=self.following if len(kept) == len(self.tokens) else None,
         )
 
 

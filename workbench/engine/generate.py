@@ -195,10 +195,10 @@ def teacher_force(
 def _forced(loop: Loop, continuation: list[int]) -> Iterator[Tensor]:
     run = loop.run
     with loop.open():
-        text, uncertainty = list(run.prompt), None
+        text, entropies = list(run.prompt), []
         while len(text) < len(run.prompt) + len(continuation):
             done = len(text) - len(run.prompt)
-            decoder = loop.decoder(uncertainty)
+            decoder = loop.decoder(entropies)
             whole = done == 1 and not loop.recipe.stepwise
             with torch.inference_mode():
                 if whole:
@@ -207,7 +207,7 @@ def _forced(loop: Loop, continuation: list[int]) -> Iterator[Tensor]:
                     logits = loop.advance(decoder, text)
                 if decoder.cache_policy is not None:
                     decoder.cache_policy.settled(decoder.cache)
-                uncertainty = entropy(logits[-1]) if loop.switch is not None else None
+                entropies = [entropy(logits[-1])] if loop.switch is not None else []
                 if loop.logits:
                     fed = list(run.prompt) + continuation
                     texts = [fed[: len(text) + row] for row in range(len(logits))]

@@ -41,6 +41,7 @@ class Loop:
         self.options = options or Options()
         self.finished = False
         self.prompt, self.output = list(run.prompt), []
+        self._entropies: list[float] = []
         self.switch = recipe.policy("switch", run)
         self.models = (run.model,) if self.switch is None else tuple(self.switch.models)
         self.logits = [*recipe.policies("logits", run), *self.options.masks(len(run.prompt))]
@@ -68,18 +69,16 @@ class Loop:
 
     def steps(self, cancel: threading.Event | None) -> Iterator[Step]:
         with self.open():
-            last_entropy = None
             index = 0
             while not self.finished and not (cancel is not None and cancel.is_set()):
                 with _plain_memory_errors():
-                    step = self._turn(index, last_entropy)
-                last_entropy = step.entropy
+                    step = self._turn(index)
                 yield step
                 index += 1
 
-    def decoder(self, last_entropy: float | None) -> Decoder:
-        """The decoder that takes the next step."""
-        place = 0 if self.switch is None else self.switch.choose_model(last_entropy)
+    def decoder(self, entropies: Sequence[float] = ()) -> Decoder:
+        """The decoder that takes the next step, after tokens from distributions of these entropies [nats]."""
+        place = 0 if self.switch is None else self.switch.choose_model(entropies)
         if place not in self.decoders:
             run = replace(self.run, model=self.models[place])
             policies = {slot: self.recipe.policy(slot, run) for slot in _DECODER_SLOTS}
@@ -101,9 +100,9 @@ class Loop:
         return State(text, {**before.caches, **caches}, before.model, (*before.recipes, turn))
 
     @torch.inference_mode()
-    def _turn(self, index: int, last_entropy: float | None) -> Step:
+    def _turn(self, index: int) -> Step:
         start = time.perf_counter()
-        decoder = self.decoder(last_entropy)
+        decoder = self.decoder(self._entropies)
         decoder.reset_counts()
         text = self.prompt + self.output
         draft, draft_seconds = self._propose(text) if self.output else (Draft(), 0.0)
@@ -115,7 +114,11 @@ class Loop:
         if self.logits:
             texts = [text + draft.path_to(row - 1) for row in range(len(logits))]
             logits = torch.stack([self.adjusted(*each) for each in zip(texts, logits.float())])
+        accepting = time.perf_counter()
         path, token = self._accept(text, draft, logits)
+        if draft.following is not None:
+            # What is verified last may have been waited for.
+            draft_seconds += time.perf_counter() - accepting
         produced = self._cut([*(draft.tokens[node] for node in path), token])
         # Row of the logits that each token was chosen from.
         rows = [0, *(node + 1 for node in path)]
@@ -133,7 +136,8 @@ class Loop:
         if self.length is not None and index > 0:
             self.length.measured(verification, draft_seconds, verify_seconds)
         self.output += produced
-        uncertainty = entropy(logits[path[-1] + 1 if path else 0]) if self.switch is not None else None
+        if self.switch is not None:
+            self._entropies = [entropy(logits[row]) for row in rows[: len(produced)]]
         self._wait(decoder)
         return Step(
             index=index,
@@ -152,7 +156,7 @@ class Loop:
             flops=decoder.flops + draft.flops,
             bytes=decoder.bytes + draft.bytes,
             cache_bytes=sum(each.cache.note_peak() for each in self.decoders.values()),
-            entropy=uncertainty,
+            entropy=self._entropies[-1] if self._entropies else None,
             verify_seconds=verify_seconds,
             nodes=_nodes(draft, path),
             **self._reported(logits, rows[: len(produced)], produced),
@@ -194,12 +198,17 @@ class Loop:
         if self.length is not None and limit > 0:
             limit = self.length.limit(text, limit)
         draft = self.drafter.propose(text, limit) if limit > 0 else Draft()
-        if self.length is not None and draft.tokens:
+        if self.length is not None and self._may_prune(draft):
             draft = self.length.prune(draft)
         return draft, time.perf_counter() - start
 
+    @staticmethod
+    def _may_prune(draft: Draft) -> bool:
+        """A draft made by chance may not be cut, see :class:`workbench.engine.slots.DraftLengthPolicy`."""
+        return bool(draft.tokens) and not draft.by_chance
+
     def _accept(self, text: list[int], draft: Draft, logits: Tensor) -> tuple[list[int], int]:
-        if not draft.tokens:
+        if not draft.tokens and draft.following is None:
             return [], self.run.sampler.choose(logits[-1])
         decide = accept if self.acceptor is None else self.acceptor.accept
         return decide(draft, logits, self.run.sampler)

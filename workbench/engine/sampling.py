@@ -14,7 +14,12 @@ class Chance:
     """The one source of chance of a run: seeded, and replaceable by a test that walks through every outcome."""
 
     def __init__(self, seed: int = 0) -> None:
+        self._seed = seed
         self._generator = torch.Generator().manual_seed(seed)
+
+    def fork(self, number: int) -> Chance:
+        """A source of its own, for one who draws beside the run; the same ``number`` gives the same one."""
+        return Chance(self._seed + number)
 
     def flip(self, probability: float) -> bool:
         """True with ``probability``."""

@@ -125,13 +125,22 @@ class DraftPolicy(Protocol):
 
 
 class DraftLengthPolicy(Protocol):
-    """Slot ``draft_length``."""
+    """Slot ``draft_length``.
+
+    Notes
+    -----
+    Acceptance keeps the model's distribution only where each drafted token that it sees is distributed as the draft
+    says, given all that decided that it is there. So nothing may decide by tokens that were drawn later, nor by the
+    shape that they gave the finished draft. A limit is set before any is drawn, and the loop asks no one to prune a
+    draft made by chance (:attr:`Draft.by_chance`). A draft made without chance is a function of what came before the
+    step, and may be cut in any way.
+    """
 
     def limit(self, tokens: Sequence[int], limit: int) -> int:
         """Most tokens depth to be drafted after ``tokens``, at most ``limit``; 0 spares the drafter the work."""
 
     def prune(self, draft: Draft) -> Draft:
-        """The part of a draft that is worth verifying; see :meth:`Draft.pruned`."""
+        """The part of a draft that is worth verifying, see :meth:`Draft.pruned`; of drafts made without chance."""
 
     def measured(self, verification: Verification, draft_seconds: float, verify_seconds: float) -> None:
         """What came of the step, and how long drafting and the forward took [s]."""
@@ -156,9 +165,9 @@ class SwitchPolicy(Protocol):
 
     models: tuple[Model, ...]
 
-    def choose_model(self, entropy: float | None) -> int:
-        """Place in ``models`` of the one that takes the next step, told the entropy [nats] of the distribution that
-        the last token came from; None at the prefill."""
+    def choose_model(self, entropies: Sequence[float]) -> int:
+        """Place in ``models`` of the one that takes the next step, told for each token of the last one the entropy
+        [nats] of the distribution that it came from; none at the prefill."""
 
 
 class StopPolicy(Protocol):

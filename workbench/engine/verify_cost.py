@@ -79,6 +79,12 @@ def verify_cost(model: Model, kind: str = "measured") -> VerifyCost:
     return known[key]
 
 
+def assume(model: Model, cost: VerifyCost) -> None:
+    """From now on take ``cost`` for the model's, measured or modelled: what a draft is worth on other hardware."""
+    for kind in KINDS:
+        _KNOWN.setdefault(model.anatomy, {})[kind, torch.get_num_threads()] = cost
+
+
 def _seconds(model: Model, repeats: int) -> list[float]:
     """Of every size the best of ``repeats`` timings; without repeats what its counts would take."""
     decoder = Decoder(model, reserve=_ROWS[-1])

@@ -47,12 +47,12 @@ def loss_curve(tree: xr.DataTree) -> alt.TopLevelMixin:
             encoding["strokeDash"] = alt.StrokeDash("figure:N", title=None).legend(orient="bottom", columns=4)
         marks = alt.Chart(table).mark_line(point={"size": 18}).encode(**encoding)
         charts.append(marks.properties(width=620, height=180))
-    held_out, best = tree["held_out"]["loss"], json.loads(tree.attrs["card"]).get("best_step")
-    kept = held_out[-1] if best is None else held_out.sel(step=best)
-    when = "at the end" if best is None else f"after {best} steps, the least and the one kept"
-    note = f"Held-out loss {when}: {float(kept):.3g} nats. Model: {tree.attrs['model']}."
+    held_out, card = tree["held_out"]["loss"], json.loads(tree.attrs["card"])
+    step = card.get("best_step", int(held_out["step"][-1]))
+    kept = ", the least, whose part is kept" if "best_step" in card else ""
+    note = f"Held-out loss after {step} steps{kept}: {float(held_out.sel(step=step)):.3g} nats."
     chart = alt.vconcat(*charts).resolve_scale(strokeDash="independent")
-    return chart.properties(title=heading(f"Training of {tree.attrs['name']}", note))
+    return chart.properties(title=heading(f"Training of {tree.attrs['name']}", f"{note} Model: {tree.attrs['model']}."))
 
 
 def _rows(data: xr.Dataset, name: str, group: str) -> list[dict]:

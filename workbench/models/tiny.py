@@ -37,8 +37,10 @@ _SPECIAL: dict[str, dict[str, Any]] = {
 
 
 @functools.cache
-def tiny(family: str, seed: int = 0, layers: int = 4, dtype: torch.dtype = torch.float32) -> Model:
-    """A random model of ``family`` with 96 tokens, width 32 and 4 heads, without a tokenizer.
+def tiny(
+    family: str, seed: int = 0, layers: int = 4, dtype: torch.dtype = torch.float32, vocabulary: int = 96
+) -> Model:
+    """A random model of ``family`` with width 32 and 4 heads, without a tokenizer.
 
     Parameters
     ----------
@@ -48,6 +50,8 @@ def tiny(family: str, seed: int = 0, layers: int = 4, dtype: torch.dtype = torch
         Of its weights.
     layers : int
     dtype : torch.dtype
+    vocabulary : int
+        Tokens, at least 3.
 
     Notes
     -----
@@ -59,7 +63,7 @@ def tiny(family: str, seed: int = 0, layers: int = 4, dtype: torch.dtype = torch
 
     if family not in FAMILIES:
         raise UnsupportedModel(f"family {family!r} is not in the table: {', '.join(FAMILIES)}")
-    sizes = {**_SIZES, **_SPECIAL.get(family, {}), "num_hidden_layers": layers}
+    sizes = {**_SIZES, **_SPECIAL.get(family, {}), "num_hidden_layers": layers, "vocab_size": vocabulary}
     if family == "gpt2":
         sizes |= {"n_layer": layers}
         for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "max_position_embeddings"):

@@ -60,6 +60,12 @@ class Technique(abc.ABC):
         return (cls(),)
 
     @classmethod
+    def smallest(cls) -> Self:
+        """A setting with few outcomes, to walk through all of them where it is sampled: drafts of two levels and few
+        nodes, if it drafts by chance."""
+        return cls.examples()[0]
+
+    @classmethod
     def build(cls, **values: Any) -> Self:
         """An instance from values that may be strings, as a shell or a page gives them.
 

@@ -16,8 +16,10 @@ drawn before it is known whether another will follow.
 Deviates
 --------
 The head is trained on the frozen distilled draft model of this workbench and for sampling at temperature 1; greedy
-decoding and other temperatures are served with the same one. As in the paper, rejections weigh six times as much as
-acceptances in training, so that what the head says is less than the chance; the threshold is meant for that.
+decoding and other temperatures are served with the same one. It is weak: of the fates of drafted tokens it foretells
+little more than always rejecting does, and fewer than the draft model's own probability (the figures are on its card).
+As in the paper, rejections weigh six times as much as acceptances in training, which balances the two there; here
+rejections are the many already. What the head says is less than the chance, and the threshold is meant for that.
 """
 
 from __future__ import annotations

@@ -81,6 +81,10 @@ class DynamicTree(Technique):
     def examples(cls) -> tuple[Self, ...]:
         return cls(model="/2", budget=9, deepen=0.0), cls(model="/1.0", growth="layers", budget=12, width=8)
 
+    @classmethod
+    def smallest(cls) -> Self:
+        return cls(model="/2", budget=3, deepen=0.0)
+
 
 class _Grower:
     """A tree for every step, and its verification."""

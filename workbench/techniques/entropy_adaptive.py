@@ -10,13 +10,15 @@ Deviates
 --------
 The prompt is read by the large model, and the small one reads it at the first switch; a model that takes over first
 catches up on what the other wrote, in one forward, so that both caches are always right. The default small model is
-half of the model's own layers, untrained: name a real one for the paper's setting.
+half of the model's own layers, untrained: name a real one for the paper's setting. Beside a drafter a step gives
+several tokens: all count, for the mean and for the rest after a switch, and the model can change after the last.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from typing import Annotated, Self
 
 from pydantic import Field
@@ -76,11 +78,11 @@ class _Switch:
         self._recent: deque[float] = deque(maxlen=settings.window)
         self._current, self._since = self.LARGE, 0
 
-    def choose_model(self, entropy: float | None) -> int:
-        if entropy is None:
+    def choose_model(self, entropies: Sequence[float]) -> int:
+        if not entropies:
             return self._current
-        self._recent.append(entropy / math.log(2))
-        self._since += 1
+        self._recent += [entropy / math.log(2) for entropy in entropies]
+        self._since += len(entropies)
         mean = sum(self._recent) / len(self._recent)
         wanted = self.LARGE if mean >= self._settings.threshold else self.SMALL
         if wanted != self._current and self._since >= self._settings.dwell:

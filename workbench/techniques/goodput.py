@@ -3,15 +3,21 @@
 Paper
 -----
 Liu et al., Optimizing Speculative Decoding for Serving Large Language Models Using Goodput (SmartSpec), 2024, arXiv
-2406.14066.
+2406.14066: of all lengths k the one with the largest l(k) / t(k), where t(k) are the seconds of a step, drafting
+included, and l(k) = (1 - a^(k+1)) / (1 - a) the tokens that it is expected to give, with a the moving average of the
+share of drafted tokens that were accepted. The paper's own code starts from a = 0.7.
 
 Deviates
 --------
 One request at a time, so the batch is the request and the paper's scheduling over requests is left out. The paper
 predicts a step's time by a linear model fitted offline; here the cost of a forward is a curve measured for the model
-and scaled by what the steps of this run take, so that a busy machine shortens drafts. Drafts are cut after they were
-made as well, tree or chain, to the nodes that are worth their share of the forward. Where drafting does not pay it
-stops, and is tried again after longer and longer pauses. A draft must promise a twentieth more than none does.
+and scaled by what the steps of this run take, so that a busy machine shortens drafts. Where drafting does not pay it
+stops, and is tried again after longer and longer pauses; a draft must promise a twentieth more than none does.
+
+By default (``estimator="calibrated"``) the expected tokens are not SmartSpec's either: each depth has an acceptance
+rate of its own, and where a draft made without chance says how sure it is of its tokens, such a draft, chain or tree,
+is cut after it was made to the nodes that are worth their share of the forward. ``estimator="smartspec"`` has the one
+moving rate and the series above, and sets the length alone.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field
 
 from workbench.cost.roofline import step_seconds
+from workbench.drafting.acceptance_rate import CalibratedRate, MovingRate
 from workbench.engine import Draft, Run, Verification, VerifyCost, verify_cost
 from workbench.engine.verify_cost import MODELLED_ON
 from workbench.settings import settings
@@ -39,10 +46,21 @@ class Goodput(Technique):
         Most tokens depth; 0 never drafts.
     cost : {"measured", "modelled"}
         Wall clock of this machine, or counted FLOPs and bytes on an A100's roofline, which depends on no clock.
+    estimator : {"calibrated", "smartspec"}
+        Acceptance by depth and by what the drafter says, or SmartSpec's one moving rate.
+
+    Notes
+    -----
+    A draft whose tokens were drawn is never cut, for its shape tells what was drawn (see
+    :class:`workbench.engine.slots.DraftLengthPolicy`): of such drafts the limit alone decides, which is set before they
+    are made.
     """
 
     longest: Annotated[int, Field(ge=0, le=64, description="most tokens drafted in a row")] = 64
     cost: Annotated[Literal["measured", "modelled"], Field(description="what a forward costs")] = "measured"
+    estimator: Annotated[
+        Literal["calibrated", "smartspec"], Field(description="acceptance by depth and confidence, or one moving rate")
+    ] = "calibrated"
 
     slots = ("draft_length",)
     exact = True
@@ -57,7 +75,7 @@ class Goodput(Technique):
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
-        return cls(cost="modelled"), cls(longest=3, cost="modelled")
+        return cls(cost="modelled"), cls(longest=3, cost="modelled"), cls(cost="modelled", estimator="smartspec")
 
 
 class _Goodput:
@@ -73,7 +91,8 @@ class _Goodput:
         self._settings, self._forward = settings, forward
         self._measured = settings.cost == "measured"
         self._dtype = str(run.model.dtype).removeprefix("torch.")
-        self._chance = _Calibration()
+        self._cuts = settings.estimator == "calibrated"
+        self._chance = CalibratedRate() if self._cuts else MovingRate()
         # Of a forward of one token and of a wider one: they run different products, and drift apart from the curve.
         self._slower = [1.0, 1.0]
         self._per_draft, self._per_level = 0.0, 0.0
@@ -81,11 +100,11 @@ class _Goodput:
         self._pause = self._paused = 0
         self._drafting = self._trying = False
         self._refused, self._patience = 0, self._PAUSES[0]
-        self._proposed_depth = 0
+        self._proposed_depth, self._per_depth, self._by_chance = 0, 1.0, False
 
     def limit(self, tokens: Sequence[int], limit: int) -> int:
         limit = min(limit, self._settings.longest)
-        self._drafting = False
+        self._drafting, self._proposed_depth = False, 0
         if limit < 1:
             return 0
         if self._paused > 0:
@@ -95,13 +114,14 @@ class _Goodput:
         best, length = self._WORTH * self._rate(0.0, 0, drafted=False), 0
         expected, path = 0.0, 1.0
         for depth in range(1, limit + 1):
-            path *= self._chance.of(depth, None)
+            path *= self._chance.of_level(depth)
             expected += path
-            rate = self._rate(expected, depth, depth)
+            rate = self._rate(expected, round(depth * self._per_depth), depth)
             if rate > best:
                 best, length = rate, depth
-        # A drafter whose draft costs the same whatever its length may as well be asked for all it has.
-        if self._per_level * limit < 0.1 * self._seconds(0):
+        # A drafter whose draft costs the same whatever its length may as well be asked for all it has, if the draft can
+        # still be cut.
+        if self._cuts and not self._by_chance and self._per_level * limit < 0.1 * self._seconds(0):
             length = limit
         if length == 0 and self._trying:
             length = min(limit, self._TRY)
@@ -111,13 +131,13 @@ class _Goodput:
         return length
 
     def prune(self, draft: Draft) -> Draft:
+        if not self._cuts:
+            return draft
         depths = draft.depths()
         self._proposed_depth = max(depths)
         chances: list[float] = []
-        # Drawn tokens are cut by their depth alone: to choose among them by what they are would bend the distribution.
-        blind = draft.by_chance or draft.confidence is None
         for node, depth in enumerate(depths):
-            own = self._chance.of(depth, None if blind else draft.confidence[node])
+            own = self._chance.of(depth, None if draft.confidence is None else draft.confidence[node])
             parent = draft.parent(node)
             chances.append(own * (chances[parent] if parent >= 0 else 1.0))
         order = sorted(range(len(chances)), key=lambda node: (-chances[node], node))
@@ -132,10 +152,7 @@ class _Goodput:
             self._refused += 1
             if self._refused > self._patience:
                 kept, self._refused, self._patience = min(self._TRY, len(order)), 0, 2 * self._patience
-        self._trying = False
-        if kept == len(order):
-            return draft
-        return draft.pruned(sorted(order[:kept]))
+        return draft if kept == len(order) else draft.pruned(sorted(order[:kept]))
 
     def measured(self, verification: Verification, draft_seconds: float, verify_seconds: float) -> None:
         draft = verification.draft
@@ -150,6 +167,13 @@ class _Goodput:
         )
         if not self._drafting:
             return
+        if wide:
+            self._trying = False
+            deepest = max(draft.depths())
+            self._by_chance = draft.by_chance
+            self._proposed_depth = max(self._proposed_depth, deepest)
+            # A tree that cannot be cut costs all its nodes.
+            self._per_depth = len(draft.tokens) / deepest if self._by_chance else 1.0
         self._learn_cost(draft_seconds)
         seconds = draft_seconds + verify_seconds
         gain = (1 + len(verification.path)) * self._seconds(0) / seconds
@@ -185,33 +209,3 @@ class _Goodput:
     def _seconds(self, nodes: int) -> float:
         """Of the forward that verifies so many nodes, as this run's forwards went."""
         return self._slower[nodes > 0] * self._forward(1 + nodes)
-
-
-class _Calibration:
-    """The chance that a node is kept if its parent is: by what the drafter said of it, or else by its depth."""
-
-    _PRIOR = 6.0
-
-    def __init__(self) -> None:
-        self._seen: dict[tuple[str, int], float] = {}
-        self._kept: dict[tuple[str, int], float] = {}
-
-    def of(self, depth: int, confidence: float | None) -> float:
-        known = confidence is not None
-        key, guess = self._key(depth, confidence), confidence if known else 0.7
-        return (self._PRIOR * guess + self._kept.get(key, 0.0)) / (self._PRIOR + self._seen.get(key, 0.0))
-
-    def saw(self, draft: Draft, path: Sequence[int]) -> None:
-        kept = set(path)
-        for node, depth in enumerate(draft.depths()):
-            parent = draft.parent(node)
-            if parent >= 0 and parent not in kept:
-                continue
-            said = None if draft.confidence is None else draft.confidence[node]
-            for key in {self._key(depth, said), self._key(depth, None)}:
-                self._seen[key] = 0.95 * self._seen.get(key, 0.0) + 1.0
-                self._kept[key] = 0.95 * self._kept.get(key, 0.0) + (node in kept)
-
-    @staticmethod
-    def _key(depth: int, confidence: float | None) -> tuple[str, int]:
-        return ("depth", min(depth, 16)) if confidence is None else ("said", min(9, int(10 * confidence)))

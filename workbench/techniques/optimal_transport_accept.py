@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.engine import Draft, Run, Sampler
-from workbench.engine.accept import accept
+from workbench.engine.accept import accept, next_token
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
 
@@ -80,7 +80,7 @@ class _Selection:
             target = sampler.distribution(logits[last + 1])
             candidates = [child for node in alternatives for child in children.get(node, ())][: self._most]
             if not candidates:
-                return _path(draft, last), sampler.chance.draw(target)
+                return _path(draft, last), next_token(draft, last, target, sampler)
             drawn_from = draft.probabilities[candidates[0]].to(target)
             rho, once = threshold(target, drawn_from, len(candidates))
             kept = None

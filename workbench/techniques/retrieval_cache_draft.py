@@ -89,6 +89,10 @@ class RetrievalCacheDraft(Technique):
             cls(draft=3, budget=64, chunk=8, model="none"),
         )
 
+    @classmethod
+    def smallest(cls) -> Self:
+        return cls(draft=2, budget=16, chunk=4, refresh=6, model="/2", guess=1, sinks=2, window=8)
+
 
 class _Tiers:
     """The middle tier, the small one, and the cache that is retrieved from."""

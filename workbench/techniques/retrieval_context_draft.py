@@ -67,6 +67,10 @@ class RetrievalContextDraft(Technique):
     def examples(cls) -> tuple[Self, ...]:
         return cls(draft=4, budget=24, chunk=4, query=8), cls(draft=3, budget=16, chunk=3, query=6, model="/2")
 
+    @classmethod
+    def smallest(cls) -> Self:
+        return cls(draft=2, budget=16, chunk=3, query=6, model="/2")
+
 
 class _Reader:
     def __init__(self, drafter: ContextDrafter, draft: int) -> None:

@@ -4,8 +4,12 @@ Paper
 -----
 Chen et al., Long-Context Inference with Retrieval-Augmented Speculative Decoding (RAPID), 2025, arXiv 2502.20330,
 equations 6 and 9: with p the model's and q the drafter's distribution at temperature T, the target is
-softmax(z / T + strength (q - p)), as one step of distillation from the drafter; tokens with less than a tenth of the
-largest probability keep their own.
+softmax(z / T + strength (q - p)), as one step of distillation from the drafter; where q is below a tenth of its largest
+value the logits stay as they are.
+
+Source
+------
+github.com/John-AI-Lab/RAPID (``_speculative_sampling``): it is q, the drafter's distribution, whose tail is left out.
 
 Deviates
 --------
@@ -16,7 +20,6 @@ and q are those at temperature 1. For retrieval see :class:`workbench.techniques
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Annotated, Self
 
@@ -101,11 +104,8 @@ def transferred(logits: Tensor, teacher: Tensor, strength: float, temperature: f
     Returns
     -------
     Tensor [vocabulary]
-        float32. ``z + strength T (q - p)``, shifted in the tail so that its tokens have the weight that they have
-        in p.
+        float32. ``z + strength T (q - p)``, and ``z`` in the tail of q.
     """
     own = logits.float() / temperature
     pulled = own + strength * (teacher - own.softmax(-1))
-    tail = pulled < pulled.max() + math.log(_TAIL)
-    shifted = own + pulled.logsumexp(-1) - own.logsumexp(-1)
-    return torch.where(tail, shifted, pulled) * temperature
+    return torch.where(teacher < _TAIL * teacher.max(), own, pulled) * temperature

@@ -2,17 +2,15 @@
 
 Paper
 -----
-Hu et al., SAM Decoding: Speculative Decoding via Suffix Automaton, 2024, arXiv 2411.10666; Oliaro et al.,
-SuffixDecoding: Extreme Speculative Decoding for Emerging AI Applications, 2024, arXiv 2411.04975.
+Hu et al., SAM Decoding: Speculative Decoding via Suffix Automaton, 2024, arXiv 2411.10666.
 
 Deviates
 --------
 How long a draft may be follows from the chance that each copied token is right: it starts from a guess that grows with
 the length of the match and is learned from what was accepted for matches of that length; the draft ends where the
-chance of its whole path falls below ``least``. (SuffixDecoding bounds it by a multiple of the match's length and scores
-paths by how often they occurred; SAM Decoding by a constant.) SAM Decoding drafts with the auxiliary drafter alone
-where the match is short; here both drafts are verified in one tree, unless the auxiliary draws its tokens by chance or
-has rows of its own in the forward.
+chance of its whole path falls below ``least``, where the paper bounds it by a constant. The paper drafts with the
+auxiliary drafter alone where the match is short; here both drafts are verified in one tree, unless the auxiliary draws
+its tokens by chance or has rows of its own in the forward.
 """
 
 from __future__ import annotations
@@ -69,7 +67,7 @@ class SuffixDraft(Technique):
 
     slots = ("draft",)
     exact = True
-    paper = "Hu et al., SAM Decoding, 2024, arXiv 2411.10666; Oliaro et al., SuffixDecoding, 2024, arXiv 2411.04975"
+    paper = "Hu et al., SAM Decoding: Speculative Decoding via Suffix Automaton, 2024, arXiv 2411.10666"
 
     def start(self, run: Run) -> _SuffixDraft:
         corpus = _corpus(run.model, self.corpus) if self.corpus else None

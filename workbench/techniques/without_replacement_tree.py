@@ -97,6 +97,10 @@ class WithoutReplacementTree(Technique):
     def examples(cls) -> tuple[Self, ...]:
         return cls(model="/2", search="branching", depth=3), cls(model="/1.0", beam=3, depth=3, width=0)
 
+    @classmethod
+    def smallest(cls) -> Self:
+        return cls(model="/2", beam=2, depth=2)
+
 
 class _Recursive:
     """A tree for every step, and its verification."""

@@ -130,7 +130,7 @@ class AcceptanceHead(Recipe):
         chosen, probability = draft.draft_vocabulary[places], law.gather(1, places[:, None])[:, 0]
         if self.decoding == "greedy":
             return chosen, (chosen == own.argmax(-1)).float(), probability
-        target = own.softmax(-1).gather(1, chosen[:, None])[:, 0]
+        target = (own.gather(1, chosen[:, None])[:, 0] - own.logsumexp(-1)).exp()
         return chosen, (target / probability).clamp(max=1), probability
 
     def _figures(self, said: Tensor, label: Tensor, probability: Tensor) -> dict[str, float]:

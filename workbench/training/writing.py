@@ -86,7 +86,7 @@ def training_data(
     return data
 
 
-def evaluation_data(model: Model, every: int = 4, settings: DataSettings | None = None) -> TrainingData:
+def evaluation_data(model: Model, every: int = 7, settings: DataSettings | None = None) -> TrainingData:
     """Texts on every so-manieth of the prompts that techniques are compared on (:func:`workbench.tasks.load_prompts`),
     of which none shares a page with a training prompt: a greedy answer and one drawn by chance to each.
 

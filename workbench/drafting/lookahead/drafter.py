@@ -33,7 +33,8 @@ class LookaheadDrafter:
     def __init__(self, part: LookaheadPart, model: Model, cost: VerifyCost, nodes: int, adaptive: bool) -> None:
         self._part, self._model, self._adaptive = part.eval().requires_grad_(False), model, adaptive
         self._ratio = ratios(cost, nodes)
-        self._acceptance = by_rank(part.acceptance)
+        # A tiny model has fewer tokens than a part has ranks.
+        self._acceptance = by_rank(part.acceptance[:, : model.anatomy.vocabulary])
         self._values = row_values(self._acceptance, self._ratio)
         # Rows that enter late pass only the layers above.
         self._late = 1 - part.layer / model.layers
@@ -69,7 +70,7 @@ class LookaheadDrafter:
 
     def _read(self, logits: Tensor) -> None:
         """What rows [orders, vocabulary] of one root say."""
-        places = top_tokens(logits, self._part.acceptance.shape[1])
+        places = top_tokens(logits, len(self._acceptance[0]))
         self._tokens = places.tolist()
         if self._adaptive:
             logits = logits.float()

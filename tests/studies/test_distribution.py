@@ -1,0 +1,131 @@
+"""Sampling with every exact technique, alone and with all that goes with it, has plain sampling's distribution.
+
+Shown by walking through every outcome of a model of three or four tokens. What is registered is covered by itself.
+"""
+
+import functools
+import itertools
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import applicable
+
+import workbench.techniques  # noqa: F401  fills the registry
+from workbench import artifacts
+from workbench.drafting.acceptance_head import NAME as ACCEPTANCE_HEAD
+from workbench.drafting.acceptance_head import AcceptanceHead
+from workbench.engine import Sampler
+from workbench.engine.loop import Loop
+from workbench.engine.recipe import Recipe
+from workbench.errors import IncompatibleTechniques
+from workbench.registry import TECHNIQUES
+from workbench.studies.distribution import distance, model_of
+from workbench.techniques import CandidateLength, DynamicTree, Goodput, WithoutReplacementTree
+from workbench.techniques._draft_heads import DraftHeadsTechnique
+from workbench.techniques._lookahead import LookaheadTechnique
+
+SETTINGS = (
+    {"temperature": 1.5, "top_k": 2},
+    {"temperature": 2.5, "top_p": 0.8},
+    {"temperature": 1.0},
+    {"temperature": 0.6},
+)
+PUBLIC = [name for name, kind in TECHNIQUES.items() if kind.exact and kind.__module__.startswith("workbench.")]
+DRAFTERS = [name for name in PUBLIC if "draft" in TECHNIQUES[name].slots]
+LENGTHS = [(name, place) for name in PUBLIC for place in range(len(TECHNIQUES[name].examples()))
+           if "draft_length" in TECHNIQUES[name].slots]  # fmt: skip
+RULES = [(name, 0) for name in PUBLIC if TECHNIQUES[name].slots == ("accept",)]
+PARTNERS = [(), *((each,) for each in LENGTHS), *((each,) for each in RULES), *itertools.product(LENGTHS[:1], RULES)]
+CASES = list(itertools.product(DRAFTERS, PARTNERS))
+
+
+@functools.cache
+def drafter(name, vocabulary):
+    """The technique at its smallest, a part that must be trained taken at random and sure of itself."""
+    technique, model = TECHNIQUES[name].smallest(), model_of(vocabulary)
+    part, kept = None, {}
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        if isinstance(technique, CandidateLength):
+            name, part = ACCEPTANCE_HEAD, AcceptanceHead(model.anatomy.width, 1)
+        elif isinstance(technique, DraftHeadsTechnique):
+            part = technique.kind(model.anatomy.width, 2, torch.arange(vocabulary), 2)
+            kept = {"vocabulary": part.vocabulary, "acceptance": torch.tensor([[0.9, 0.6]] * 2)}
+        elif isinstance(technique, LookaheadTechnique):
+            part = technique.fresh(model)
+            kept = {"acceptance": torch.tensor([[0.9, 0.6]] * part.orders)}
+        if part is None:
+            return technique
+        # Zeros where training would start say nothing of any token.
+        tensors = {
+            key: 3.0 * torch.randn_like(value) if value.is_floating_point() else value
+            for key, value in part.state_dict().items()
+        }
+    place = Path(tempfile.mkdtemp())
+    artifacts.save(name, {**tensors, **kept}, {"model": {"name": model.name, "revision": model.revision}}, place)
+    return replace(technique, weights=str(place / f"{name}.safetensors"))
+
+
+def is_kept(name, partners, vocabulary, settings):
+    others = [TECHNIQUES[other].examples()[place] for other, place in partners]
+    try:
+        Recipe([TECHNIQUES[name].smallest(), *others])
+    except IncompatibleTechniques as error:
+        pytest.skip(f"does not apply: {error}")
+    with applicable():
+        found = distance([drafter(name, vocabulary), *others], vocabulary, **settings)
+    assert found.variation < 1e-6
+    # What a length policy does not let through shows nothing, and need not.
+    free = not any(other in dict(LENGTHS) for other, _ in partners)
+    assert found.levels > 0 or not free, "nothing was drafted, so that nothing is shown: mend smallest()"
+
+
+@pytest.mark.parametrize(("place", "name", "partners"), [(place, *case) for place, case in enumerate(CASES)])
+def test_the_distribution_is_plain_samplings(place, name, partners):
+    is_kept(name, partners, 3, SETTINGS[0 if partners else place // len(PARTNERS) % 2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize(("name", "partners"), CASES)
+def test_the_distribution_is_plain_samplings_in_every_setting(name, partners, settings):
+    is_kept(name, partners, 4 if "top_k" in settings else 3, settings)
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name not in DRAFTERS])
+def test_alone_it_is_plain_sampling(name):
+    for place in range(len(TECHNIQUES[name].examples())):
+        assert distance([TECHNIQUES[name].examples()[place]], 3, temperature=1.0).variation < 1e-6
+
+
+# Pruning by the shape of the finished draft, as it was once done.
+
+DEAR = (1.0, 1.66, 1.72, 2.3, 2.9)
+BENT = [
+    (DynamicTree(model="/2", budget=3, deepen=0.0), {"temperature": 1.0}, DEAR),
+    (WithoutReplacementTree(model="/2", depth=2, branching="2-1", search="branching"), SETTINGS[1], DEAR),
+    ("candidate_length", {"temperature": 1.0}, DEAR),
+]
+
+
+@pytest.mark.parametrize(("technique", "settings", "cost"), BENT)
+def test_cutting_a_drawn_draft_by_its_shape_would_be_seen(technique, settings, cost, monkeypatch):
+    technique = drafter(technique, 3) if isinstance(technique, str) else technique
+    recipe = [technique, Goodput(cost="modelled")]
+    assert distance(recipe, 3, cost, **settings).variation < 1e-6
+    monkeypatch.setattr(Loop, "_may_prune", staticmethod(lambda draft: bool(draft.tokens)))
+    assert distance(recipe, 3, cost, **settings).variation > 0.01
+
+
+def test_the_distributions_have_something_to_lose():
+    """Zeros in them where they were cut, and more than one token everywhere."""
+    from workbench.engine import Decoder
+    from workbench.studies.distribution import prompt_of
+
+    for vocabulary, settings in itertools.product((3, 4), SETTINGS):
+        text = prompt_of(vocabulary)
+        law = Sampler(**settings).distribution(Decoder(model_of(vocabulary)).forward(text)[0])
+        assert (law > 0).sum() > 1 and (len(settings) == 1 or (law == 0).any())
