@@ -384,3 +384,27 @@ def test_compare_with_the_bundled_model(bundled, tmp_path, monkeypatch):
     baseline, lookup = json.loads((tmp_path / "j.json").read_text())["runs"]
     assert lookup["equal_to_baseline"] is True and lookup["kl"] < 1e-6
     assert lookup["accepted_per_forward"] > 0 and lookup["forwards"] < baseline["forwards"]
+
+
+def test_compare_asks_before_or_after_compressing(shell, tmp_path, monkeypatch):
+    asked = []
+
+    class Enough(Exception):
+        pass
+
+    def compare(*arguments, **options):
+        asked.append(options)
+        raise Enough
+
+    monkeypatch.setattr(wb, "compare", compare, raising=False)
+    for more in ([], ["--question-seen"], ["--context-first", "--stop-text", "END", "--min-new-tokens", 3]):
+        with pytest.raises(Enough):
+            shell("compare", "m", "--prompt", "hello", *more)
+    assert [each["context_tokens"] for each in asked] == ["marked", None, "marked"]
+    assert (asked[2]["stop_text"], asked[2]["min_new_tokens"]) == (["END"], 3)
+    assert (tuple(asked[0]["stop_text"]), asked[0]["min_new_tokens"]) == ((), 0)
+
+
+def test_compare_says_which_it_was(shell):
+    found = shell("compare", "m", "--prompt", "hello there", "--max-new-tokens", 4, "--repeats", 1)
+    assert "cache: with the question seen" in found.stdout.splitlines()

@@ -173,7 +173,8 @@ def test_two_for_different_slots_run_together(one, other, family):
     steps = run(model, PROMPT, [first, second], NEW)
     together = tokens_of(steps)
     assert len(together) == NEW
-    assert together == tokens_of(run(model, PROMPT, [second, first], NEW)), "the order of two slots must not matter"
+    if not set(first.slots) & set(second.slots):
+        assert together == tokens_of(run(model, PROMPT, [second, first], NEW)), "the order of two slots must not matter"
     if first.exact and second.exact:
         assert together == tokens_of(baseline(family))
     for exact, changing in ((first, second), (second, first)):

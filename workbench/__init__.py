@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workbench import cost, figures, metrics, models, probes, tasks, techniques, trace, training
-    from workbench.engine.generate import generate
+    from workbench.engine.generate import generate, teacher_force
     from workbench.engine.verify_cost import verify_cost
     from workbench.models.load import load
     from workbench.studies.compare import compare
@@ -34,6 +34,7 @@ _OBJECTS = {
     "load": "workbench.models.load",
     "observe": "workbench.studies.observe",
     "run": "workbench.studies.run",
+    "teacher_force": "workbench.engine.generate",
     "verify_cost": "workbench.engine.verify_cost",
 }
 _MODULES = ("cost", "figures", "metrics", "models", "probes", "tasks", "techniques", "trace", "training")
@@ -53,6 +54,7 @@ __all__ = [
     "probes",
     "run",
     "tasks",
+    "teacher_force",
     "techniques",
     "trace",
     "training",

@@ -183,6 +183,15 @@ def compare(
     top_p: float = 1.0,
     top_k: int = 0,
     ignore_stop: Annotated[bool, typer.Option("--ignore-stop", help="Go on after a stop token.")] = False,
+    stop_text: Annotated[list[str] | None, typer.Option(help="A text that ends an answer; repeatable.")] = None,
+    min_new_tokens: Annotated[int, typer.Option(min=0, help="No answer ends before.")] = 0,
+    context_first: Annotated[
+        bool,
+        typer.Option(
+            "--context-first/--question-seen",
+            help="Whether caches are compressed before the question, where prompts mark a context, or after it.",
+        ),
+    ] = True,
     quality: Annotated[bool, typer.Option(help="Measure the teacher-forced quality.")] = True,
     compiled: Annotated[bool, typer.Option("--compiled", help="Use the compiled single-token step.")] = False,
     out: Annotated[Path | None, typer.Option(help="The report (.html), or the study itself (.zarr, .nc).")] = None,
@@ -210,6 +219,8 @@ def compare(
         study = wb.compare(
             loaded, asked, recipes, max_new_tokens, repeats, temperature, top_p, top_k, seed,
             _progress(), cancel, quality, () if ignore_stop else None, None, resume, compiled=compiled,
+            context_tokens="marked" if context_first else None, stop_text=stop_text or (),
+            min_new_tokens=min_new_tokens,
         )  # fmt: skip
     for line in study.lines(by):
         typer.echo(line)

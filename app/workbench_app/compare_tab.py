@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+import workbench as wb
 from workbench_app import loaded, tokens_view
 from workbench_app.controls import QUICK, RecipeControls
 from workbench_app.plain import caught, note, problem
@@ -104,8 +105,9 @@ def _stream(tab: CompareTab, stopper: Stop, name: str, kind: str, values: tuple[
     if not loaded.MODELS.holds(name, kind):
         yield note(f"Loading {name} …"), "", "", ""
     model = loaded.MODELS.get(name, kind)
-    yield note(loaded.about(model)), "", "", ""
-    race = Race(model, loaded.encode(model, prompt, chat), columns_of(chosen), options, stopper.event)
+    ids, context = loaded.parts(model, prompt, chat)
+    yield note(f"{loaded.about(model)} · cache: {wb.tasks.question_view(context)}"), "", "", ""
+    race = Race(model, ids, columns_of(chosen), {**options, "context_tokens": context}, stopper.event)
     shown = sides_of(race, chosen)
     drawn = 0.0
     with closing(race.turns()) as turns:

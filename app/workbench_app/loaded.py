@@ -99,8 +99,8 @@ def as_prompt(text: str, chat: bool) -> wb.tasks.Prompt:
     return wb.tasks.Prompt("the prompt", text, chat=chat)
 
 
-def encode(model: Any, text: str, chat: bool) -> list[int]:
-    """Token ids of a prompt.
+def parts(model: Any, text: str, chat: bool) -> tuple[list[int], int | None]:
+    """Token ids of a prompt, and how many of them are its context; None where it marks none.
 
     Raises
     ------
@@ -108,7 +108,13 @@ def encode(model: Any, text: str, chat: bool) -> list[int]:
         Empty, or too long for the page or the model.
     """
     prompt = as_prompt(text, chat)
-    ids = model.encode(text if model.tokenizer is None else wb.tasks.encode_prompt(model.tokenizer, prompt))
+    read, context = (text, None) if model.tokenizer is None else wb.tasks.encode_parts(model.tokenizer, prompt)
+    ids = model.encode(read)
     if len(ids) > MOST_TOKENS:
         raise PromptError(f"The prompt has {len(ids):,} tokens; the page takes {MOST_TOKENS:,}.")
-    return ids
+    return ids, context
+
+
+def encode(model: Any, text: str, chat: bool) -> list[int]:
+    """Token ids of a prompt, as :func:`parts`."""
+    return parts(model, text, chat)[0]

@@ -239,3 +239,12 @@ def test_both_columns_the_baseline_is_nothing_to_compare():
     with pytest.raises(SettingError, match="choose a technique"):
         study_panel.recipes_of([[], []])
     assert list(study_panel.recipes_of([[PromptLookup()], [PromptLookup()]])) == ["prompt_lookup"]
+
+
+@pytest.mark.bundled
+def test_an_example_that_marks_its_context_is_asked_after_it_and_typed_text_is_not(bundled):
+    example = next(each for each in loaded.examples().values() if each.question_at)
+    ids, context = loaded.parts(bundled, example.prompt, example.chat)
+    assert ids == loaded.encode(bundled, example.prompt, example.chat)
+    assert bundled.decode(ids[context:]).startswith(example.prompt[example.question_at :])
+    assert loaded.parts(bundled, "Hello", True)[1] is None

@@ -7,7 +7,7 @@ import torch
 
 from workbench.errors import PromptError
 from workbench.studies.cases import cases
-from workbench.tasks import Prompt, encode_prompt
+from workbench.tasks import Prompt, encode_prompt, question_view
 
 
 @dataclass
@@ -80,3 +80,53 @@ def test_text_is_taken_as_it_is_and_task_prompts_in_the_chat_format(bundled):
     assert cases(bundled, "Hello")[0].tokens == plain
     with pytest.raises(PromptError, match="empty"):
         cases(bundled, [Prompt("e", " ")])
+
+
+def test_a_context_is_a_number_for_all_what_a_prompt_marks_or_none(tiny):
+    model = tiny("llama")
+    assert [case.context_tokens for case in cases(model, [[3, 4, 5], [5, 6, 7, 8]], 2)] == [2, 2]
+    assert [case.context_tokens for case in cases(model, [[3, 4, 5]])] == [None]
+    with pytest.raises(PromptError, match=r"prompt prompt-2: context_tokens must leave .* 1 … 1"):
+        cases(model, [[3, 4, 5], [5, 6]], 2)
+    with pytest.raises(PromptError, match="'marked' or None"):
+        cases(model, [[3, 4, 5]], "all")
+
+
+def test_whether_the_question_was_seen_is_said_in_words():
+    assert question_view(None, None) == "with the question seen" == question_view()
+    assert question_view(3, 4) == "compressed before the question"
+    assert question_view(3, None, 4) == (
+        "compressed before the question in 2 of 3 prompts, with the question seen in the others"
+    )
+
+
+@pytest.mark.bundled
+def test_marks_of_prompts_and_of_records_are_found_in_the_chat_format(bundled):
+    context, question = "The gate opens at nine.\n\n", "When does the gate open?"
+    record = {"id": "r", "context": context, "prompt": question}
+    marked = Prompt("m", context + question, question_at=len(context))
+    for case in cases(bundled, [record, marked]):
+        assert case.tokens == encode_prompt(bundled.tokenizer, Prompt("m", context + question))
+        assert bundled.decode(case.tokens[: case.context_tokens]).endswith(context)
+        assert bundled.decode(case.tokens[case.context_tokens :]).startswith(question)
+    assert [case.context_tokens for case in cases(bundled, [record, marked], None)] == [None, None]
+    assert cases(bundled, [record])[0].record(bundled)["question"] == "compressed before the question"
+    for wrong in ({"context": 5, "prompt": "a"}, {"context": " ", "prompt": "a"}):
+        with pytest.raises(PromptError, match="context"):
+            cases(bundled, [wrong])
+
+
+def test_a_tokenizer_that_cannot_say_where_its_tokens_stand_still_reads_prompts_as_one(tiny):
+    import dataclasses
+
+    class Slow:
+        chat_template = None
+
+        def __call__(self, text, **_):
+            return {"input_ids": [3 + ord(letter) % 90 for letter in text]}
+
+    model, prompt = dataclasses.replace(tiny("llama"), tokenizer=Slow()), Prompt("m", "a b?", question_at=2)
+    assert cases(model, [prompt], None)[0].context_tokens is None
+    assert cases(model, [prompt], 3)[0].context_tokens == 3
+    with pytest.raises(PromptError, match=r"prompt m: .*--question-seen"):
+        cases(model, [prompt])

@@ -17,6 +17,7 @@ ISSUE_KEYS = [
     "name",
     "technique",
     "exact_declared",
+    "question",
     "equal_to_baseline",
     "first_divergence",
     "prompts",

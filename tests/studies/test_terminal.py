@@ -11,6 +11,7 @@ def test_it_fits_whatever_the_names_and_cannot_steer_the_terminal(compared):
     lines = compared(names, prompts=PROMPTS[:1], repeats=1).lines()
     assert [line[:3] for line in lines[3:6]] == ["bas", "nnn", " [3"]
     assert lines[6].startswith("n: prompts") and "*" not in lines[6]
+    assert "cache: with the question seen" in lines
     assert max(map(len, lines)) <= WIDTH == 120
     assert all(line.isprintable() for line in lines)
     assert lines[4].startswith("nnnn") and "…" in lines[4]

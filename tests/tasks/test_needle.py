@@ -1,7 +1,7 @@
 import pytest
 
 from workbench.errors import PromptError
-from workbench.tasks import encode_prompt, format_prompt, found, load_prompts, needle, write_prompts
+from workbench.tasks import encode_parts, encode_prompt, format_prompt, found, load_prompts, needle, write_prompts
 from workbench.tasks.needle import TEMPLATES, haystack
 
 
@@ -128,3 +128,63 @@ def test_the_bundled_model_finds_the_needle(bundled, length, depth, seed):
     assert ids.shape == (1, length)
     output = bundled.hf.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
     assert found(bundled.tokenizer.decode(output[0, length:]), prompt)
+
+
+# Compressed before the question
+
+
+def _log_likelihood(model, prompt, techniques, first):
+    """Of the answer, in all and of its first token [nats]; the haystack compressed before the question, or after it."""
+    import torch
+
+    import workbench
+
+    ids, context = encode_parts(model.tokenizer, prompt)
+    answer = model.tokenizer(f" {prompt.reference}", add_special_tokens=False)["input_ids"]
+    rows = workbench.teacher_force(model, ids, answer, techniques, context_tokens=context if first else None)
+    chances = torch.cat([row.clone() for row in rows]).log_softmax(-1).gather(1, torch.tensor(answer)[:, None])
+    return float(chances.sum()), float(chances[0])
+
+
+@pytest.mark.bundled
+def test_an_eviction_that_does_not_know_the_question_loses_what_it_kept_when_it_did(bundled):
+    """SnapKV keeps the needle while the question is in its window; asked afterwards, it has lost it. So has chance, and
+    a window of the newest tokens has it because it stands there."""
+    from workbench.techniques import RandomEviction, SnapKV, StreamingLLM
+
+    prompt = needle(bundled.tokenizer, 350, 0.7, 13, template=0)
+    baseline = _log_likelihood(bundled, prompt, [], first=True)
+    seen = _log_likelihood(bundled, prompt, [SnapKV(keep=0.5)], first=False)
+    techniques = {"snap": SnapKV(keep=0.5), "random": RandomEviction(keep=0.5), "stream": StreamingLLM(window=128)}
+    first = {name: _log_likelihood(bundled, prompt, [each], first=True) for name, each in techniques.items()}
+    print(f"log-likelihood of the answer: baseline {baseline}, SnapKV with the question seen {seen}, without {first}")
+    assert baseline[0] > -1 and seen[0] > -1.5
+    assert first["snap"][0] < -8 and first["random"][0] < -8 and first["stream"][0] > -1.5
+    # Full attention gives the first token where the question was seen, so that nothing shows in it.
+    assert seen[1] == pytest.approx(baseline[1], abs=1e-3)
+    assert all(abs(each[1] - baseline[1]) > 0.02 for each in first.values())
+
+
+@pytest.mark.slow
+@pytest.mark.bundled
+def test_needles_found_with_the_question_seen_and_before(bundled):
+    from workbench import generate
+    from workbench.techniques import SnapKV, StreamingLLM
+
+    prompts = [
+        needle(bundled.tokenizer, 350, depth, seed, template=0) for depth, seed in ((0.3, 11), (0.7, 13), (0.1, 5))
+    ]
+    hits = {}
+    for name, techniques in {"all": [], "snap": [SnapKV(keep=0.5)], "stream": [StreamingLLM(window=128)]}.items():
+        for first in (False, True):
+            said = []
+            for prompt in prompts:
+                ids, context = encode_parts(bundled.tokenizer, prompt)
+                steps = generate(bundled, ids, techniques, 7, context_tokens=context if first else None)
+                said.append(found(bundled.decode([token for step in steps for token in step.tokens]), prompt))
+            hits[name, first] = said
+    print(hits)
+    assert hits["all", False] == hits["all", True] == hits["snap", False] == [True] * 3
+    assert hits["snap", True] == [False] * 3
+    # What stands in the window is found either way.
+    assert hits["stream", False] == hits["stream", True] == [False, True, False]

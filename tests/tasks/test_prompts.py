@@ -363,3 +363,38 @@ def test_prompts_are_of_the_size_a_small_model_can_take(bundled_tokenizer):
     for prompt in load_prompts("all"):
         tokens = len(bundled_tokenizer(prompt.prompt)["input_ids"])
         assert 20 <= tokens <= (1200 if prompt.task == "retrieval_augmented" else 700), prompt.id
+
+
+# Context and question
+
+
+def test_a_context_stands_before_its_question_and_survives_a_file(tmp_path):
+    line = {"id": "a", "context": "Oslo is north.\n\n", "prompt": "Where is Oslo?", "reference": "north"}
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(json.dumps(line) + "\n", encoding="utf-8")
+    (prompt,) = load_prompts(file)
+    assert prompt.prompt == "Oslo is north.\n\nWhere is Oslo?" and prompt.context == "Oslo is north.\n\n"
+    assert prompt.prompt[prompt.question_at :] == "Where is Oslo?" and not prompt.metadata
+    write_prompts([prompt, Prompt("b", "No parts.")], tmp_path / "again.jsonl")
+    assert load_prompts(tmp_path / "again.jsonl") == [prompt, Prompt("b", "No parts.")]
+
+
+@pytest.mark.parametrize(("context", "message"), [(5, "'context' must be text"), ("  ", "'context' is empty")])
+def test_a_context_that_is_none_is_refused(tmp_path, context, message):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(json.dumps({"id": "a", "context": context, "prompt": "Where?"}), encoding="utf-8")
+    with pytest.raises(PromptFileError, match=message):
+        load_prompts(file)
+
+
+@pytest.mark.parametrize("place", [0, -1, 6, 60, 1])
+def test_a_mark_that_leaves_no_two_parts_is_refused(place):
+    with pytest.raises(PromptError, match="question_at"):
+        Prompt("a", " Where", question_at=place)
+
+
+@pytest.mark.parametrize("task", ["question_answering", "retrieval_augmented"])
+def test_bundled_questions_about_passages_mark_where_they_begin(task):
+    for prompt in load_prompts(task):
+        assert prompt.prompt[prompt.question_at :].startswith("Question: ")
+        assert prompt.reference in prompt.context and "Question: " not in prompt.context

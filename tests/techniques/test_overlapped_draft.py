@@ -73,7 +73,7 @@ def test_the_workers_token_is_verified_as_a_drafted_one():
 
     def first_and_drafted(chance):
         one = Run(model, (1, 2, 0, 1), 4, Sampler(chance=chance, **sampling), 0)
-        steps = list(itertools.islice(Loop(one, Recipe([OverlappedDraft(model="/2", draft=1)]), ()).steps(None), 3))
+        steps = list(itertools.islice(Loop(one, Recipe([OverlappedDraft(model="/2", draft=1)])).steps(None), 3))
         return steps[0].tokens[0], steps[2].drafted
 
     found = law(first_and_drafted)

@@ -6,6 +6,7 @@ from workbench.engine.draft import Draft, Lookahead, Verification
 from workbench.engine.generate import generate, teacher_force
 from workbench.engine.sampling import Chance, Sampler
 from workbench.engine.score import score
+from workbench.engine.session import Generation, State
 from workbench.engine.slots import SLOTS, Run
 from workbench.engine.step import Step
 from workbench.engine.verify_cost import VerifyCost, verify_cost
@@ -15,11 +16,13 @@ __all__ = [
     "Chance",
     "Decoder",
     "Draft",
+    "Generation",
     "KeyValueCache",
     "LayerCache",
     "Lookahead",
     "Run",
     "Sampler",
+    "State",
     "Step",
     "Verification",
     "VerifyCost",

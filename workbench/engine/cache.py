@@ -83,6 +83,18 @@ class LayerCache:
         self.length = end
         self.appended = count
 
+    def copy(self, reserve: int) -> LayerCache:
+        """The same entries in buffers of their own, with room for ``reserve`` more."""
+        made = LayerCache(reserve)
+        if self._keys is not None:
+            made._allocate(self._keys, self.length + reserve)
+            made.length = self.length
+            made._keys[:, :, : self.length] = self.keys
+            made._values[:, :, : self.length] = self.values
+            if self._positions is not None:
+                made.mark_positions(self.positions)
+        return made
+
     def mark_positions(self, positions: Tensor) -> None:
         """Write down positions [length] or [kv_heads, length] where they are not simply 0, 1, 2, …"""
         rows = positions.shape[0] if positions.dim() == 2 else 1
@@ -184,6 +196,14 @@ class KeyValueCache:
         self.layers = [LayerCache(reserve) for _ in range(layers)]
         self.length = 0
         self.peak_bytes = 0
+
+    def copy(self, reserve: int) -> KeyValueCache:
+        """A cache of the same text that shares no memory with this one, with room for ``reserve`` more tokens."""
+        made = KeyValueCache(0, reserve)
+        made.layers = [layer.copy(reserve) for layer in self.layers]
+        made.length = self.length
+        made.note_peak()
+        return made
 
     @property
     def bytes(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -87,22 +87,36 @@ class Decoder:
         self.flops = self.bytes = self.forwards = 0
 
     @torch.inference_mode()
-    def prefill(self, tokens: Sequence[int], chunk: int | None = None, logits: str = "last") -> Tensor | None:
-        """Run a prompt (or the rest of one) into the cache, whole or in chunks of ``chunk`` tokens.
+    def prefill(
+        self, tokens: Sequence[int], chunk: int | None = None, logits: str = "last", context: int | None = None
+    ) -> Tensor | None:
+        """Run a prompt into the cache, whole or in chunks of ``chunk`` tokens.
+
+        Parameters
+        ----------
+        tokens : sequence of int
+        chunk : int, optional
+        logits : {"last", "all", "none"}
+        context : int, optional
+            The first so many tokens are prefilled, and the ``cache`` policy compresses them; the others, the question,
+            are then read after what is left, as decoded tokens are: neither the ``context`` nor the ``cache`` policy
+            takes any of them away. By default all are context; 0 reads all after what the cache already holds.
 
         Returns
         -------
         Tensor
             Logits [1, vocabulary] after the last token; with ``logits="all"`` [tokens, vocabulary]; None with "none".
         """
-        size = chunk or len(tokens)
+        context = len(tokens) if context is None else context
         rows, hidden = [], []
-        for start in range(0, len(tokens), size):
-            part = tokens[start : start + size]
-            last = start + size >= len(tokens)
-            wanted = logits if last or logits == "all" else "none"
-            rows.append(self.forward(part, logits=wanted, prefill=True, last_chunk=last))
+        for start, end in _parts(len(tokens), context, chunk):
+            wanted = logits if end == len(tokens) or logits == "all" else "none"
+            rows.append(
+                self.forward(tokens[start:end], None, wanted, prefill=end <= context, last_chunk=end == context)
+            )
             hidden.append(self.hidden)
+            if end == context < len(tokens) and self.cache_policy is not None:
+                self.cache_policy.settled(self.cache)
         self.hidden = torch.cat(hidden) if len(hidden) > 1 else hidden[0]
         return torch.cat(rows) if logits == "all" else rows[-1]
 
@@ -246,6 +260,13 @@ class Decoder:
         self.flops += cost.flops(tokens, keys_read, self._experts_per_token if sparse else 0)
         touched = min(held, keys_read) if tokens == 1 else held
         self.bytes += cost.bytes(tokens, touched, self.experts_run[-1] if sparse else 0)
+
+
+def _parts(tokens: int, context: int, chunk: int | None) -> Iterator[tuple[int, int]]:
+    """Bounds of the passes of a prompt: none longer than ``chunk``, none across the end of the context."""
+    for first, last in ((0, context), (context, tokens)):
+        size = chunk or max(1, last - first)
+        yield from ((start, min(start + size, last)) for start in range(first, last, size))
 
 
 def _block_cost(block: Block) -> BlockCost:

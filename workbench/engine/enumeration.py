@@ -169,7 +169,7 @@ def text_law(
     def procedure(chance: EnumeratedChance) -> tuple[int, ...]:
         run = Run(model, tuple(prompt), new, Sampler(chance=chance, **sampling), 0)
         text: list[int] = []
-        for step in Loop(run, Recipe(techniques), ()).steps(None):
+        for step in Loop(run, Recipe(techniques)).steps(None):
             see(step)
             text += step.tokens
         return tuple(text)

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from workbench.engine.loop import Loop
+from workbench.engine.options import Options, check_context
 from workbench.engine.recipe import Recipe
 from workbench.engine.sampling import Chance, Sampler, entropy
+from workbench.engine.session import Generation, State
 from workbench.engine.slots import Run, TechniqueLike
-from workbench.engine.step import Step
-from workbench.errors import PromptError
+from workbench.errors import PromptError, SettingError
 from workbench.models import Model
+from workbench.models.stop_text import stop_texts
 
 
 def generate(
@@ -30,13 +32,20 @@ def generate(
     prefill_chunk: int | None = None,
     compiled: bool = False,
     cancel: threading.Event | None = None,
-) -> Iterator[Step]:
+    context_tokens: int | None = None,
+    stop_text: str | Sequence[str] = (),
+    min_new_tokens: int = 0,
+    logprobs: int = 0,
+    logits: bool = False,
+    past: State | None = None,
+) -> Generation:
     """Generate tokens, and yield what every turn did.
 
     Parameters
     ----------
     model : Model
     prompt : str or token ids
+        With ``past`` what comes after its text, which may be nothing.
     techniques : sequence of Technique
     max_new_tokens : int
     stop_tokens : sequence of int, optional
@@ -51,22 +60,40 @@ def generate(
         verified with.
     cancel : threading.Event, optional
         Ends the stream before the next turn once it is set. Closing the iterator does the same.
+    context_tokens : int, optional
+        First tokens of the prompt that are its context; the rest is the question. The context is prefilled, the
+        ``cache`` slot compresses it without having seen the question, and the question is read after what is left, so
+        that even the first token depends on what was evicted. Where nothing is, the text is the same in float32, and
+        with the compiled kernels every logit bit for bit. By default the whole prompt is read before anything is
+        compressed. The ``context`` slot acts on the context alone; the ``attention`` slot is asked in both parts.
+    stop_text : str or sequence of str
+        Texts that end the output: it ends with the token that completes one, wherever in the token that is.
+    min_new_tokens : int
+        Nothing ends the text before it has so many tokens, and stop tokens have no probability until then.
+    logprobs : int
+        Let every step report so many log-probabilities for each of its tokens: ``Step.logprobs``.
+    logits : bool
+        Let every step report the logits of each of its tokens: ``Step.logits``.
+    past : State, optional
+        ``Generation.state`` of an earlier run. This one goes on after its text and computes only what its caches do not
+        hold yet; what was evicted stays evicted, and nothing more of the prompt is: the new tokens are a question.
 
-    Yields
-    ------
-    Step
-        First the prefill with one token, then one for each decode step.
+    Returns
+    -------
+    Generation
+        An iterator of :class:`workbench.engine.Step`: first the prefill with one token, then one for each decode step.
+        Once over it has a ``state``.
 
     Raises
     ------
     PromptError
-        Empty or too long a prompt; before anything runs.
+        Empty or too long a prompt, no such context, a state of another model; before anything runs.
     IncompatibleTechniques, SettingError
         Before anything runs.
     NumericalError, OutOfMemory
         In the middle; steps already yielded stay valid and the model is as it was.
     """
-    tokens = model.encode(prompt)
+    tokens = whole_text(model, prompt, past)
     if max_new_tokens < 1:
         raise PromptError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
     room = model.anatomy.positions - len(tokens)
@@ -75,10 +102,40 @@ def generate(
             f"{len(tokens):,} prompt tokens and {max_new_tokens:,} new ones exceed the {model.anatomy.positions:,} "
             f"positions of {model.name}: ask for at most {room + 1:,} new tokens or shorten the prompt"
         )
+    if not 0 <= min_new_tokens <= max_new_tokens:
+        raise PromptError(f"min_new_tokens must lie in 0 … max_new_tokens ({max_new_tokens}), not {min_new_tokens}")
+    if logprobs < 0:
+        raise SettingError(f"logprobs must be 0 (none) or more, not {logprobs}")
+    if context_tokens is not None and past is not None:
+        raise PromptError("context_tokens does not go with past: what the state holds is the context")
+    check_context(context_tokens, len(tokens))
+    options = Options(
+        stop_tokens=tuple(model.stop_tokens if stop_tokens is None else stop_tokens),
+        stoppers=stop_texts(model, stop_text, tokens[-1]),
+        min_new_tokens=min_new_tokens,
+        context_tokens=context_tokens,
+        prefill_chunk=prefill_chunk,
+        compiled=compiled,
+        logprobs=logprobs,
+        logits=logits,
+    )
     sampler = Sampler(temperature, top_p, top_k, Chance(seed))
     run = Run(model, tuple(tokens), max_new_tokens, sampler, seed)
-    ends = model.stop_tokens if stop_tokens is None else stop_tokens
-    return Loop(run, Recipe(techniques), ends, prefill_chunk, compiled).steps(cancel)
+    return Generation(Loop(run, Recipe(techniques), options, past), cancel)
+
+
+def whole_text(model: Model, prompt: str | Sequence[int] | Tensor, past: State | None = None) -> list[int]:
+    """Token ids of a prompt, after those of a state if there is one.
+
+    Raises
+    ------
+    PromptError
+    """
+    if past is None:
+        return model.encode(prompt)
+    past.check(model)
+    more = model.encode(prompt, start=False) if len(prompt) else []
+    return model.encode([*past.tokens, *more])
 
 
 def teacher_force(
@@ -87,8 +144,9 @@ def teacher_force(
     continuation: Sequence[int],
     techniques: Sequence[TechniqueLike] = (),
     seed: int = 0,
+    context_tokens: int | None = None,
 ) -> Iterator[Tensor]:
-    """Next-token logits of a recipe along a given continuation.
+    """Next-token logits of a recipe along a given continuation: what likelihoods and divergences are made of.
 
     Parameters
     ----------
@@ -99,15 +157,43 @@ def teacher_force(
     techniques : sequence of Technique
         Drafting does not change the distribution and is left out; a switch follows the entropies along the
         continuation.
+    seed : int
+    context_tokens : int, optional
+        As in :func:`workbench.generate`. Without it the first row comes from full attention over the prompt, and what
+        is evicted after it was chosen with the question in sight: the likelihood of an answer of one token is then the
+        baseline's whatever a cache technique evicts.
 
     Yields
     ------
     Tensor [rows, vocabulary]
         Logits for the tokens of ``continuation``, in order: first one row, then all others at once where no technique
         acts between tokens, else one by one.
+
+    Raises
+    ------
+    PromptError
+        Empty or too long a text, or no such context; before anything runs.
+    IncompatibleTechniques, SettingError
+        Before anything runs.
+
+    Examples
+    --------
+    The log-likelihood of an answer:
+
+    >>> rows = torch.cat([each.clone() for each in wb.teacher_force(model, prompt, answer)])     # doctest: +SKIP
+    >>> rows.log_softmax(-1).gather(1, torch.tensor(answer)[:, None]).sum()                      # doctest: +SKIP
     """
-    run = Run(model, tuple(model.encode(prompt)), len(continuation), Sampler(chance=Chance(seed)), seed)
-    loop = Loop(run, Recipe(techniques).without("draft", "draft_length", "accept", "stop"), ())
+    tokens, continuation = model.encode(prompt), list(continuation)
+    # The last token of the continuation is predicted and never fed.
+    model.encode([*tokens, *continuation][: max(len(tokens), len(tokens) + len(continuation) - 1)])
+    check_context(context_tokens, len(tokens))
+    run = Run(model, tuple(tokens), len(continuation), Sampler(chance=Chance(seed)), seed)
+    recipe = Recipe(techniques).without("draft", "draft_length", "accept", "stop")
+    return _forced(Loop(run, recipe, Options(context_tokens=context_tokens)), continuation)
+
+
+def _forced(loop: Loop, continuation: list[int]) -> Iterator[Tensor]:
+    run = loop.run
     with loop.open():
         text, entropies = list(run.prompt), []
         while len(text) < len(run.prompt) + len(continuation):
@@ -123,9 +209,8 @@ def teacher_force(
                     decoder.cache_policy.settled(decoder.cache)
                 entropies = [entropy(logits[-1])] if loop.switch is not None else []
                 if loop.logits:
-                    fed = list(run.prompt) + list(continuation)
-                    logits = torch.stack(
-                        [loop.adjusted(fed[: len(text) + row], logits[row]) for row in range(len(logits))]
-                    )
+                    fed = list(run.prompt) + continuation
+                    texts = [fed[: len(text) + row] for row in range(len(logits))]
+                    logits = torch.stack([loop.adjusted(*each) for each in zip(texts, logits.float())])
             text += continuation[done : done + len(logits)]
             yield logits

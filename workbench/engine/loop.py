@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +15,11 @@ from torch import Tensor
 from workbench.engine.accept import accept
 from workbench.engine.decoder import Decoder
 from workbench.engine.draft import Draft, Verification
+from workbench.engine.logprobs import top_logprobs
+from workbench.engine.options import Options
 from workbench.engine.recipe import Recipe
 from workbench.engine.sampling import check_finite, entropy
+from workbench.engine.session import State, key_of
 from workbench.engine.slots import Run
 from workbench.engine.step import Step
 from workbench.errors import OutOfMemory
@@ -30,19 +34,20 @@ class Loop:
         self,
         run: Run,
         recipe: Recipe,
-        stop_tokens: Sequence[int],
-        prefill_chunk: int | None = None,
-        compiled: bool = False,
+        options: Options | None = None,
+        past: State | None = None,
     ) -> None:
-        self.run, self.recipe, self.compiled, self.prefill_chunk = run, recipe, compiled, prefill_chunk
-        self.ends = frozenset(stop_tokens)
+        self.run, self.recipe, self.past = run, recipe, past
+        self.options = options or Options()
         self.finished = False
         self.prompt, self.output = list(run.prompt), []
         self._entropies: list[float] = []
         self.switch = recipe.policy("switch", run)
         self.models = (run.model,) if self.switch is None else tuple(self.switch.models)
-        self.logits = recipe.policies("logits", run)
-        self.stopper = recipe.policy("stop", run)
+        self.logits = [*recipe.policies("logits", run), *self.options.masks(len(run.prompt))]
+        stopper = recipe.policy("stop", run)
+        if stopper is not None:
+            self.options = replace(self.options, stoppers=(*self.options.stoppers, stopper))
         self.acceptor = recipe.policy("accept", run)
         self.drafter = recipe.policy("draft", run)
         self.length = recipe.policy("draft_length", run)
@@ -78,8 +83,21 @@ class Loop:
             run = replace(self.run, model=self.models[place])
             policies = {slot: self.recipe.policy(slot, run) for slot in _DECODER_SLOTS}
             reserve = self.run.max_new_tokens + self.recipe.slack
-            self.decoders[place] = Decoder(run.model, reserve, policies, compiled=self.compiled)
+            # A question has its room beside the context, or beside what an earlier run left.
+            first = self.options.context_tokens if self.past is None else self.past.cached
+            reserve += len(self.prompt) - first if first else 0
+            decoder = self.decoders[place] = Decoder(run.model, reserve, policies, compiled=self.options.compiled)
+            if self.past is not None:
+                decoder.cache = self.past.copy_for(run.model, reserve) or decoder.cache
         return self.decoders[place]
+
+    def state(self) -> State:
+        """What another run can go on from, once this one is over."""
+        before = self.past or State((), {}, key_of(self.run.model), ())
+        caches = {key_of(each.model): each.cache for each in self.decoders.values()}
+        turn = tuple(map(repr, self.recipe.techniques))
+        text = (*self.prompt, *self.output)
+        return State(text, {**before.caches, **caches}, before.model, (*before.recipes, turn))
 
     @torch.inference_mode()
     def _turn(self, index: int) -> Step:
@@ -93,13 +111,20 @@ class Loop:
         self._wait(decoder)
         verify_seconds = time.perf_counter() - forward_start
         check_finite(logits, decoder.model.name)
+        if self.logits:
+            texts = [text + draft.path_to(row - 1) for row in range(len(logits))]
+            logits = torch.stack([self.adjusted(*each) for each in zip(texts, logits.float())])
         accepting = time.perf_counter()
         path, token = self._accept(text, draft, logits)
         if draft.following is not None:
             # What is verified last may have been waited for.
             draft_seconds += time.perf_counter() - accepting
+        produced = self._cut([*(draft.tokens[node] for node in path), token])
+        # Row of the logits that each token was chosen from.
+        rows = [0, *(node + 1 for node in path)]
         if draft.tokens or draft.ahead is not None:
-            decoder.cache.commit(1 + len(draft.tokens), [0, *(node + 1 for node in path)])
+            # What comes after a stop token is no part of the text, nor of the cache that another run goes on from.
+            decoder.cache.commit(1 + len(draft.tokens), rows[: len(produced)])
         if decoder.cache_policy is not None:
             decoder.cache_policy.settled(decoder.cache)
         verification = Verification(draft, path, token, logits, decoder.hidden, decoder.ahead, decoder.cache)
@@ -110,10 +135,9 @@ class Loop:
             draft_seconds += time.perf_counter() - learning
         if self.length is not None and index > 0:
             self.length.measured(verification, draft_seconds, verify_seconds)
-        produced = self._cut(verification.tokens)
         self.output += produced
         if self.switch is not None:
-            self._entropies = [entropy(logits[node + 1]) for node in [-1, *path][: len(produced)]]
+            self._entropies = [entropy(logits[row]) for row in rows[: len(produced)]]
         self._wait(decoder)
         return Step(
             index=index,
@@ -135,6 +159,7 @@ class Loop:
             entropy=self._entropies[-1] if self._entropies else None,
             verify_seconds=verify_seconds,
             nodes=_nodes(draft, path),
+            **self._reported(logits, rows[: len(produced)], produced),
         )
 
     @staticmethod
@@ -145,8 +170,9 @@ class Loop:
 
     def advance(self, decoder: Decoder, text: Sequence[int], draft: Draft | None = None) -> Tensor:
         """Bring a decoder up to ``text`` and return the logits after it, and after every node of a draft."""
-        if decoder.cache.length == 0:
-            logits = decoder.prefill(self.prompt, self.prefill_chunk)
+        if decoder.cache.length < len(self.prompt):
+            held, chunk = decoder.cache.length, self.options.prefill_chunk
+            logits = decoder.prefill(self.prompt[held:], chunk, context=0 if held else self.options.context_tokens)
             if len(text) == len(self.prompt):
                 return logits
         behind = text[decoder.cache.length : -1]
@@ -182,22 +208,26 @@ class Loop:
         return bool(draft.tokens) and not draft.by_chance
 
     def _accept(self, text: list[int], draft: Draft, logits: Tensor) -> tuple[list[int], int]:
-        if self.logits:
-            for row in range(len(logits)):
-                logits[row] = self.adjusted(text + draft.path_to(row - 1), logits[row])
         if not draft.tokens and draft.following is None:
             return [], self.run.sampler.choose(logits[-1])
         decide = accept if self.acceptor is None else self.acceptor.accept
         return decide(draft, logits, self.run.sampler)
 
+    def _reported(self, logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> dict[str, Any]:
+        """What a step says of the distributions, where it was asked to."""
+        options = self.options
+        if not (options.logprobs or options.logits):
+            return {}
+        chosen = logits[rows]
+        return {
+            "logprobs": top_logprobs(chosen, tokens, options.logprobs) if options.logprobs else None,
+            "logits": chosen.cpu() if options.logits else None,
+        }
+
     def _cut(self, tokens: list[int]) -> list[int]:
         for place in range(1, len(tokens) + 1):
             output = self.output + tokens[:place]
-            self.finished = (
-                len(output) >= self.run.max_new_tokens
-                or output[-1] in self.ends
-                or (self.stopper is not None and self.stopper.stop(output))
-            )
+            self.finished = len(output) >= self.run.max_new_tokens or self.options.ends(output)
             if self.finished:
                 return tokens[:place]
         return tokens

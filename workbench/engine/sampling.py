@@ -103,4 +103,5 @@ def check_finite(logits: Tensor, where: str) -> None:
 def entropy(logits: Tensor) -> float:
     """Entropy [nats] of the distribution of logits [vocabulary]."""
     logs = logits.float().log_softmax(-1)
-    return float(-(logs.exp() * logs).sum())
+    # A token that a logits policy took away has probability 0 and adds nothing.
+    return float(-(logs.exp() * logs).nan_to_num(0.0).sum())

@@ -71,7 +71,8 @@ class ContextPolicy(Protocol):
 
     def select(self, layer: int, x: Tensor, positions: Tensor) -> Tensor | None:
         """Before ``layer`` of the prefill: places (int Tensor, increasing, the last one included) of the tokens that
-        go on, or None for all. ``x`` is [1, tokens, width]."""
+        go on, or None for all. ``x`` is [1, tokens, width]. Of a prompt with a context and a question it is asked for
+        the context alone; the question is computed in full."""
 
 
 class DepthPolicy(Protocol):
@@ -96,7 +97,8 @@ class AttentionPolicy(Protocol):
     ) -> tuple[Tensor, float] | None:
         """Weighted values [1, heads, tokens, head_dim] and the number of keys a query read on average; None leaves the
         layer to the engine. The new keys are already in ``cache``; ``mask`` [tokens or heads' groups, keys] is True
-        where a key is visible, None where all are."""
+        where a key is visible, None where all are. It is asked in every pass, those of the context and of the question
+        included."""
 
 
 class CachePolicy(Protocol):
@@ -104,10 +106,12 @@ class CachePolicy(Protocol):
 
     def prefilled(self, layer: int, query: Tensor, cache: LayerCache) -> None:
         """After the attention of ``layer`` over the last chunk of the prompt; ``query`` is [1, heads, chunk, head_dim].
-        What is evicted here never stands beside the other layers' full caches."""
+        What is evicted here never stands beside the other layers' full caches. Of a prompt with a context and a
+        question this is the end of the context: the question is read after what is left, and its keys stay. A run that
+        goes on from another's state reads its prompt as such a question."""
 
     def settled(self, cache: KeyValueCache) -> None:
-        """After a step, when rejected drafts are gone from the cache."""
+        """After a step, when rejected drafts are gone from the cache; also between context and question."""
 
 
 class DraftPolicy(Protocol):

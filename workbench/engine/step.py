@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from workbench.engine.logprobs import TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,12 @@ class Step:
     nodes : tuple of (int, int, bool, float or None)
         For every drafted token: its id, the place of its parent (-1 for the last accepted token), whether it was kept,
         and the chance that the drafter gave it of being kept after its parent, None where it has no view.
+    logprobs : tuple of (tuple of int, tuple of float), or None
+        Where asked for: for every token of ``tokens`` the most probable tokens of the distribution that it was chosen
+        from, and their log-probabilities [nats]; see :func:`workbench.engine.logprobs.top_logprobs`.
+    logits : Tensor [tokens, vocabulary] or None
+        Where asked for: the logits that every token of ``tokens`` was chosen from, after the ``logits`` policies and
+        before temperature, top-k and top-p; on the CPU, in the model's dtype, or in float32 where such a policy acts.
     """
 
     index: int
@@ -63,3 +73,5 @@ class Step:
     entropy: float | None = None
     verify_seconds: float = 0.0
     nodes: tuple[tuple[int, int, bool, float | None], ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    logits: Tensor | None = field(default=None, compare=False)

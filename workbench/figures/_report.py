@@ -48,7 +48,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.6 "DejaVu San
 _FIRST = (
     "run", "equal to baseline [share]", "new tokens", "measured tokens/s", "measured speed-up",
     "measured on [prompts]", "measured time to first token [ms]", "mean accepted tokens", "layers/token",
-    "peak cache [MB]", "KL [nats]", "top-1 agreement", "ROUGE-L", "task score",
+    "cache", "peak cache [MB]", "KL [nats]", "top-1 agreement", "ROUGE-L", "task score",
 )  # fmt: skip
 
 
@@ -145,8 +145,8 @@ def _variants(figure: Figure, tree: xr.DataTree) -> list[tuple[str, dict[str, An
 
 def _facts(tree: xr.DataTree) -> str:
     attrs = tree.attrs
-    named = [name for name in ("model", "dtype", "device", "arithmetic", "seed") if name in attrs]
-    facts = (f"{name}: {html.escape(str(attrs[name]))}" for name in named)
+    named = [name for name in ("model", "dtype", "device", "arithmetic", "seed", "question") if name in attrs]
+    facts = (f"{'cache' if name == 'question' else name}: {html.escape(str(attrs[name]))}" for name in named)
     partial = "<p><strong>Partial: it was stopped before its end.</strong></p>" if attrs.get("partial") else ""
     return f"<p>{' · '.join(facts)}</p>{partial}"
 

@@ -73,8 +73,14 @@ class Model:
             ends = self.hf.config.eos_token_id
         return () if ends is None else tuple(ends) if isinstance(ends, list | tuple) else (ends,)
 
-    def encode(self, prompt: str | Sequence[int] | Tensor) -> list[int]:
+    def encode(self, prompt: str | Sequence[int] | Tensor, start: bool = True) -> list[int]:
         """Token ids of a prompt given as text or as ids.
+
+        Parameters
+        ----------
+        prompt : str or token ids
+        start : bool
+            Whether the text begins here, so that it gets the tokens that the tokenizer puts around a text.
 
         Raises
         ------
@@ -87,7 +93,7 @@ class Model:
                 raise PromptError(f"{self.name} has no tokenizer: give the prompt as token ids")
             if not prompt.strip():
                 raise PromptError("the prompt is empty: give it some text")
-            ids = self.tokenizer(prompt)["input_ids"]
+            ids = self.tokenizer(prompt, add_special_tokens=start)["input_ids"]
         else:
             ids = prompt.flatten().tolist() if isinstance(prompt, Tensor) else [int(token) for token in prompt]
         if not ids:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from workbench.cost.hardware import Hardware, hardware_table
 from workbench.errors import WorkbenchError
@@ -39,6 +39,9 @@ def compare(
     folder: str | Path | None = None,
     prefill_chunk: int | None = None,
     compiled: bool = False,
+    context_tokens: int | Literal["marked"] | None = "marked",
+    stop_text: str | Sequence[str] = (),
+    min_new_tokens: int = 0,
 ) -> Study:
     """Run recipes on prompts beside the baseline.
 
@@ -55,7 +58,7 @@ def compare(
     recipes : mapping of str to sequence of Technique
         Or to a specification such as ``"prompt_lookup:ngram=3+snap_kv"``. ``baseline``, the empty recipe, is always run
         and comes first.
-    max_new_tokens, temperature, top_p, top_k, seed, stop_tokens, prefill_chunk, compiled
+    max_new_tokens, temperature, top_p, top_k, seed, stop_tokens, prefill_chunk, compiled, stop_text, min_new_tokens
         See :func:`workbench.generate`.
     repeats : int
         Timed generations of every recipe on every prompt.
@@ -70,6 +73,11 @@ def compare(
     folder : path, optional
         Keeps every finished recipe and prompt there, and takes from there what an earlier call with the same settings
         finished. Where some recipes are new, the baseline is timed again beside them.
+    context_tokens : int, "marked" or None
+        What of every prompt is context, compressed before the question is read (see :func:`workbench.generate`):
+        ``"marked"`` takes what the prompt itself marks (``context`` in a prompts file; a needle's haystack) and reads
+        prompts without a mark as one; a number is for all prompts; None reads every prompt as one, so that a cache
+        technique sees the question before it evicts. The study's table, report and JSON say which it was.
 
     Returns
     -------
@@ -94,8 +102,10 @@ def compare(
         "stop_tokens": None if stop_tokens is None else list(stop_tokens),
         "prefill_chunk": prefill_chunk,
         "compiled": compiled,
+        "stop_text": [stop_text] if isinstance(stop_text, str) else list(stop_text),
+        "min_new_tokens": min_new_tokens,
     }
-    plan = Plan(model, cases(model, prompts), named_recipes(recipes), options, repeats, quality)
+    plan = Plan(model, cases(model, prompts, context_tokens), named_recipes(recipes), options, repeats, quality)
     validate(plan, hardware)
     cells = Cells(folder)
     plan.hardware = hardware_table(hardware, str(model.dtype).removeprefix("torch."))
@@ -176,9 +186,9 @@ class _Work:
 
     def _attempt(self, name: str, case: Case, cell: Cell, repeat: int, limit: int | None = None) -> None:
         """One generation into its cell; an error becomes the cell's, a cancelled one leaves no trace."""
-        options = {**self.plan.options, "cancel": self.cancel}
+        options = {**self.plan.options_of(case), "cancel": self.cancel}
         if limit is not None:
-            options["max_new_tokens"] = limit
+            options |= {"max_new_tokens": limit, "min_new_tokens": min(limit, options["min_new_tokens"])}
         try:
             result = run(self.plan.model, case.tokens, self.plan.recipes[name], **options)
         except Exception as error:
@@ -195,7 +205,7 @@ class _Work:
         forced = None
         if baseline.ran and not self.cancelled:
             try:
-                forced = Forced(plan.model, case.tokens, baseline.tokens, plan.seed)
+                forced = Forced(plan.model, case.tokens, baseline.tokens, plan.seed, case.context_tokens)
             except Exception as error:
                 baseline.failed = baseline.failed or _message(error)
         for name, cell in found.items():

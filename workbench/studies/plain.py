@@ -14,6 +14,7 @@ KEYS = (
     "name",
     "technique",
     "exact_declared",
+    "question",
     "equal_to_baseline",
     "first_divergence",
     "prompts",

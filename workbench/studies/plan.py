@@ -11,6 +11,7 @@ from workbench.engine import Chance, Run, Sampler
 from workbench.engine.recipe import Recipe
 from workbench.errors import PromptError, SettingError
 from workbench.models import Model
+from workbench.models.stop_text import stop_texts
 from workbench.settings import parse
 from workbench.studies.cases import Case
 from workbench.studies.run import recipe as recipe_of
@@ -43,9 +44,13 @@ class Plan:
     def seed(self) -> int:
         return self.options["seed"]
 
+    def options_of(self, case: Case) -> dict[str, Any]:
+        """The options of the runs on one prompt."""
+        return {**self.options, "context_tokens": case.context_tokens}
+
     def hash(self, name: str, case: Case) -> str:
         """Name of a cell: everything that decides it."""
-        recipe = recipe_of(self.model, case.tokens, self.recipes[name], self.options)
+        recipe = recipe_of(self.model, case.tokens, self.recipes[name], self.options_of(case))
         return sha256([recipe["hash"], self.repeats, str(self.model.device)])
 
     def order(self, names: Sequence[str], place: int, repeat: int) -> list[str]:
@@ -102,6 +107,10 @@ def validate(plan: Plan, hardware: Sequence[str | Hardware] | None) -> None:
                 f"prompt {case.id}: {len(case.tokens):,} tokens and {most:,} new ones exceed the {positions:,} "
                 f"positions of {plan.model.name}: shorten it or ask for fewer"
             )
+    least = plan.options["min_new_tokens"]
+    if not 0 <= least <= most:
+        raise PromptError(f"min_new_tokens must lie in 0 … max_new_tokens ({most}), not {least}")
+    stop_texts(plan.model, plan.options["stop_text"], 0)
     sampling = (plan.options[name] for name in ("temperature", "top_p", "top_k"))
     sampler = Sampler(*sampling, Chance(plan.seed))
     longest = max(plan.cases, key=lambda case: len(case.tokens))

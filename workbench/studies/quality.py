@@ -8,7 +8,7 @@ task's own score, is in :mod:`workbench.tasks`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,15 +29,25 @@ class Forced:
     prompt, continuation : list of int
         The continuation is what the baseline wrote: greedy, or sampled where the study samples.
     seed : int
+    context_tokens : int, optional
+        See :func:`workbench.teacher_force`.
 
     Attributes
     ----------
     logits : array [tokens, vocabulary], float32
     """
 
-    def __init__(self, model: Model, prompt: list[int], continuation: list[int], seed: int = 0) -> None:
-        self.model, self.prompt, self.continuation, self.seed = model, prompt, continuation, seed
-        self.logits = np.concatenate([_array(rows) for rows in teacher_force(model, prompt, continuation, (), seed)])
+    def __init__(
+        self,
+        model: Model,
+        prompt: list[int],
+        continuation: list[int],
+        seed: int = 0,
+        context_tokens: int | None = None,
+    ) -> None:
+        self.model, self.prompt, self.continuation = model, prompt, continuation
+        self.seed, self.context_tokens = seed, context_tokens
+        self.logits = np.concatenate([_array(rows) for rows in self._forced(())])
 
     @property
     def margins(self) -> list[float]:
@@ -50,7 +60,7 @@ class Forced:
         A recipe that only drafts runs too: that its divergence is nil is measured, not assumed. None if cancelled.
         """
         divergences, agreed, surprise, done = [], 0.0, 0.0, 0
-        for rows in teacher_force(self.model, self.prompt, self.continuation, techniques, self.seed):
+        for rows in self._forced(techniques):
             if cancel is not None and cancel.is_set():
                 return None
             logits = _array(rows)
@@ -65,6 +75,11 @@ class Forced:
             "top1_agreement": agreed / done,
             "perplexity": float(np.exp(surprise / done)),
         }
+
+    def _forced(self, techniques: Sequence[Any]) -> Iterator[Tensor]:
+        return teacher_force(
+            self.model, self.prompt, self.continuation, techniques, self.seed, context_tokens=self.context_tokens
+        )
 
 
 def against_baseline(model: Model, tokens: list[int], baseline: list[int]) -> dict[str, float]:

@@ -15,13 +15,17 @@ import xarray as xr
 from torch import Tensor
 
 from workbench import trace
-from workbench.engine.generate import generate
+from workbench.engine.generate import generate, whole_text
 from workbench.engine.step import Step
 from workbench.models import Model
 from workbench.settings import spell
 from workbench.studies.facts import drafted, drafts_dataset, layers_dataset, steps_dataset, text_dataset
+from workbench.tasks import question_view
 
 clock = time.perf_counter
+
+# Options that do not change what a run writes, and the seed, which stands by itself.
+_DECIDES_NOTHING = ("seed", "cancel", "logprobs", "logits")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +61,12 @@ class RunResult:
         return [token for step in self.steps for token in step.tokens]
 
     @property
+    def context_tokens(self) -> int | None:
+        """First tokens of the prompt that were in the cache, compressed, before the others were read; None if none."""
+        past = self.recipe["options"].get("past")
+        return self.recipe["options"].get("context_tokens") if past is None else past["tokens"]
+
+    @property
     def text(self) -> str:
         """The tokens as text."""
         return self.model.decode(self.tokens)
@@ -86,6 +96,8 @@ class RunResult:
             seed=self.recipe["seed"],
             seconds=self.seconds,
             partial=int(self.cancelled),
+            context_tokens=self.context_tokens or 0,
+            question=question_view(self.context_tokens),
             **({"time_to_first_token": self.time_to_first_token} if self.steps else {}),
         )
 
@@ -101,18 +113,20 @@ def run(
     prompt : str or token ids
     techniques : sequence of Technique
     **options
-        Of :func:`workbench.generate`.
+        Of :func:`workbench.generate`, ``past`` included: the result's prompt is then the whole text before the output.
 
     Raises
     ------
     WorkbenchError
         As :func:`workbench.generate` does.
     """
-    ids = model.encode(prompt)
+    past = options.get("past")
+    ids = whole_text(model, prompt, past)
+    new = ids if past is None else ids[len(past.tokens) :]
     steps: list[Step] = []
     first = float("nan")
     start = clock()
-    for step in generate(model, ids, techniques, **options):
+    for step in generate(model, new, techniques, **options):
         if not steps:
             first = clock() - start
         steps.append(step)
@@ -135,8 +149,10 @@ def recipe(model: Model, prompt: Sequence[int], techniques: Sequence[Any], optio
         ],
         "prompt_sha256": hashlib.sha256(json.dumps(list(prompt)).encode()).hexdigest(),
         "seed": options.get("seed", 0),
-        "options": {key: value for key, value in sorted(options.items()) if key not in ("seed", "cancel")},
+        "options": {key: value for key, value in sorted(options.items()) if key not in _DECIDES_NOTHING},
     }
+    if options.get("past") is not None:
+        content["options"]["past"] = options["past"].describe()
     return {**content, "hash": sha256(content)}
 
 

@@ -20,6 +20,7 @@ from workbench.studies.plain import plain
 from workbench.studies.remarks import comparable, remarks
 from workbench.studies.summary import summarise
 from workbench.studies.table import row
+from workbench.tasks import question_view
 
 
 class Study:
@@ -49,9 +50,15 @@ class Study:
 
     @property
     def prompts(self) -> list[dict[str, Any]]:
-        """For every prompt its ``id``, ``task``, ``tokens`` (how many), the beginning of its ``text``, and its
-        ``category`` if it has one."""
+        """For every prompt its ``id``, ``task``, ``tokens`` (how many), ``context_tokens`` (how many of them are its
+        context, None where it was read as one), ``question`` (which of the two it was, in words), the beginning of its
+        ``text``, and its ``category`` if it has one."""
         return json.loads(self.tree.attrs["prompts"])
+
+    @property
+    def question(self) -> str:
+        """Whether caches were compressed before the question or with the question seen."""
+        return _view(self.prompts)
 
     @property
     def partial(self) -> bool:
@@ -124,7 +131,7 @@ class Study:
         """
         attrs = self.tree.attrs
         about = {key: attrs[key] for key in ("schema", "model", "revision", "dtype", "device", "seed")}
-        about["arithmetic"] = attrs.get("arithmetic", "")
+        about |= {"arithmetic": attrs.get("arithmetic", ""), "question": self.question}
         about |= {key: json.loads(attrs[key]) for key in ("recipe", "versions", "prompts")}
         failures = {run["name"]: run["failed"] for run in self.runs if run["failed"] is not None}
         about |= {"partial": self.partial, "failures": failures, "remarks": self.remarks}
@@ -196,7 +203,14 @@ class Study:
         return f"<p>{html.escape(repr(self)[1:-1])}</p>{self.table(text=True).to_html(escape=True, na_rep='')}{said}"
 
     def _summaries(self, prompts: list[int] | None = None) -> list[dict[str, Any]]:
-        return [{**run, **summarise(self.tree, place, prompts)} for place, run in enumerate(self.runs)]
+        view = _view(self.prompts if prompts is None else [self.prompts[place] for place in prompts])
+        return [
+            {**run, "question": view, **summarise(self.tree, place, prompts)} for place, run in enumerate(self.runs)
+        ]
+
+
+def _view(prompts: list[dict[str, Any]]) -> str:
+    return question_view(*(each.get("context_tokens") for each in prompts))
 
 
 _LESS_IS_BETTER = ("kl", "perplexity", "time_to_first_token", "flops", "bytes", "cache_bytes_peak")

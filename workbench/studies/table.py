@@ -31,6 +31,7 @@ def row(run: dict[str, Any], text: bool) -> dict[str, Any]:
         "mean accepted tokens": run["mean_accepted_tokens"],
         "accepted/verifying forward [tokens]": run["accepted_per_forward"],
         "layers/token": run["layers_per_token"],
+        "cache": run["question"],
         "keys kept": run["keys_kept"],
         "peak cache [MB]": run["cache_bytes_peak"] / 1e6,
         "counted GFLOP/decoded token": run["flops_per_token"] / 1e9,

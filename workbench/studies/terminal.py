@@ -55,6 +55,7 @@ def lines(study: Study, by: str | None = None) -> list[str]:
                 f"{_printable(run['name'])}: {run['flips']:.0f} near ties flipped in half precision, "
                 f"margin at most {run['flip_margin']:.3g} logits"
             )
+    made.append(f"cache: {study.question}")
     for remark in study.remarks:
         made += textwrap.wrap(_printable(remark), WIDTH, subsequent_indent="  ")
     for title, frame in matrices(study.split(by)).items() if by else ():

@@ -26,6 +26,7 @@ from workbench.studies.plan import BASELINE, Plan
 from workbench.studies.quality import against_baseline, answer
 from workbench.studies.run import recipe as recipe_of
 from workbench.studies.run import sha256
+from workbench.tasks import question_view
 
 # variable -> (units, long name)
 SCORES: dict[str, tuple[str, str]] = {
@@ -92,7 +93,7 @@ def build_tree(plan: Plan, cells: Mapping[str, Sequence[Cell]], partial: bool = 
         "drafts": drafts_of_many(steps),
         "modelled": _modelled(plan, rows),
     }
-    dtype = _dtype(plan)
+    dtype, contexts = _dtype(plan), [case.context_tokens for case in plan.cases]
     recipe = {
         "runs": {
             name: recipe_of(plan.model, [], each, plan.options)["techniques"] for name, each in plan.recipes.items()
@@ -101,6 +102,7 @@ def build_tree(plan: Plan, cells: Mapping[str, Sequence[Cell]], partial: bool = 
         "arithmetic": plan.model.arithmetic,
         "repeats": plan.repeats,
         "prompts_sha256": sha256([case.tokens for case in plan.cases]),
+        "context_tokens": contexts,
     }
     return trace.build(
         groups,
@@ -111,6 +113,7 @@ def build_tree(plan: Plan, cells: Mapping[str, Sequence[Cell]], partial: bool = 
         seed=plan.seed,
         runs=[_run_record(name, plan, cells[name]) for name in plan.recipes],
         prompts=[case.record(plan.model) for case in plan.cases],
+        question=question_view(*contexts),
         models=models,
         hardware=[each.name for each in plan.hardware],
         hardware_details=[

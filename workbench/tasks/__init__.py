@@ -2,7 +2,7 @@
 
 from workbench.tasks import humaneval, scorers
 from workbench.tasks.conversation import greedy_answer, next_turn, unroll
-from workbench.tasks.encoding import encode_prompt, format_prompt
+from workbench.tasks.encoding import encode_parts, encode_prompt, format_prompt, question_view
 from workbench.tasks.humaneval import MissingPackage
 from workbench.tasks.needle import found, needle
 from workbench.tasks.pages import shared_pages
@@ -25,6 +25,7 @@ __all__ = [
     "Prompt",
     "PromptFileError",
     "TaskInfo",
+    "encode_parts",
     "encode_prompt",
     "format_prompt",
     "found",
@@ -35,6 +36,7 @@ __all__ = [
     "load_spec_bench",
     "needle",
     "next_turn",
+    "question_view",
     "score",
     "scorer_for",
     "scorers",

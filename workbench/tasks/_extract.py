@@ -199,7 +199,8 @@ def question_answering(sources: Path) -> list[Prompt]:
         asked = f"Passage: {text}\n\nQuestion: {question}\n\nAnswer in a few words, using only the passage."
         if others:
             metadata = {**metadata, "answers": others}
-        found.append(Prompt(name, asked, answer, "question_answering", metadata=metadata))
+        at = asked.rindex("Question: ")
+        found.append(Prompt(name, asked, answer, "question_answering", metadata=metadata, question_at=at))
     return found
 
 
@@ -237,7 +238,8 @@ def retrieval_augmented(sources: Path) -> list[Prompt]:
         }
         if wordings:
             metadata["answers"] = wordings
-        found.append(Prompt(name, asked, answer, "retrieval_augmented", metadata=metadata))
+        at = asked.rindex("Question: ")
+        found.append(Prompt(name, asked, answer, "retrieval_augmented", metadata=metadata, question_at=at))
     return found
 
 

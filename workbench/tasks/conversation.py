@@ -48,6 +48,7 @@ def next_turn(prompt: Prompt, answer: str) -> Prompt | None:
         prompt=turns[number],
         reference=reference,
         metadata={**prompt.metadata, "earlier_messages": said},
+        question_at=None,
     )
 
 

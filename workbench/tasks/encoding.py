@@ -7,7 +7,9 @@ from typing import Any
 from workbench.errors import PromptError
 from workbench.tasks.prompts import Prompt
 
-__all__ = ["encode_prompt", "format_prompt"]
+__all__ = ["CONTEXT_FIRST", "QUESTION_SEEN", "encode_parts", "encode_prompt", "format_prompt", "question_view"]
+
+CONTEXT_FIRST, QUESTION_SEEN = "compressed before the question", "with the question seen"
 
 
 def format_prompt(tokenizer: Any, prompt: Prompt, *, chat: bool | None = None) -> str:
@@ -40,9 +42,63 @@ def format_prompt(tokenizer: Any, prompt: Prompt, *, chat: bool | None = None) -
 
 def encode_prompt(tokenizer: Any, prompt: Prompt, *, chat: bool | None = None) -> list[int]:
     """Token ids of `format_prompt`; special tokens are added only where no template has written them already."""
-    templated = _takes_template(tokenizer, prompt, chat) or bool(prompt.metadata.get("templated"))
     text = format_prompt(tokenizer, prompt, chat=chat)
-    return list(tokenizer(text, add_special_tokens=not templated)["input_ids"])
+    return list(tokenizer(text, add_special_tokens=not _templated(tokenizer, prompt, chat))["input_ids"])
+
+
+def encode_parts(tokenizer: Any, prompt: Prompt, *, chat: bool | None = None) -> tuple[list[int], int | None]:
+    """`encode_prompt`, and how many of the tokens are the context: those before the question.
+
+    The text is tokenised once, as a whole, so that the tokens are those of `encode_prompt`; a token that holds the end
+    of the context and the beginning of the question belongs to the question. Of a chat template what it writes before
+    the context belongs to the context, what it writes after the question to the question.
+
+    Returns
+    -------
+    list of int, int or None
+        None where the prompt has no such parts.
+
+    Raises
+    ------
+    PromptError
+        The tokenizer cannot say where its tokens stand (it is not a fast one), the template does not write the message
+        as it is, or no whole token stands before the question.
+    """
+    if prompt.question_at is None:
+        return encode_prompt(tokenizer, prompt, chat=chat), None
+    if not getattr(tokenizer, "is_fast", False):
+        raise PromptError(
+            f"prompt {prompt.id!r} has a context, whose end only a fast tokenizer can find: ask with the question seen "
+            "(context_tokens=None, --question-seen)"
+        )
+    text = format_prompt(tokenizer, prompt, chat=chat)
+    question = _question_at(text, prompt)
+    special = not _templated(tokenizer, prompt, chat)
+    encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+    context = next(place for place, (_, end) in enumerate(encoded["offset_mapping"]) if end > question)
+    if context == 0:
+        raise PromptError(f"the context of prompt {prompt.id!r} fills no whole token")
+    return list(encoded["input_ids"]), context
+
+
+def question_view(*context_tokens: int | None) -> str:
+    """Whether caches were compressed before the question was read, or with it in sight, over some prompts."""
+    first = sum(each is not None for each in context_tokens)
+    if 0 < first < len(context_tokens):
+        return f"{CONTEXT_FIRST} in {first} of {len(context_tokens)} prompts, {QUESTION_SEEN} in the others"
+    return CONTEXT_FIRST if first else QUESTION_SEEN
+
+
+def _question_at(text: str, prompt: Prompt) -> int:
+    """Where the question begins in a text made of a prompt; a template may strip what stands around the message."""
+    for message, cut in ((prompt.prompt, 0), (prompt.prompt.strip(), len(prompt.prompt) - len(prompt.prompt.lstrip()))):
+        if (start := text.rfind(message)) >= 0:
+            return start + prompt.question_at - cut
+    raise PromptError(f"the chat template changes the text of prompt {prompt.id!r}, so its question cannot be found")
+
+
+def _templated(tokenizer: Any, prompt: Prompt, chat: bool | None) -> bool:
+    return _takes_template(tokenizer, prompt, chat) or bool(prompt.metadata.get("templated"))
 
 
 def _earlier_messages(prompt: Prompt) -> list[dict[str, str]]:

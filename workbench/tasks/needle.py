@@ -112,8 +112,9 @@ def needle(tokenizer: Any, length: int, depth: float | int, seed: int = 0, *, te
     Returns
     -------
     Prompt
-        ``reference`` is the answer; ``metadata`` has ``needle`` (the sentence), ``depth``, ``length``,
-        ``seed`` and ``tokens_before``, ``tokens_after`` (haystack tokens on either side).
+        ``reference`` is the answer, and ``question_at`` marks the question, so that the haystack can be compressed
+        before it is asked; ``metadata`` has ``needle`` (the sentence), ``depth``, ``length``, ``seed`` and
+        ``tokens_before``, ``tokens_after`` (haystack tokens on either side).
 
     Raises
     ------
@@ -160,7 +161,8 @@ def needle(tokenizer: Any, length: int, depth: float | int, seed: int = 0, *, te
         "source": "King James Version, Genesis 24-50",
         "licence": "public domain",
     }
-    return Prompt(f"needle-{length}-{depth:g}-{seed}", text, answer, "needle", chat=False, metadata=metadata)
+    name, asked = f"needle-{length}-{depth:g}-{seed}", text.rindex(question)
+    return Prompt(name, text, answer, "needle", chat=False, metadata=metadata, question_at=asked)
 
 
 def found(answer: str, prompt: Prompt) -> bool:

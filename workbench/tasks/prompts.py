@@ -1,10 +1,10 @@
-"""Prompts: what one is, and how the bundled ones and the user's own files are read and written."""
+"""Prompts: how the bundled ones and the user's own files are read and written."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import chain, zip_longest
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import PromptError
+from workbench.tasks.prompt import CONTINUED_TASKS, Prompt
 
 __all__ = [
     "MAXIMUM_FILE_BYTES",
@@ -28,54 +29,11 @@ __all__ = [
 
 MAXIMUM_FILE_BYTES = 64 * 1024 * 1024
 
-# A model continues the text of these tasks; every other task asks for an answer to a message.
-_CONTINUED_TASKS = frozenset({"code_completion", "humaneval", "needle"})
-_FIELDS = frozenset({"id", "prompt", "reference", "task", "chat", "metadata"})
+_FIELDS = frozenset({"id", "context", "prompt", "reference", "task", "chat", "metadata"})
 
 
 class PromptFileError(PromptError):
     """A prompts file that cannot be used; the message names the file, the line and what is wrong."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One prompt of a task.
-
-    Attributes
-    ----------
-    id
-        Unique within its file.
-    prompt
-        The text: a user's message, or, where `chat` is false, the text to be continued.
-    reference
-        A good answer, or the true continuation; None where there is none.
-    task
-        Name of the task; it chooses the scorer (`workbench.tasks.score`).
-    chat
-        Whether the text is a message to be put into the tokenizer's chat template.
-    metadata
-        What the scorers and the reader may want to know: source, licence, accepted answers, languages. Of a
-        conversation (`workbench.tasks.conversation`): ``turns``, all that the user says in it, and
-        ``earlier_messages``, what was said before this prompt, each with a ``role`` and a ``content``.
-    """
-
-    id: str
-    prompt: str
-    reference: str | None = None
-    task: str = "chat"
-    chat: bool = True
-    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-    def as_record(self) -> dict[str, Any]:
-        """The prompt as the plain dictionary that one line of a prompts file holds."""
-        record: dict[str, Any] = {"id": self.id, "task": self.task, "prompt": self.prompt}
-        if self.reference is not None:
-            record["reference"] = self.reference
-        if self.chat != (self.task not in _CONTINUED_TASKS):
-            record["chat"] = self.chat
-        if self.metadata:
-            record["metadata"] = dict(self.metadata)
-        return record
 
 
 @dataclass(frozen=True)
@@ -125,9 +83,10 @@ def load_prompts(name_or_path: str | Path, limit: int | None = None) -> list[Pro
         A bundled task (`list_tasks`); ``"humaneval"``; ``"all"``: every bundled prompt, task after task;
         ``"mixed"``: the same prompts taking one task after another in turn, so that a small `limit` still
         sees every task; or the path of a JSON Lines file whose lines have ``id``, ``prompt`` and optionally
-        ``reference``, ``task`` (``"chat"`` if absent), ``chat`` and ``metadata``. Other fields are kept
-        in the metadata. A line that has ``turns`` and no ``prompt`` is read as a question of Spec-Bench
-        (`workbench.tasks.load_spec_bench`): its first turn is the prompt.
+        ``reference``, ``task`` (``"chat"`` if absent), ``chat``, ``metadata`` and ``context``, which is the text
+        that stands directly before ``prompt``, the question. Other fields are kept in the metadata. A line that has
+        ``turns`` and no ``prompt`` is read as a question of Spec-Bench (`workbench.tasks.load_spec_bench`): its first
+        turn is the prompt.
     limit
         At most this many, from the start.
 
@@ -233,20 +192,29 @@ def _prompt(record: dict[str, Any], place: str) -> Prompt:
         record["id"] = str(record["id"])
     record = {key: value for key, value in record.items() if value is not None or key in ("id", "prompt")}
     task = record.setdefault("task", "chat")
-    for name in ("id", "prompt", "reference", "task"):
+    for name in ("id", "context", "prompt", "reference", "task"):
         if name in record and not isinstance(record[name], str):
             raise PromptFileError(f"{place}: {name!r} must be text, not {type(record[name]).__name__}")
         if name in record and name != "reference" and not record[name].strip():
             raise PromptFileError(f"{place}: {name!r} is empty")
         check_text(record.get(name, ""), name, place)
-    chat = record.get("chat", task not in _CONTINUED_TASKS)
+    chat = record.get("chat", task not in CONTINUED_TASKS)
     metadata = record.get("metadata", {})
     if not isinstance(chat, bool):
         raise PromptFileError(f"{place}: 'chat' must be true or false")
     if not isinstance(metadata, dict):
         raise PromptFileError(f"{place}: 'metadata' must be an object")
     extra = {key: value for key, value in record.items() if key not in _FIELDS}
-    return Prompt(record["id"], record["prompt"], record.get("reference"), task, chat, {**extra, **metadata})
+    context = record.get("context", "")
+    return Prompt(
+        record["id"],
+        context + record["prompt"],
+        record.get("reference"),
+        task,
+        chat,
+        {**extra, **metadata},
+        len(context) or None,
+    )
 
 
 def check_text(text: str, name: str, place: str) -> None:

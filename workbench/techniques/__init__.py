@@ -13,6 +13,7 @@ from workbench.techniques.goodput import Goodput
 from workbench.techniques.hidden_transfer import HiddenTransfer
 from workbench.techniques.hydra_heads import HydraHeads
 from workbench.techniques.lexical_units import LexicalUnits
+from workbench.techniques.logits_processors import LogitsProcessors
 from workbench.techniques.medusa_heads import MedusaHeads
 from workbench.techniques.optimal_transport_accept import OptimalTransportAccept
 from workbench.techniques.overlapped_draft import OverlappedDraft
@@ -45,6 +46,7 @@ __all__ = [
     "HiddenTransfer",
     "HydraHeads",
     "LexicalUnits",
+    "LogitsProcessors",
     "MedusaHeads",
     "OptimalTransportAccept",
     "OverlappedDraft",

@@ -44,8 +44,15 @@ class SnapKV(Technique):
         Last tokens of the prompt whose queries vote and whose keys always stay.
     kernel : int
         Neighbouring keys pooled, so that what stands beside a key that is looked at stays with it; 1 pools nothing. Of
-        18 five-digit needles in 350 and 700 tokens the bundled model at keep=0.5 completes 4 at 7 and all at 15.
+        18 five-digit needles in 350 and 700 tokens, the question in the window, the bundled model at keep=0.5 completes
+        4 at 7 and all at 15.
     pooling : {"avg", "max"}
+
+    Notes
+    -----
+    The window is the prompt's end, as in the paper: with the question in it, what is kept is what the question asks
+    for. With ``context_tokens`` it is the end of the context, as in kvpress, and a needle that nothing there looks at
+    is lost.
     """
 
     keep: Annotated[float, Field(gt=0, le=1, description="share of the prompt's keys that stays")] = 0.5

@@ -44,6 +44,9 @@ class StreamingLLM(Technique):
 
     Notes
     -----
+    With ``context_tokens`` the question is read in one pass behind the window that the context left, and eviction goes
+    on after it.
+
     Models with learned positions are refused: their positions are added to the residual stream before the first layer,
     and keys cannot be moved afterwards. A run still ends at the positions that the engine allows the model.
     """

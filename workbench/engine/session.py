@@ -1,0 +1,130 @@
+"""The steps of a run, and the state from which another run goes on without prefilling anew."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from workbench.engine.cache import KeyValueCache
+from workbench.engine.step import Step
+from workbench.errors import PromptError, WorkbenchError
+from workbench.models import Model
+
+if TYPE_CHECKING:
+    from workbench.engine.loop import Loop
+
+ModelKey = tuple[str, str, str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """A text and what a model remembers of it, evicted keys gone.
+
+    It may be gone on from any number of times: every run takes a copy of the caches.
+
+    Attributes
+    ----------
+    tokens : tuple of int
+        Prompt and output, all turns. The last of them has not been through the model yet.
+    caches : dict
+        (name, revision, dtype, device) of a model -> its :class:`workbench.engine.KeyValueCache`.
+    model : tuple of str
+        Key of the main model.
+    recipes : tuple of tuple of str
+        For every turn its techniques, as they describe themselves.
+    """
+
+    tokens: tuple[int, ...]
+    caches: dict[ModelKey, KeyValueCache]
+    model: ModelKey
+    recipes: tuple[tuple[str, ...], ...]
+
+    @property
+    def cached(self) -> int:
+        """Tokens that the main model need not read again."""
+        return self.caches[self.model].length if self.model in self.caches else 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes allocated for keys and values, over all models."""
+        return sum(cache.bytes for cache in self.caches.values())
+
+    def check(self, model: Model) -> None:
+        """Refuse a model that did not make this state.
+
+        Raises
+        ------
+        PromptError
+        """
+        own = key_of(model)
+        if own != self.model:
+            name = " ".join(part for part in self.model if part)
+            raise PromptError(f"this state is of {name} and cannot go on with {' '.join(part for part in own if part)}")
+
+    def copy_for(self, model: Model, reserve: int) -> KeyValueCache | None:
+        """A copy of a model's cache with room for ``reserve`` more tokens; None if it has none."""
+        cache = self.caches.get(key_of(model))
+        return None if cache is None else cache.copy(reserve)
+
+    def describe(self) -> dict[str, Any]:
+        """What a recipe says of it: the text, which entries are left, and the techniques of every turn."""
+        kept = {
+            " ".join(key): [layer.positions.tolist() if layer.length else [] for layer in cache.layers]
+            for key, cache in self.caches.items()
+        }
+        content = json.dumps([list(self.tokens), kept], sort_keys=True)
+        return {
+            "tokens": len(self.tokens),
+            "sha256": hashlib.sha256(content.encode()).hexdigest(),
+            "recipes": [list(recipe) for recipe in self.recipes],
+        }
+
+
+class Generation(Iterator[Step]):
+    """The steps of a run, one after the other; over, it has the state that it leaves.
+
+    ``close`` ends it between two steps, as ``cancel`` does.
+    """
+
+    def __init__(self, loop: Loop, cancel: threading.Event | None) -> None:
+        self._loop, self._steps = loop, loop.steps(cancel)
+        self._over = self._failed = False
+
+    def __next__(self) -> Step:
+        try:
+            return next(self._steps)
+        except StopIteration:
+            self._over = True
+            raise
+        except BaseException:
+            self._over = self._failed = True
+            raise
+
+    def close(self) -> None:
+        """End the run where it is."""
+        self._steps.close()
+        self._over = True
+
+    @property
+    def state(self) -> State:
+        """What ``generate(..., past=state)`` goes on from; finished, cancelled and closed runs have one.
+
+        Raises
+        ------
+        WorkbenchError
+            While the run goes on, and after one that failed.
+        """
+        if self._failed:
+            raise WorkbenchError("this run failed in the middle of a step: there is no state to go on from")
+        if not self._over:
+            raise WorkbenchError("this run has not ended: take its last step, or close() it, and then its state")
+        return self._loop.state()
+
+
+def key_of(model: Model) -> ModelKey:
+    """What tells one model's cache from another's."""
+    return model.name, model.revision, str(model.dtype).removeprefix("torch."), str(model.device)

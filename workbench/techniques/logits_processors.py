@@ -1,0 +1,115 @@
+"""The processors of transformers' ``generate`` that shape the next-token distribution, in its order.
+
+Paper
+-----
+``repetition_penalty``: Keskar et al., CTRL: A Conditional Transformer Language Model for Controllable Generation, 2019,
+arXiv 1909.05858; the logit of a token that stands in the text is divided by it, or multiplied where it is negative.
+``no_repeat_ngram``: Paulus et al., A Deep Reinforced Model for Abstractive Summarization, 2017, arXiv 1705.04304; no
+n-gram comes twice. ``min_p``: Nguyen et al., Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs,
+2024, arXiv 2407.01082; tokens less probable than that share of the most probable one are left out.
+``epsilon_cutoff``: Hewitt et al., Truncation Sampling as Language Model Desmoothing, 2022, arXiv 2210.15191; tokens
+less probable than it are left out.
+
+Source
+------
+``transformers.generation.logits_process``, with the same settings and, greedy, the same text.
+
+Deviates
+--------
+As in transformers, prompt and output count for the first two (CTRL and Paulus et al. look at the output), and the last
+two act after temperature and only where tokens are drawn. transformers cuts by top-k and top-p before them; here they
+are the sampler's and come last, so that top-p beside min-p reaches its share of what min-p has left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from workbench.engine import Run
+from workbench.settings import settings
+from workbench.techniques._technique import Technique, register
+
+
+@register
+@settings
+class LogitsProcessors(Technique):
+    """Repetition penalty, no repeated n-grams, min-p and epsilon cutoff; each is off by default.
+
+    Parameters
+    ----------
+    repetition_penalty : float
+        1 is none.
+    no_repeat_ngram : int
+        Length of the n-grams that may come only once; 0 is off.
+    min_p : float
+        Least probability of a token as a share of the most probable one's; 0 is off.
+    epsilon_cutoff : float
+        Least probability of a token; the most probable one always stays. 0 is off.
+    """
+
+    repetition_penalty: Annotated[float, Field(gt=0, le=10, description="divides logits of tokens in the text")] = 1.0
+    no_repeat_ngram: Annotated[int, Field(ge=0, le=64, description="n-grams of that length come only once")] = 0
+    min_p: Annotated[float, Field(ge=0, le=1, description="least share of the best token's probability")] = 0.0
+    epsilon_cutoff: Annotated[float, Field(ge=0, lt=1, description="least probability of a token")] = 0.0
+
+    slots = ("logits",)
+    exact = False
+    paper = (
+        "Keskar et al., CTRL, 2019, arXiv 1909.05858; Paulus et al., 2017, arXiv 1705.04304; Nguyen et al., Min-p "
+        "Sampling, 2024, arXiv 2407.01082; Hewitt et al., Truncation Sampling, 2022, arXiv 2210.15191"
+    )
+
+    def start(self, run: Run) -> _Processors:
+        return _Processors(self, run.sampler.temperature)
+
+    @classmethod
+    def neutral(cls) -> Self:
+        return cls()
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        return cls(repetition_penalty=1.3, min_p=0.1), cls(no_repeat_ngram=2, epsilon_cutoff=0.02)
+
+
+class _Processors:
+    def __init__(self, technique: LogitsProcessors, temperature: float) -> None:
+        self._settings, self._temperature = technique, temperature
+
+    def adjust(self, tokens: Sequence[int], logits: Tensor) -> Tensor:
+        chosen, drawn = self._settings, self._temperature > 0
+        if chosen.repetition_penalty != 1:
+            logits = _penalised(logits, tokens, chosen.repetition_penalty)
+        if chosen.no_repeat_ngram:
+            logits = _without(logits, _completing(tokens, chosen.no_repeat_ngram))
+        for share, least in ((True, chosen.min_p), (False, chosen.epsilon_cutoff)):
+            if drawn and least:
+                probabilities = (logits.float() / self._temperature).softmax(-1)
+                best = probabilities.max()
+                bound = least * best if share else torch.minimum(best, best.new_tensor(least))
+                logits = _without(logits, probabilities < bound)
+        return logits
+
+
+def _penalised(logits: Tensor, tokens: Sequence[int], penalty: float) -> Tensor:
+    places = torch.tensor(sorted(set(tokens)), device=logits.device)
+    scores = logits[places]
+    return logits.index_copy(0, places, torch.where(scores < 0, scores * penalty, scores / penalty))
+
+
+def _completing(tokens: Sequence[int], size: int) -> list[int]:
+    """Tokens that would complete an n-gram of that size which the text has already."""
+    prefix = list(tokens[len(tokens) - size + 1 :])
+    starts = range(len(tokens) - size + 1)
+    return [tokens[start + size - 1] for start in starts if list(tokens[start : start + size - 1]) == prefix]
+
+
+def _without(logits: Tensor, gone: Tensor | list[int]) -> Tensor:
+    """Logits with those at ``gone`` (a mask or places) at minus infinity."""
+    logits = logits.clone()
+    logits[gone] = float("-inf")
+    return logits
