@@ -1,5 +1,7 @@
 """What forwards cost: measured or modelled, and never by a clock where a text would hang on it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from workbench import generate
 from workbench.engine import Run, Sampler, VerifyCost, verify_cost
 from workbench.engine.verify_cost import _KNOWN, modelled_on, steady
 from workbench.models.tiny import tiny
-from workbench.techniques import Goodput, HydraHeads, PromptLookup
+from workbench.techniques import Goodput, HydraHeads, PromptLookup, StreamingLLM
 
 CHEAP, DEAR = VerifyCost([1, 64], [1.0, 1.01]), VerifyCost([1, 2, 64], [1.0, 50.0, 3000.0])
 RECIPES = {
@@ -33,6 +35,12 @@ def test_a_sampled_text_does_not_hang_on_the_clock(name):
     assert cheap == dear and cheap[1] > 0
 
 
+def test_nor_one_from_which_keys_are_evicted_between_tokens():
+    recipe = [*RECIPES["trained tree"], StreamingLLM(window=8)]
+    cheap, dear = (written(recipe, cost) for cost in (CHEAP, DEAR))
+    assert cheap == dear and cheap[1] > 0
+
+
 def test_a_greedy_one_may_draft_by_it():
     cheap, dear = (written(RECIPES["trained tree"], cost) for cost in (CHEAP, DEAR))
     assert cheap[0] == dear[0] and cheap[1] > dear[1]
@@ -43,6 +51,7 @@ def test_who_decides_by_the_clock():
     greedy, sampled = (Run(model, (1,), 4, Sampler(each), 0) for each in (0.0, 0.8))
     assert [steady("measured", run) for run in (greedy, sampled)] == ["measured", "modelled"]
     assert steady("modelled", greedy) == "modelled"
+    assert steady("measured", replace(greedy, stepwise=True)) == "modelled"
     assert modelled_on(torch.device("cpu")) is not modelled_on(torch.device("meta"))
     curve = verify_cost(model, "modelled")
     assert curve.ratio(64) >= curve.ratio(8) >= 1

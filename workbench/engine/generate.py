@@ -120,8 +120,9 @@ def generate(
         logits=logits,
     )
     sampler = Sampler(temperature, top_p, top_k, Chance(seed))
-    run = Run(model, tuple(tokens), max_new_tokens, sampler, seed)
-    return Generation(Loop(run, Recipe(techniques), options, past), cancel)
+    recipe = Recipe(techniques)
+    run = Run(model, tuple(tokens), max_new_tokens, sampler, seed, recipe.stepwise)
+    return Generation(Loop(run, recipe, options, past), cancel)
 
 
 def whole_text(model: Model, prompt: str | Sequence[int] | Tensor, past: State | None = None) -> list[int]:

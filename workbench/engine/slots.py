@@ -50,6 +50,8 @@ class Run:
     sampler : Sampler
         How the next token is chosen.
     seed : int
+    stepwise : bool
+        Whether a technique of the recipe acts between tokens, so that the text may hang on how many a step verifies.
     """
 
     model: Model
@@ -57,6 +59,7 @@ class Run:
     max_new_tokens: int
     sampler: Sampler
     seed: int
+    stepwise: bool = False
 
 
 class WeightsPolicy(Protocol):

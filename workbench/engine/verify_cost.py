@@ -40,12 +40,12 @@ def modelled_on(device: torch.device) -> Hardware:
 
 
 def steady(kind: str, run: Run) -> str:
-    """The kind of cost that a run may decide by: ``modelled`` wherever it samples.
+    """The kind of cost that a run may decide by: ``modelled`` wherever it samples, or a technique acts between tokens.
 
-    The draws that a step takes follow the shape of its draft, so a sampled text would hang on the clock if the shape
-    did. A greedy text does not depend on what was drafted.
+    The draws that a step takes, and what such a technique sees, follow the shape of the step's draft, so the text would
+    hang on the clock if the shape did. Any other greedy text does not depend on what was drafted.
     """
-    return kind if run.sampler.greedy else "modelled"
+    return kind if run.sampler.greedy and not run.stepwise else "modelled"
 
 
 class VerifyCost:

@@ -25,7 +25,7 @@ class TrainedTreeTechnique(Technique):
     weights : str
         ``bundled``, ``untrained``, or the path of a part trained with ``workbench train``.
     cost : {"measured", "modelled"}
-        See :func:`workbench.engine.verify_cost`. Modelled wherever tokens are sampled: no text hangs on a clock.
+        See :func:`workbench.engine.verify_cost`. Modelled wherever the text would else hang on the clock.
     """
 
     nodes: Annotated[int, Field(ge=0, le=64, description="most nodes of a tree; 0 drafts nothing")] = 24

@@ -46,7 +46,7 @@ class Goodput(Technique):
         Most tokens depth; 0 never drafts.
     cost : {"measured", "modelled"}
         Wall clock of this machine, or counted FLOPs and bytes on a roofline, which depends on no clock; see
-        :func:`workbench.engine.verify_cost`. Modelled wherever tokens are sampled, so that no text hangs on a clock.
+        :func:`workbench.engine.verify_cost`. Modelled wherever the text would else hang on the clock.
     estimator : {"calibrated", "smartspec"}
         Acceptance by depth and by what the drafter says, or SmartSpec's one moving rate.
 
