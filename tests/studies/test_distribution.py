@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine.scripted import Scripted
 from helpers import applicable
 
 import workbench.techniques  # noqa: F401  fills the registry
@@ -23,7 +24,7 @@ from workbench.engine.recipe import Recipe
 from workbench.errors import IncompatibleTechniques
 from workbench.registry import TECHNIQUES
 from workbench.studies.distribution import distance, model_of, prompt_of
-from workbench.techniques import CandidateLength, DynamicTree, Goodput, Technique, WithoutReplacementTree
+from workbench.techniques import CandidateLength, DynamicTree, Goodput, SuffixDraft, WithoutReplacementTree
 from workbench.techniques._draft_heads import DraftHeadsTechnique
 from workbench.techniques._lookahead import LookaheadTechnique
 
@@ -101,24 +102,33 @@ def test_alone_it_is_plain_sampling(name):
         assert distance([TECHNIQUES[name].examples()[place]], 3, news=(3,), temperature=1.0).variation < 1e-6
 
 
+@pytest.mark.parametrize(
+    "auxiliary",
+    [
+        "draft_model:model=/2,draft=2",
+        "overlapped_draft:model=/2,draft=1",
+        "trigram_draft:nodes=3",
+    ],
+)
+@pytest.mark.parametrize("partners", [(), (Goodput(cost="modelled"),)])
+def test_a_drafter_beside_another_keeps_it_too(auxiliary, partners):
+    with applicable():
+        found = distance([SuffixDraft(auxiliary=auxiliary, alone=2), *partners], 3, **SETTINGS[0])
+    assert found.variation < 1e-6 and found.levels > 0
+
+
 # Pruning by the shape of the finished draft, as it was once done.
 
 
-class Ending(Technique):
+class Ending(Scripted):
     """A chain that ends where a certain token was drawn."""
 
-    slots = ("draft",)
-    exact = True
-    paper = "none"
-    name = "ending"
+    def __init__(self):
+        super().__init__(None)
 
     def start(self, run):
         self.run = run
         return self
-
-    @classmethod
-    def neutral(cls):
-        return cls()
 
     def propose(self, tokens, limit):
         law = torch.full((self.run.model.anatomy.vocabulary,), 1.0 / self.run.model.anatomy.vocabulary)
@@ -126,9 +136,6 @@ class Ending(Technique):
         while len(drafted) < limit and drafted[-1]:
             drafted.append(self.run.sampler.chance.draw(law))
         return Draft(drafted, None, law.expand(len(drafted), -1))
-
-    def verified(self, verification):
-        pass
 
 
 TREE = WithoutReplacementTree(model="/2", depth=2, branching="2-1", search="branching")
