@@ -22,7 +22,7 @@ ROUNDING = 1e-6
 # One token from the prefill, two levels of drafts and the token after them; some drafters need a step to get going.
 _NEWS = (4, 5)
 # Longer texts only where few outcomes were seen.
-_FEW = 150
+_FEW = 80
 # A second drafted token is nearly free, and a third dear, so that what a draft is worth hangs on its shape.
 COST = (1.0, 1.05, 1.06, 1.6, 1.65, 1.7, 2.2)
 # Where nothing weighs it, all that is drafted is verified.
