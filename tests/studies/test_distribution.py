@@ -11,19 +11,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine.scripted import Scripted
 from helpers import applicable
 
 import workbench.techniques  # noqa: F401  fills the registry
 from workbench import artifacts
 from workbench.drafting.acceptance_head import NAME as ACCEPTANCE_HEAD
 from workbench.drafting.acceptance_head import AcceptanceHead
-from workbench.engine import Sampler
+from workbench.engine import Decoder, Draft, Sampler
 from workbench.engine.loop import Loop
 from workbench.engine.recipe import Recipe
 from workbench.errors import IncompatibleTechniques
 from workbench.registry import TECHNIQUES
-from workbench.studies.distribution import distance, model_of
-from workbench.techniques import CandidateLength, DynamicTree, Goodput, WithoutReplacementTree
+from workbench.studies.distribution import distance, model_of, prompt_of
+from workbench.techniques import CandidateLength, DynamicTree, Goodput, SuffixDraft, WithoutReplacementTree
 from workbench.techniques._draft_heads import DraftHeadsTechnique
 from workbench.techniques._lookahead import LookaheadTechnique
 
@@ -61,7 +62,7 @@ def drafter(name, vocabulary):
             return technique
         # Zeros where training would start say nothing of any token.
         tensors = {
-            key: 3.0 * torch.randn_like(value) if value.is_floating_point() else value
+            key: torch.randn_like(value) if value.is_floating_point() else value
             for key, value in part.state_dict().items()
         }
     place = Path(tempfile.mkdtemp())
@@ -98,33 +99,63 @@ def test_the_distribution_is_plain_samplings_in_every_setting(name, partners, se
 @pytest.mark.parametrize("name", [name for name in PUBLIC if name not in DRAFTERS])
 def test_alone_it_is_plain_sampling(name):
     for place in range(len(TECHNIQUES[name].examples())):
-        assert distance([TECHNIQUES[name].examples()[place]], 3, temperature=1.0).variation < 1e-6
+        assert distance([TECHNIQUES[name].examples()[place]], 3, news=(3,), temperature=1.0).variation < 1e-6
+
+
+@pytest.mark.parametrize(
+    "auxiliary",
+    [
+        "draft_model:model=/2,draft=2",
+        "overlapped_draft:model=/2,draft=1",
+        "trigram_draft:nodes=3",
+    ],
+)
+@pytest.mark.parametrize("partners", [(), (Goodput(cost="modelled"),)])
+def test_a_drafter_beside_another_keeps_it_too(auxiliary, partners):
+    with applicable():
+        found = distance([SuffixDraft(auxiliary=auxiliary, alone=2), *partners], 3, **SETTINGS[0])
+    assert found.variation < 1e-6 and found.levels > 0
 
 
 # Pruning by the shape of the finished draft, as it was once done.
 
-DEAR = (1.0, 1.66, 1.72, 2.3, 2.9)
+
+class Ending(Scripted):
+    """A chain that ends where a certain token was drawn."""
+
+    def __init__(self):
+        super().__init__(None)
+
+    def start(self, run):
+        self.run = run
+        return self
+
+    def propose(self, tokens, limit):
+        law = torch.full((self.run.model.anatomy.vocabulary,), 1.0 / self.run.model.anatomy.vocabulary)
+        drafted = [self.run.sampler.chance.draw(law)]
+        while len(drafted) < limit and drafted[-1]:
+            drafted.append(self.run.sampler.chance.draw(law))
+        return Draft(drafted, None, law.expand(len(drafted), -1))
+
+
+TREE = WithoutReplacementTree(model="/2", depth=2, branching="2-1", search="branching")
 BENT = [
-    (DynamicTree(model="/2", budget=3, deepen=0.0), {"temperature": 1.0}, DEAR),
-    (WithoutReplacementTree(model="/2", depth=2, branching="2-1", search="branching"), SETTINGS[1], DEAR),
-    ("candidate_length", {"temperature": 1.0}, DEAR),
+    (DynamicTree.smallest(), {"temperature": 2.5, "top_p": 0.8}, None),
+    (TREE, {"temperature": 1.5, "top_p": 0.8}, (1.0, 1.5, 1.55, 2.2, 3.0)),
+    (Ending(), {"temperature": 1.0}, (1.0, 1.66, 1.72, 2.3, 2.9)),
 ]
 
 
 @pytest.mark.parametrize(("technique", "settings", "cost"), BENT)
 def test_cutting_a_drawn_draft_by_its_shape_would_be_seen(technique, settings, cost, monkeypatch):
-    technique = drafter(technique, 3) if isinstance(technique, str) else technique
     recipe = [technique, Goodput(cost="modelled")]
-    assert distance(recipe, 3, cost, **settings).variation < 1e-6
+    assert distance(recipe, 3, cost, (4,), **settings).variation < 1e-6
     monkeypatch.setattr(Loop, "_may_prune", staticmethod(lambda draft: bool(draft.tokens)))
-    assert distance(recipe, 3, cost, **settings).variation > 0.01
+    assert distance(recipe, 3, cost, (4,), **settings).variation > 0.01
 
 
 def test_the_distributions_have_something_to_lose():
     """Zeros in them where they were cut, and more than one token everywhere."""
-    from workbench.engine import Decoder
-    from workbench.studies.distribution import prompt_of
-
     for vocabulary, settings in itertools.product((3, 4), SETTINGS):
         text = prompt_of(vocabulary)
         law = Sampler(**settings).distribution(Decoder(model_of(vocabulary)).forward(text)[0])

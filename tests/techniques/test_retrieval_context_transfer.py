@@ -68,16 +68,19 @@ def test_a_strong_drafter_is_accepted_more_often():
     assert kept[1] > kept[0]
 
 
+@pytest.mark.slow
 @pytest.mark.bundled
 def test_the_drafters_knowledge_raises_acceptance_on_real_text(bundled):
     """The paper's second claim: what the drafter is sure of is rejected less often."""
-    from workbench.tasks.needle import haystack
+    from workbench.tasks import encode_prompt, load_prompts
 
-    text = "\n".join(haystack()[:14])
-    prompt = bundled.chat(f"{text}\n\nWho is Rebekah, and what did she do at the well? Answer in a few sentences.")
     rates = []
     for strength in (0.0, 10.0):
-        technique = RetrievalContextTransfer(strength=strength, draft=4, budget=160, chunk=32, query=40)
-        steps = run(bundled, prompt, [technique], 32)
-        rates.append(sum(step.accepted for step in steps) / max(1, sum(step.drafted for step in steps)))
+        technique = RetrievalContextTransfer(strength=strength, draft=4, budget=200)
+        steps = [
+            step
+            for prompt in load_prompts("retrieval_augmented", limit=3)
+            for step in run(bundled, encode_prompt(bundled.tokenizer, prompt)[-420:], [technique], 24)
+        ]
+        rates.append(sum(step.accepted for step in steps) / sum(step.drafted for step in steps))
     assert rates[1] > rates[0], rates

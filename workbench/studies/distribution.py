@@ -20,9 +20,9 @@ ROUNDING = 1e-6
 """A smaller total variation is none."""
 
 # One token from the prefill, two levels of drafts and the token after them; some drafters need a step to get going.
-_NEW, _MORE = 4, 5
+_NEWS = (4, 5)
 # Longer texts only where few outcomes were seen.
-_FEW = 150
+_FEW = 80
 # A second drafted token is nearly free, and a third dear, so that what a draft is worth hangs on its shape.
 COST = (1.0, 1.05, 1.06, 1.6, 1.65, 1.7, 2.2)
 # Where nothing weighs it, all that is drafted is verified.
@@ -56,7 +56,11 @@ def prompt_of(vocabulary: int) -> list[int]:
 
 
 def distance(
-    techniques: Sequence[Technique], vocabulary: int = 4, cost: Sequence[float] | None = None, **sampling: Any
+    techniques: Sequence[Technique],
+    vocabulary: int = 4,
+    cost: Sequence[float] | None = None,
+    news: Sequence[int] = _NEWS,
+    **sampling: Any,
 ) -> Distance:
     """Compare a run with techniques to one without, given the first token, which no technique drafts.
 
@@ -69,6 +73,8 @@ def distance(
     cost : sequence of float, optional
         What a forward of one row, two and so on is taken to last, see :func:`workbench.engine.verify_cost.assume`; if
         left out :data:`COST` beside a technique of the slot ``draft_length``, and else nothing for further rows.
+    news : sequence of int
+        Tokens to be generated; the next of them if drafts of two levels did not fit in, and outcomes were few.
     **sampling
         ``temperature``, ``top_p`` and ``top_k``.
 
@@ -92,7 +98,7 @@ def distance(
             depths.append(1 if parent < 0 else depths[parent] + 1)
         levels = max([levels, *depths])
 
-    for new in (_NEW, _MORE):
+    for new in news:
         found = text_law(model, prompt, techniques, new, given=1, see=see, **sampling)
         plain = _plain(vocabulary, new, tuple(sorted(sampling.items())))
         if levels > 1 or walks > _FEW:
