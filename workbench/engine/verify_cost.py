@@ -25,7 +25,7 @@ from workbench.models.anatomy import Anatomy
 KINDS = ("measured", "modelled")
 _CORES = Hardware(
     "two server cores",
-    {"bfloat16": 0.8e12, "float16": 0.1e12, "float32": 0.35e12},
+    {"bfloat16": 0.8e12, "float16": 0.1e12, "float32": 0.35e12, "float64": 0.15e12},
     40e9,
     "what the compiled kernels reach on two cores of an EPYC with AVX-512, rounded",
 )
