@@ -1,4 +1,4 @@
-"""The attention of one layer of a pass, by the fastest way that gives what its mask asks for."""
+"""The attention of one layer of a pass: by the compiled kernel, or by the fastest way of torch that its mask allows."""
 
 from __future__ import annotations
 
