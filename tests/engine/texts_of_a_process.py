@@ -8,7 +8,7 @@ import json
 import sys
 
 import workbench as wb
-from workbench.errors import SettingError
+from workbench.errors import ModelError, SettingError
 from workbench.registry import TECHNIQUES
 from workbench.settings import parse
 from workbench.tasks import encode_prompt, load_prompts
@@ -27,7 +27,7 @@ def main(prompts: int, new: int, recipes: list[str]) -> dict:
                 [token for step in wb.generate(model, each, techniques, max_new_tokens=new) for token in step.tokens]
                 for each in ids
             ]
-        except SettingError as error:
+        except (SettingError, ModelError) as error:
             found[recipe] = str(error)
     return found
 
