@@ -79,9 +79,9 @@ def test_without_the_kernels_it_says_so():
 @pytest.mark.slow
 def test_ten_processes_thirty_prompts_and_every_exact_technique():
     recipes = [*EXACT, *FEW]
+    # The second of them with two threads.
     with ThreadPoolExecutor(2) as pool:
-        # The second of them with two threads.
         found = list(pool.map(lambda threads: texts(30, 16, recipes, threads), (1, 2, 1, 1, 1)))
-        with busy(2):
-            found += pool.map(lambda _: texts(30, 16, recipes), range(5))
+    with busy(2), ThreadPoolExecutor(5) as pool:
+        found += pool.map(lambda _: texts(30, 16, recipes), range(5))
     check(found, recipes)
