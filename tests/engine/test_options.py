@@ -11,7 +11,7 @@ from workbench.engine.loop import Loop
 from workbench.engine.options import Options
 from workbench.engine.recipe import Recipe
 from workbench.engine.sampling import entropy
-from workbench.errors import PromptError, SettingError
+from workbench.errors import NumericalError, PromptError, SettingError
 from workbench.models import Model
 from workbench.models.stop_text import StopText
 from workbench.models.tiny import tiny
@@ -173,3 +173,35 @@ def test_nothing_is_reported_unless_asked():
     assert all(step.logprobs is None and step.logits is None for step in steps)
     with pytest.raises(SettingError, match="logprobs"):
         generate(tiny("llama"), PROMPT, logprobs=-1)
+
+
+@pytest.mark.parametrize(
+    "output, wanted, length", [("日本", "本", 6), ("日本語", "語", 9), ("日本。b", "。b", 10), ("a日", "日", 4)]
+)
+def test_a_stop_text_is_seen_in_a_run_of_byte_tokens(output, wanted, length):
+    """Such a run is decoded as a whole, or as nothing but replacement characters."""
+    tokens = list(output.encode())
+
+    def decode(ids):
+        try:
+            return bytes(ids).decode()
+        except UnicodeDecodeError:
+            return "\N{REPLACEMENT CHARACTER}" * len(ids)
+
+    policy = StopText(decode, [wanted], before=ord("x"))
+    stopped = [count for count in range(1, len(tokens) + 1) if policy.stop(tokens[:count])]
+    assert stopped[:1] == [length]
+
+
+def test_stop_tokens_that_the_model_lacks_take_nothing_away():
+    model = tiny("llama")
+    expected = tokens_of(generate(model, random_tokens(12), max_new_tokens=6, stop_tokens=()))
+    found = generate(model, random_tokens(12), max_new_tokens=6, stop_tokens=(96, -1), min_new_tokens=4)
+    assert tokens_of(found) == expected
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_where_every_token_is_ruled_out_it_says_so(temperature):
+    options = {"stop_tokens": tuple(range(96)), "min_new_tokens": 3, "max_new_tokens": 4, "temperature": temperature}
+    with pytest.raises(NumericalError, match="no token may come next"):
+        tokens_of(generate(tiny("llama"), random_tokens(12), **options))

@@ -96,6 +96,17 @@ def test_the_text_is_not_the_models_own_where_units_are_taken_blindly(monkeypatc
     assert not LexicalUnits.exact
 
 
+def test_a_token_that_was_ruled_out_is_not_taken_unverified(monkeypatch):
+    model = tiny("llama")
+    part = some_padding(model, 3)
+    monkeypatch.setattr(LexicalUnits, "_part", lambda self, model: part)
+    free = tokens_of(run(model, PROMPT, [LexicalUnits(alpha=0.02)], 30))
+    least = len(free) - 1
+    options = {"max_new_tokens": 30, "stop_tokens": tuple(set(free)), "min_new_tokens": least}
+    found = tokens_of(generate(model, PROMPT, [LexicalUnits(alpha=0.02)], **options))
+    assert not set(found[:least]) & set(free)
+
+
 def test_a_unit_never_repeats_the_token_before(monkeypatch):
     model = tiny("llama")
     part = some_padding(model, 3)

@@ -18,7 +18,7 @@ from workbench.engine.draft import Draft, Verification
 from workbench.engine.logprobs import top_logprobs
 from workbench.engine.options import Options
 from workbench.engine.recipe import Recipe
-from workbench.engine.sampling import check_finite, entropy
+from workbench.engine.sampling import check_any_left, check_finite, entropy
 from workbench.engine.session import State, key_of
 from workbench.engine.slots import Run
 from workbench.engine.step import Step
@@ -114,6 +114,7 @@ class Loop:
         if self.logits:
             texts = [text + draft.path_to(row - 1) for row in range(len(logits))]
             logits = torch.stack([self.adjusted(*each) for each in zip(texts, logits.float())])
+            check_any_left(logits[0])
         accepting = time.perf_counter()
         path, token = self._accept(text, draft, logits)
         if draft.following is not None:

@@ -63,9 +63,10 @@ class _NoEarlyStop:
         self._length, self._stop_tokens = length, list(stop_tokens)
 
     def adjust(self, tokens: Sequence[int], logits: Tensor) -> Tensor:
-        if len(tokens) < self._length and self._stop_tokens:
+        known = [token for token in self._stop_tokens if 0 <= token < len(logits)]
+        if len(tokens) < self._length and known:
             logits = logits.clone()
-            logits[self._stop_tokens] = float("-inf")
+            logits[known] = float("-inf")
         return logits
 
 

@@ -100,6 +100,15 @@ def check_finite(logits: Tensor, where: str) -> None:
         )
 
 
+def check_any_left(logits: Tensor) -> None:
+    """Raise NumericalError if no token of logits [vocabulary] may come next."""
+    if bool((logits == float("-inf")).all()):
+        raise NumericalError(
+            "no token may come next: the recipe has ruled out all of them; loosen no_repeat_ngram, min_new_tokens or "
+            "whatever else takes tokens away"
+        )
+
+
 def entropy(logits: Tensor) -> float:
     """Entropy [nats] of the distribution of logits [vocabulary]."""
     logs = logits.float().log_softmax(-1)

@@ -35,6 +35,9 @@ class StopText:
 
     def stop(self, generated: Sequence[int]) -> bool:
         start = max(0, len(generated) - self._window)
+        # Not within a run of byte tokens, which some tokenizers decode as a whole or not at all.
+        while start and any(_UNFINISHED in self._decode([token]) for token in generated[start - 1 : start + 1]):
+            start -= 1
         left = [generated[start - 1] if start else self._before]
         newest = [*left, *generated[start:]]
         skipped = len(self._decode(left))

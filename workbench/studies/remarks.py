@@ -62,6 +62,8 @@ def _stopped(runs: list[dict[str, Any]], out: list[str]) -> list[str]:
 
 def _noise(study: Study, runs: list[dict[str, Any]]) -> list[str]:
     rates = study.tree["timing/tokens_per_second"].values[int(study.tree.attrs["baseline"])]
+    if np.isnan(rates).all():
+        return ["The baseline has no speed on any prompt: no run can be held against it."] * bool(runs)
     rates = rates[(~np.isnan(rates)).sum(1) > 1]
     if not len(rates):
         return ["One repeat of each prompt: how far repeats of the baseline disagree is not known."] * bool(runs)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from workbench.metrics.intervals import spell_interval
 from workbench.metrics.sample_size import spell_count
 from workbench.studies.summary import WITHIN
@@ -38,7 +40,8 @@ def row(run: dict[str, Any], text: bool) -> dict[str, Any]:
         "counted GB/decoded token": run["bytes_per_token"] / 1e9,
     }
     if text:
-        found["new tokens"] = f"{run['new_tokens']:.0f}" + (f", stopped early on {early}" if early else "")
+        written = "" if np.isnan(run["new_tokens"]) else f"{run['new_tokens']:.0f}"
+        found["new tokens"] = written + (f", stopped early on {early}" if early else "")
     else:
         found["stopped early [prompts]"] = early
     for key, name, scale in (

@@ -50,7 +50,7 @@ def lines(study: Study, by: str | None = None) -> list[str]:
     for run in runs:
         if run["failed"] is not None:
             made.append(_shorten(f"{_printable(run['name'])} failed: {_printable(run['failed'])}", WIDTH))
-        if run["flips"]:
+        if run["flips"] > 0:
             made.append(
                 f"{_printable(run['name'])}: {run['flips']:.0f} near ties flipped in half precision, "
                 f"margin at most {run['flip_margin']:.3g} logits"

@@ -112,7 +112,10 @@ class _Units:
         return draft
 
     def accept(self, draft: Draft, logits: Tensor, sampler: Sampler) -> tuple[list[int], int]:
-        return list(range(len(draft.tokens))), sampler.choose(logits[-1])
+        # What a logits policy has ruled out is not taken unverified either.
+        banned = (node for node, token in enumerate(draft.tokens) if logits[node, token] == float("-inf"))
+        kept = next(banned, len(draft.tokens))
+        return list(range(kept)), sampler.choose(logits[kept])
 
     def verified(self, verification: Verification) -> None:
         self._unit, self._chances = [], []
