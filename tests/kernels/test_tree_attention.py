@@ -12,8 +12,17 @@ from torch.nn import functional
 from workbench_kernels.dispatch import BackendUnavailable
 from workbench_kernels.tree_attention import TreeVerification, tree_attention
 from workbench_kernels.tree_attention.grouped import additive_mask
-from workbench_kernels.tree_attention.native import available, compiled, native_attention
+from workbench_kernels.tree_attention.native import DTYPES, compiled, native_attention
 from workbench_kernels.tree_attention.reference import reference_attention
+
+
+def available(dtype: torch.dtype) -> bool:
+    """Whether there is a compiled function for a dtype, or one can be made."""
+    try:
+        return dtype in DTYPES and compiled(dtype) is not None
+    except BackendUnavailable:
+        return False
+
 
 SCALE = 0.3
 TREES = {

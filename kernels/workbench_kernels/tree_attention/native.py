@@ -7,20 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from workbench_kernels.dispatch import BackendUnavailable
 from workbench_kernels.native import function
 
 SOURCE = Path(__file__).with_name("tree_attention.cpp")
 DTYPES = {torch.float32: "tree_attention_float32", torch.bfloat16: "tree_attention_bfloat16"}
-
-
-@functools.cache
-def available(dtype: torch.dtype) -> bool:
-    """Whether there is a compiled function for a dtype, or one can be made."""
-    try:
-        return dtype in DTYPES and compiled(dtype) is not None
-    except BackendUnavailable:
-        return False
 
 
 @functools.cache
