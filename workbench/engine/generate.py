@@ -11,6 +11,7 @@ from torch import Tensor
 from workbench.engine.loop import Loop
 from workbench.engine.options import Options, check_context
 from workbench.engine.recipe import Recipe
+from workbench.engine.rotation import room
 from workbench.engine.sampling import Chance, Sampler, entropy
 from workbench.engine.session import Generation, State
 from workbench.engine.slots import Run, TechniqueLike
@@ -168,7 +169,9 @@ def teacher_force(
     ------
     Tensor [rows, vocabulary]
         Logits for the tokens of ``continuation``, in order: first one row, then all others at once where no technique
-        acts between tokens, else one by one.
+        acts between tokens, else one by one. They are those that generation would choose from: where rotary factors
+        hang on the length of the text, of the text up to each token. (:func:`workbench.engine.score` reads a whole
+        text with the factors of its whole length.) Where a cache is computed anew there is a break.
 
     Raises
     ------
@@ -199,11 +202,12 @@ def _forced(loop: Loop, continuation: list[int]) -> Iterator[Tensor]:
         text, entropies = list(run.prompt), []
         while len(text) < len(run.prompt) + len(continuation):
             done = len(text) - len(run.prompt)
-            decoder = loop.decoder(entropies)
-            whole = done == 1 and not loop.recipe.stepwise
+            decoder = loop.decoder(text, entropies)
+            whole = done > 0 and not loop.recipe.stepwise and decoder.cache.length == len(text) - 1
             with torch.inference_mode():
                 if whole:
-                    logits = decoder.forward(continuation[:-1], logits="all")
+                    end = min(len(continuation) - 1, done + room(decoder, len(text)))
+                    logits = decoder.forward(continuation[done - 1 : end], logits="all")
                 else:
                     logits = loop.advance(decoder, text)
                 if decoder.cache_policy is not None:
