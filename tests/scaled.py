@@ -38,7 +38,7 @@ SCALINGS = {
 
 @functools.cache
 def scaled(kind: str, family: str = "llama", layers: int = 2, positions: int = 0):
-    """``tiny(family)`` with one kind of scaling: 32 positions before it, of long-rope and llama3 256 and 64 after it."""
+    """``tiny(family)`` with one kind of scaling: 32 positions before it; of long-rope 256 after it, of llama3 64."""
     from transformers import AutoModelForCausalLM
 
     plain = tiny(family, layers=layers).hf

@@ -121,9 +121,7 @@ class Decoder:
         rows, hidden = [], []
         for start, end in _parts(len(tokens), context, chunk):
             wanted = logits if end == len(tokens) or logits == "all" else "none"
-            rows.append(
-                self.forward(tokens[start:end], None, wanted, end <= context, end == context, length=length)
-            )
+            rows.append(self.forward(tokens[start:end], None, wanted, end <= context, end == context, length=length))
             hidden.append(self.hidden)
             if end == context < len(tokens) and self.cache_policy is not None:
                 self.cache_policy.settled(self.cache)

@@ -77,7 +77,18 @@ def generate(
         Let every step report the logits of each of its tokens: ``Step.logits``.
     past : State, optional
         ``Generation.state`` of an earlier run. This one goes on after its text and computes only what its caches do not
-        hold yet; what was evicted stays evicted, and nothing more of the prompt is: the new tokens are a question.
+        hold yet; what was evicted stays evicted, and nothing more of the prompt is: the new tokens are a question. Keys
+        stay as they were rotated when they came, except where the cache is computed anew.
+
+    Notes
+    -----
+    Rotary factors that hang on the length of the text are those that transformers generates with. Long-rope of Phi-3: a
+    text of up to its original positions is read with the short factors; once it is longer, the cache is computed anew
+    with the long ones, in the step that comes to it. Techniques of the slots ``context``, ``depth``, ``experts``,
+    ``attention`` and ``cache`` then start anew: the prompt is compressed once more, and what was written is read after
+    it as a question. Long-rope of other families, and dynamic scaling: keys stay as they were rotated. Either way no
+    pass reads a token with other factors than if it had come alone, so drafts and ``prefill_chunk`` leave the text as
+    it is.
 
     Returns
     -------
@@ -107,6 +118,8 @@ def generate(
         raise PromptError(f"min_new_tokens must lie in 0 … max_new_tokens ({max_new_tokens}), not {min_new_tokens}")
     if logprobs < 0:
         raise SettingError(f"logprobs must be 0 (none) or more, not {logprobs}")
+    if past is not None:
+        past.check_switch(model, len(tokens), max_new_tokens)
     if context_tokens is not None and past is not None:
         raise PromptError("context_tokens does not go with past: what the state holds is the context")
     check_context(context_tokens, len(tokens))

@@ -38,8 +38,8 @@ def outgrown(decoder: Decoder, length: int) -> bool:
 
 
 def room(decoder: Decoder, length: int) -> int:
-    """Most tokens that one pass may read ahead of a text of ``length`` tokens, so that each is read with the factors that
-    it would be read with if it came alone."""
+    """Most tokens that one pass may read ahead of a text of ``length`` tokens, so that each is read with the factors
+    that it would be read with if it came alone."""
     switch = decoder.anatomy.switch
     if switch is None or length > switch:
         return 0 if outgrown(decoder, length) else decoder.anatomy.positions

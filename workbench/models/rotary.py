@@ -5,9 +5,9 @@ Source
 transformers' ``modeling_rope_utils``. LongRoPE: Ding et al., 2024, arXiv 2402.13753. Linear interpolation: Chen et al.,
 2023, arXiv 2306.15595. YaRN, and dynamic NTK in its section on dynamic scaling: Peng et al., 2023, arXiv 2309.00071.
 
-Of two kinds the frequencies hang on how long the text is. *Long-rope* has two sets of factors, one for texts of up to the
-original positions and one for longer ones. *Dynamic NTK* has frequencies of its own for every length beyond them. A key
-stays in the cache as it was rotated when it came, so a token's row is that of the length the text had then.
+Of two kinds the frequencies hang on how long the text is. *Long-rope* has two sets of factors, one for texts of up to
+the original positions and one for longer ones. *Dynamic NTK* has frequencies of its own for every length beyond them. A
+key stays in the cache as it was rotated when it came, so a token's row is that of the length the text had then.
 """
 
 from __future__ import annotations
