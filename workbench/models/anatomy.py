@@ -19,7 +19,7 @@ from workbench.models.activation import Activation
 from workbench.models.block import Block, Norm, Projection, Rope, Router
 from workbench.models.families import FAMILIES, Family
 from workbench.models.multiply import Multiply
-from workbench.models.rotary import GrowingTable, grows, parameters, usable_positions
+from workbench.models.rotary import GrowingTable, grows, original_positions, usable_positions
 
 SITES = ("embedding", "query_key_value", "attention_output", "mlp_output", "router_logits", "residual")
 """What a probe can read: the residual stream before the first block, (queries, keys, values) of a layer, what each
@@ -39,8 +39,8 @@ class Anatomy:
     family : Family
     width, vocabulary, positions : int
         Width of the residual stream, number of tokens, and longest sequence the model knows, rotary scaling included.
-    rope_grows : bool
-        Whether rotary frequencies hang on the length of the text.
+    growing : tuple of str
+        Kinds of rotary tables whose frequencies hang on the length of the text.
     switch : int or None
         Longest text that is read with the short ones of two sets of rotary factors, where the cache is computed anew
         for a longer one; None where keys stay as they were rotated.
@@ -91,11 +91,9 @@ class Anatomy:
         self.blocks = [self._block(i, module) for i, module in enumerate(attrgetter(self.family.blocks)(hf))]
         kinds = {block.rope_kind for block in self.blocks} - {None}
         self.positions: int = usable_positions(config, kinds)
-        growing = [kind for kind in kinds if grows(config, kind)]
-        self.rope_grows = bool(growing)
-        self.switch: int | None = None
-        if growing and self.family.reads_anew:
-            self.switch = parameters(config, growing[0])["original_max_position_embeddings"]
+        self.growing = tuple(kind for kind in kinds if grows(config, kind))
+        anew = self.family.reads_anew and self.growing
+        self.switch: int | None = original_positions(config, self.growing[0]) if anew else None
         self._ropes: dict[str, Rope | GrowingTable] = {}
 
     @property
@@ -123,8 +121,8 @@ class Anatomy:
         positions : int Tensor [tokens]
             Any position, also beyond ``self.positions``.
         length : int or int Tensor [tokens], optional
-            Tokens of the text that the rows belong to, one number or one for each; it matters where ``rope_grows``. By
-            default the text ends with the last position.
+            Tokens of the text that the rows belong to, one number or one for each; it matters to the kinds that are
+            ``growing``. By default the text ends with the last position.
 
         Notes
         -----
@@ -132,7 +130,7 @@ class Anatomy:
         """
         out = {}
         for kind in {block.rope_kind for block in self.blocks} - {None}:
-            if self.rope_grows and grows(self.config, kind):
+            if kind in self.growing:
                 if kind not in self._ropes:
                     rows = functools.partial(self._rope_rows, kind)
                     self._ropes[kind] = GrowingTable(self._rotary, self.config, kind, rows, self.device)
@@ -145,6 +143,11 @@ class Anatomy:
             cosine, sine = self._ropes[kind]
             out[kind] = cosine[positions], sine[positions]
         return out
+
+    def rope_of_model(self, kind: str, positions: Tensor) -> Rope:
+        """The same of one kind as the model's own module gives it for a text that ends with the last position, after
+        those that it was asked for before."""
+        return self._rope_rows(kind, self._rotary, positions)
 
     def unembed(self, x: Tensor) -> Tensor:
         """Next-token logits [..., vocabulary], in the model's dtype, from a residual stream [..., width]."""
