@@ -132,35 +132,27 @@ class Anatomy:
         for kind in {block.rope_kind for block in self.blocks} - {None}:
             if kind in self.growing:
                 if kind not in self._ropes:
-                    rows = functools.partial(self._rope_rows, kind)
+                    rows = functools.partial(_rope_rows, kind, torch.empty(0, dtype=self.dtype, device=self.device))
                     self._ropes[kind] = GrowingTable(self._rotary, self.config, kind, rows, self.device)
                 out[kind] = self._ropes[kind](positions, length)
                 continue
             needed = int(positions.max()) + 1
             if kind not in self._ropes or self._ropes[kind][0].shape[0] < needed:
                 rows = max(1024, 2 ** (needed - 1).bit_length())
-                self._ropes[kind] = self._rope_rows(kind, self._rotary, torch.arange(rows, device=self.device))
+                self._ropes[kind] = self.rope_of_model(kind, torch.arange(rows, device=self.device))
             cosine, sine = self._ropes[kind]
             out[kind] = cosine[positions], sine[positions]
         return out
 
     def rope_of_model(self, kind: str, positions: Tensor) -> Rope:
-        """The same of one kind as the model's own module gives it for a text that ends with the last position, after
-        those that it was asked for before."""
-        return self._rope_rows(kind, self._rotary, positions)
+        """Rows of one kind as the model's own module gives them for a text that ends with the last position; where they
+        hang on its length, they may also hang on what it was asked for before."""
+        return _rope_rows(kind, torch.empty(0, dtype=self.dtype, device=self.device), self._rotary, positions)
 
     def unembed(self, x: Tensor) -> Tensor:
         """Next-token logits [..., vocabulary], in the model's dtype, from a residual stream [..., width]."""
         logits = self.multiply(self.final_norm(x), self.unembedding, self.unembedding_bias)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
-
-    def _rope_rows(self, kind: str, rotary: nn.Module, positions: Tensor) -> Rope:
-        like = torch.empty(0, dtype=self.dtype, device=self.device)
-        named = (kind,) if kind != "all" else ()
-        cosine, sine = rotary(like, positions[None], *named)
-        half = sine.shape[-1] // 2
-        sine = torch.cat((-sine[..., :half], sine[..., half:]), -1)
-        return cosine[0, :, None], sine[0, :, None]
 
     def _block(self, index: int, module: nn.Module) -> Block:
         family, config = self.family, self.config
@@ -201,6 +193,14 @@ class Anatomy:
             activation=Activation(experts.act_fn if experts is not None else _get(module, family.activation)),
             multiply=self.multiply,
         )
+
+
+def _rope_rows(kind: str, like: Tensor, rotary: nn.Module, positions: Tensor) -> Rope:
+    named = (kind,) if kind != "all" else ()
+    cosine, sine = rotary(like, positions[None], *named)
+    half = sine.shape[-1] // 2
+    sine = torch.cat((-sine[..., :half], sine[..., half:]), -1)
+    return cosine[0, :, None], sine[0, :, None]
 
 
 def _get(module: nn.Module, path: str | None):
