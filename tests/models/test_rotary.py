@@ -10,7 +10,7 @@ from workbench.drafting.placement import placed
 from workbench.errors import UnsupportedModel
 from workbench.models.anatomy import Anatomy
 from workbench.models.proof import prove
-from workbench.models.rotary import GrowingTable, usable_positions
+from workbench.models.rotary import GrowingTable, original_positions, usable_positions
 from workbench.models.tiny import tiny
 
 USABLE = {"yarn": 128, "linear": 64, "dynamic": 64, "llama3": 64, "longrope": 256}
@@ -49,6 +49,13 @@ def test_positions_as_published_configurations_have_them():
 def test_a_factor_that_is_none_is_refused(factor):
     with pytest.raises(UnsupportedModel, match="factor"):
         reach(32, rope_type="linear", factor=factor)
+
+
+@pytest.mark.parametrize("original", [None, 0, "48", True])
+def test_long_rope_says_where_it_changes(original):
+    scaling = {"rope_type": "longrope", "original_max_position_embeddings": original}
+    with pytest.raises(UnsupportedModel, match="original_max_position_embeddings"):
+        original_positions(SimpleNamespace(max_position_embeddings=256, rope_parameters=scaling), "all")
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])

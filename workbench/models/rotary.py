@@ -39,11 +39,20 @@ def grows(config: Any, kind: str) -> bool:
 
 
 def original_positions(config: Any, kind: str) -> int:
-    """Longest text that a growing kind of table reads with its unscaled frequencies, or its short factors."""
+    """Longest text that a growing kind of table reads with its unscaled frequencies, or its short factors.
+
+    Raises
+    ------
+    UnsupportedModel
+        If long-rope does not say.
+    """
     scaling = parameters(config, kind)
-    if scaling["rope_type"] == "longrope":
-        return scaling["original_max_position_embeddings"]
-    return config.max_position_embeddings
+    if scaling["rope_type"] != "longrope":
+        return config.max_position_embeddings
+    original = scaling.get("original_max_position_embeddings")
+    if isinstance(original, bool) or not isinstance(original, int) or original < 1:
+        raise UnsupportedModel(f"long-rope with original_max_position_embeddings={original!r} is not supported")
+    return original
 
 
 def usable_positions(config: Any, kinds: Iterable[str]) -> int:
