@@ -36,7 +36,7 @@ SCALINGS = {
 
 
 @functools.cache
-def scaled(kind: str, family: str = "llama", layers: int = 2, positions: int = 0):
+def scaled(kind: str, family: str = "llama", layers: int = 2, positions: int = 0, dtype: torch.dtype = torch.float32):
     """``tiny(family)`` with one kind of scaling: 32 positions before it; of long-rope 256 after it, of llama3 64."""
     from transformers import AutoModelForCausalLM
 
@@ -46,7 +46,7 @@ def scaled(kind: str, family: str = "llama", layers: int = 2, positions: int = 0
     if kind == "longrope":
         config.original_max_position_embeddings = SWITCH
     config.rope_parameters = {"rope_theta": 10_000.0, **SCALINGS[kind]}
-    hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    hf = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     hf.load_state_dict(plain.state_dict())
     return wrap(hf, None, f"tiny-{family}-{kind}")
 
