@@ -11,7 +11,7 @@ from typing import Any
 
 from workbench.errors import PromptError
 
-__all__ = ["ChatText", "adds_special_tokens", "prompt_ids", "token_ids", "write_chat"]
+__all__ = ["ChatText", "adds_special_tokens", "check_characters", "prompt_ids", "token_ids", "write_chat"]
 
 _LONGEST = 300  # characters of a template's own complaint
 
@@ -20,7 +20,7 @@ class ChatText(str):
     """A text as a chat template wrote it: it begins where the model expects, so no start token is put before it."""
 
 
-def write_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> ChatText:
+def write_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], what: str = "the prompt") -> ChatText:
     """Messages in the tokenizer's chat template, up to where the assistant's answer starts.
 
     Parameters
@@ -29,6 +29,8 @@ def write_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> ChatTex
         A transformers tokenizer that has a template.
     messages
         Each with ``role`` and ``content``, oldest first.
+    what
+        Name of the messages in an error.
 
     Raises
     ------
@@ -44,8 +46,8 @@ def write_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> ChatTex
         said = said if len(said) <= _LONGEST else said[:_LONGEST] + "…"
         roles = ", ".join(str(message.get("role")) for message in messages[:8]) + ", …" * (len(messages) > 8)
         raise PromptError(
-            f"the model's chat template cannot write these messages (roles: {roles}): {said}. "
-            "Change the messages, or give the prompt as plain text"
+            f"the model's chat template cannot write {what} (roles: {roles}), it says: {said}. "
+            "Change the messages, or give plain text without a template"
         ) from error
 
 
@@ -65,6 +67,22 @@ def adds_special_tokens(tokenizer: Any, text: str) -> bool:
     return list(tokenizer(head, add_special_tokens=False)["input_ids"][: len(start)]) != start
 
 
+def check_characters(text: str) -> None:
+    """Refuse a text that holds what is no character: a tokenizer would break on it.
+
+    Raises
+    ------
+    PromptError
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"the text holds what is no character at place {error.start} (bytes that are not UTF-8, or half of a "
+            "surrogate pair): give it as UTF-8"
+        ) from error
+
+
 def token_ids(tokenizer: Any, text: str, start: bool = True) -> list[int]:
     """Token ids of a text.
 
@@ -82,13 +100,7 @@ def token_ids(tokenizer: Any, text: str, start: bool = True) -> list[int]:
     PromptError
         The text holds what is no character.
     """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise PromptError(
-            f"the text holds what is no character at place {error.start} (bytes that are not UTF-8, or half of a "
-            "surrogate pair): give it as UTF-8"
-        ) from error
+    check_characters(text)
     return list(tokenizer(text, add_special_tokens=start and adds_special_tokens(tokenizer, text))["input_ids"])
 
 

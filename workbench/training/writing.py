@@ -199,10 +199,7 @@ def _user_turn(model: Model) -> tuple[list[int], list[int]]:
     if getattr(model.tokenizer, "chat_template", None) is None:
         return [max(model.stop_tokens, default=0)], []
     mark = "QUESTION"
-    text = model.tokenizer.apply_chat_template(
-        [{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True
-    )
-    before, after = text.split(mark)
+    before, after = model.chat(mark).split(mark)
     return tuple(list(model.tokenizer(part, add_special_tokens=False)["input_ids"]) for part in (before, after))
 
 
