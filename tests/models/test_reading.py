@@ -344,7 +344,7 @@ def test_a_gguf_file_of_fewer_layers_or_more_tensors_is_refused(gguf_file, tmp_p
         return path
 
     assert load(str(rewritten()), device="cpu").layers == 1
-    refused(rewritten(leave=["blk.0.ffn_up.weight"]), "1 missing", "up_proj.weight")
+    refused(rewritten(leave=["blk.0.ffn_up.weight"]), "1 missing (blk.0.ffn_up.weight)")
     refused(rewritten(add=["blk.1.attn_norm.weight"]), "1 left over (blk.1.attn_norm.weight)")
     refused(rewritten(add=["blk.0.attn_q.bias"]), "1 left over (blk.0.attn_q.bias)")
     refused(rewritten(**{"llama.block_count": 2}), "missing")

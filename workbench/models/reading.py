@@ -21,8 +21,8 @@ _SHOWN = 3
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _VOCABULARIES += ("sentencepiece.bpe.model", "*.tiktoken")
 _MARKS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
-# Llama 3's scaled rotary frequencies; transformers takes them from no GGUF file.
-_LEFT_OUT = {"rope_freqs.weight"}
+# The scaled rotary frequencies of Llama 3 and of Phi-3; transformers takes them from no GGUF file.
+_LEFT_OUT = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
 
 
 def read(name: str, files: list[Path], dtype: torch.dtype) -> tuple[Any, Any, list[str]]:
@@ -64,9 +64,9 @@ def read(name: str, files: list[Path], dtype: torch.dtype) -> tuple[Any, Any, li
             raise UnsupportedModel(f"{name}: {unknown_family(config.model_type)}")
         empty = _described(name, config, contents)
         if "gguf_file" in source:
-            left = contents[0].names - set(_gguf_names(empty, contents[0]))
-            refuse(name, [], left - _LEFT_OUT, [])
-            notes += [f"{key} of the GGUF file is not read: rotary frequencies are unscaled" for key in left]
+            missing, left = _gguf_compared(empty, contents[0])
+            refuse(name, missing, left - _LEFT_OUT, [])
+            notes += [f"{name}: {key} is not read from the GGUF file: rotary frequencies are unscaled" for key in left]
         else:
             source["use_safetensors"] = True
         try:
@@ -162,12 +162,17 @@ def _compared(empty: Any, contents: list[Contents]) -> tuple[set[str], set[str],
     return (due - held, held - due, []) if due & held else (set(), set(), [])
 
 
-def _gguf_names(empty: Any, contents: Contents) -> dict[str, str]:
-    """The tensor names that transformers' reader takes from a GGUF file for this model."""
+def _gguf_compared(empty: Any, contents: Contents) -> tuple[set[str], set[str]]:
+    """Tensors that transformers' reader looks for in a GGUF file and that are not there, and those it passes over."""
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     kind = TENSOR_PROCESSORS.get(contents.settings["general.architecture"], TensorProcessor)
-    return get_gguf_hf_weights_map(empty, kind(config=empty.config.to_dict()))
+    found = get_gguf_hf_weights_map(empty, kind(config=empty.config.to_dict()))
+    held = {
+        name if name in found else name.removesuffix(".weight"): name for name in contents.names
+    }  # experts have none
+    tied = {name for name, stored in found.items() if stored in empty.all_tied_weights_keys}
+    return found.keys() - held.keys() - tied, {name for key, name in held.items() if key not in found}
 
 
 def _few(keys: list[str]) -> str:

@@ -1,8 +1,8 @@
 """What is checked before a model's files are opened: nothing in them may run code or reach outside their folder.
 
 The rules: weights come as safetensors or GGUF and their structure is sound; no configuration asks for code, or for more
-memory than the weights explain; no name and no link leads out of the folder; a manifest, where there is one, is kept. The checks
-read; they load and run nothing.
+memory than the weights explain; no name and no link leads out of the folder; a manifest, where there is one, is kept.
+The checks read; they load and run nothing.
 """
 
 from __future__ import annotations
