@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.errors import ModelError, PromptError, SettingError
+from workbench.errors import PromptError, SettingError
 from workbench.models import bundled, safety
 from workbench.models.anatomy import Anatomy
 from workbench.models.detokenise import label, pieces
-from workbench.models.proof import prove
+from workbench.models.families import FAMILIES
+from workbench.models.generation_settings import asked_for
+from workbench.models.proof import prove, untouched
+from workbench.models.reading import read, readable
 from workbench.tokenizing import prompt_ids, token_ids, write_chat
 from workbench_kernels import arithmetic
 
+_log = logging.getLogger("workbench")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -38,6 +42,8 @@ class Model:
     name, revision : str
     proof : dict
         What was checked when it was loaded, and the largest deviation found.
+    notes : tuple of str
+        What one should know of its files, a line each; also said when it is loaded.
     draft_vocabulary : int Tensor [small] or None
         Of a draft model with a trimmed vocabulary: the tokens, increasing, that its logits are of; None for all.
     """
@@ -49,6 +55,7 @@ class Model:
     revision: str = ""
     proof: dict[str, float] = field(default_factory=dict)
     draft_vocabulary: Tensor | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -191,8 +198,6 @@ def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = N
     ModelError
         If the model cannot be found or read; its subclasses tell unsafe, unsupported and corrupt files apart.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     dtype = dtype_named(dtype)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     cut = re.fullmatch(r"([\w.-]+)/(\d+)", name)
@@ -200,23 +205,17 @@ def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = N
         return load(cut[1], dtype, device, revision).shallow(int(cut[2]))
     if name in bundled.BUNDLED:
         folder, revision = bundled.fetch(name), bundled.BUNDLED[name].revision
-    elif Path(name).exists():
+    elif _exists(name):
         folder, revision = Path(name), "local"
     else:
         folder = safety.download(name, revision)
-    safety.check_folder(folder)
-    options: dict[str, Any] = {"trust_remote_code": False}
-    weights: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
-    if folder.is_file():
-        folder, options["gguf_file"] = folder.parent, folder.name
-    elif not any(folder.glob("*.safetensors")):
-        options["gguf_file"] = next(folder.glob("*.gguf")).name
-    else:
-        weights["use_safetensors"] = True
-    with _quiet(), _readable(name):
-        hf = AutoModelForCausalLM.from_pretrained(folder, **weights, **options)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    return wrap(hf.to(device), tokenizer, name, revision)
+    hf, tokenizer, notes = read(name, safety.check_folder(folder), dtype)
+    with readable(name):
+        model = wrap(hf.to(device), tokenizer, name, revision)
+    model.notes = (*notes, *asked_for(name, hf.generation_config))
+    for note in model.notes:
+        _log.warning(note)
+    return model
 
 
 def wrap(hf: Any, tokenizer: Any, name: str, revision: str = "") -> Model:
@@ -228,9 +227,17 @@ def wrap(hf: Any, tokenizer: Any, name: str, revision: str = "") -> Model:
         If the family is not in the table, or the proof fails.
     """
     hf.eval().requires_grad_(False)
+    expected = untouched(hf) if hf.config.model_type in FAMILIES else None  # of others the anatomy says what it needs
     anatomy = Anatomy(hf)
-    proof = prove(hf, anatomy)
+    proof = prove(hf, anatomy, expected)
     return Model(hf, tokenizer, anatomy, name, revision, proof)
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # longer than a path may be, or with a zero byte
+        return False
 
 
 def dtype_named(dtype: str | torch.dtype) -> torch.dtype:
@@ -240,27 +247,3 @@ def dtype_named(dtype: str | torch.dtype) -> torch.dtype:
     if dtype not in _DTYPES:
         raise SettingError(f"dtype {dtype!r} is not known: choose one of {', '.join(_DTYPES)}")
     return _DTYPES[dtype]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and advice, which would drown this library's own output."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _readable(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"{name} could not be loaded: {error}") from error

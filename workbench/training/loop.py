@@ -163,6 +163,10 @@ class Training:
             for prefix in ("best/", "part/")
         )
         artifacts.fit(self.part, own, file.name)
+        if state["best"] and {key: value.shape for key, value in best.items()} != {
+            key: value.shape for key, value in own.items()
+        }:
+            raise CorruptModel(f"{file.name} lacks the part as it was at its best")
         if state["best"]:
             self.best = {**state["best"], "part": {key: value.to(self.model.device) for key, value in best.items()}}
         for key, parameter in self._named.items():
