@@ -45,6 +45,9 @@ class Family:
         Whether those norms see all heads as one vector (OLMo 2, OLMoE) rather than one head at a time.
     rotary : str or None
         Rotary embedding module; None where positions are learned.
+    reads_anew : bool
+        Whether transformers' generation computes the cache anew where long-rope changes from its short factors to its
+        long ones, rather than leaving keys as they were rotated.
     position_embedding : str or None
         Learned position embedding.
     position_offset : int
@@ -80,6 +83,7 @@ class Family:
     key_norm: str | None = None
     norm_over_all_heads: bool = False
     rotary: str | None = "model.rotary_emb"
+    reads_anew: bool = False
     position_embedding: str | None = None
     position_offset: int = 0
     parallel_residual: str | None = None
@@ -186,6 +190,7 @@ FAMILIES: dict[str, Family] = {
             name="phi3",
             title="Phi-3",
             window="config",
+            reads_anew=True,
             query_key_value=("self_attn.qkv_proj",),
             up=("mlp.gate_up_proj",),
             activation="mlp.activation_fn",

@@ -85,7 +85,7 @@ class OverlappedDraft(Technique):
 
     def start(self, run: Run) -> _Overlapped:
         model = placed(drafter_model(run.model, self.model), self.device or None)
-        if model.anatomy.positions < len(run.prompt) + run.max_new_tokens:
+        if model.anatomy.positions < len(run.prompt) + run.max_new_tokens - 1:
             raise SettingError(f"{model.name} knows {model.anatomy.positions:,} positions, too few for this run")
         drafter = ModelDrafter(model, run.max_new_tokens + 2 * self.draft + 2)
         sampler = replace(run.sampler, chance=run.sampler.chance.fork(0x5EED))

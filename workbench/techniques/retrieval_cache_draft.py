@@ -29,6 +29,7 @@ from workbench.drafting.drafter import ModelDrafter, drafter_model
 from workbench.drafting.retrieved_cache import RetrievedDecoder
 from workbench.engine import Draft, KeyValueCache, Run, Sampler, Verification
 from workbench.engine.accept import accept
+from workbench.engine.rotation import outgrown
 from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.settings import settings
@@ -148,7 +149,7 @@ class _Streaming:
         self._vocabulary, self._sampler = run.model.anatomy.vocabulary, run.sampler
         self._sinks, self._window = technique.sinks, technique.window
         most = technique.sinks + 2 * technique.window + technique.draft + technique.guess
-        if min(most, len(run.prompt) + run.max_new_tokens) > model.anatomy.positions:
+        if min(most, len(run.prompt) + run.max_new_tokens - 1) > model.anatomy.positions:
             raise SettingError(
                 f"{model.name} knows {model.anatomy.positions:,} positions, too few for a window of up to "
                 f"{2 * technique.window:,} tokens: take a smaller window"
@@ -177,6 +178,8 @@ class _Streaming:
             (place for place, (held, new) in enumerate(zip(self._held, view[:-1])) if held != new),
             min(len(self._held), len(view) - 1),
         )
+        if outgrown(self._drafter.decoder, len(view)):
+            common = 0
         self._drafter.decoder.cache.crop_to(common)
         self._held = view
         return self._drafter.decoder.forward(view[common:])[0]
