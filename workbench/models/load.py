@@ -184,7 +184,7 @@ def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = N
         folder = safety.download(name, revision)
     safety.check_folder(folder)
     options: dict[str, Any] = {"trust_remote_code": False}
-    weights: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
+    weights: dict[str, Any] = {"dtype": dtype}
     if folder.is_file():
         folder, options["gguf_file"] = folder.parent, folder.name
     elif not any(folder.glob("*.safetensors")):
