@@ -29,8 +29,6 @@ SCALINGS = {
     },
     "longrope": {
         "rope_type": "longrope",
-        "short_factor": [1.0] * _HALF,
-        "long_factor": [1.0, 2.0, 3.0, 4.0],
         "original_max_position_embeddings": SWITCH,
     },
 }
@@ -46,7 +44,11 @@ def scaled(kind: str, family: str = "llama", layers: int = 2, positions: int = 0
     config.max_position_embeddings = positions or {"longrope": 256, "llama3": 64}.get(kind, OLD)
     if kind == "longrope":
         config.original_max_position_embeddings = SWITCH
-    config.rope_parameters = {"rope_theta": 10_000.0, **SCALINGS[kind]}
+    share = (plain.config.rope_parameters or {}).get("partial_rotary_factor", 1.0)
+    config.rope_parameters = {"rope_theta": 10_000.0, "partial_rotary_factor": share, **SCALINGS[kind]}
+    if kind == "longrope":
+        half = int(_HALF * share)
+        config.rope_parameters |= {"short_factor": [1.0] * half, "long_factor": torch.linspace(1, 4, half).tolist()}
     hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
     hf.load_state_dict(plain.state_dict())
     return wrap(hf, None, f"tiny-{family}-{kind}")
