@@ -30,7 +30,7 @@ from workbench.engine.slots import DraftPolicy
 from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.registry import TECHNIQUES
-from workbench.settings import parse, settings
+from workbench.settings import outside, parse, settings
 from workbench.techniques._technique import Technique, register
 
 _MOST_CORPUS_TOKENS = 500_000
@@ -61,8 +61,8 @@ class SuffixDraft(Technique):
     draft: Annotated[int, Field(ge=0, le=64, description="most tokens drafted at once")] = 48
     least: Annotated[float, Field(gt=0, lt=1, description="least chance of a drafted path")] = 0.1
     shortest: Annotated[int, Field(ge=1, le=16, description="shortest match trusted")] = 1
-    corpus: Annotated[str, Field(description="text file to search too; empty for none")] = ""
-    auxiliary: Annotated[str, Field(description="drafter asked where the match is short; empty for none")] = ""
+    corpus: Annotated[str, outside("text", "text file to search too; empty for none")] = ""
+    auxiliary: Annotated[str, outside("technique", "drafter asked where the match is short; empty for none")] = ""
     alone: Annotated[int, Field(ge=1, le=64, description="match that is copied without the auxiliary")] = 8
 
     slots = ("draft",)
