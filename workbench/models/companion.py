@@ -87,6 +87,11 @@ def second(name: str, dtype: torch.dtype, device: str) -> Model:
     return model if layers is None else model.shallow(layers)
 
 
+def local_folder(name: str) -> str:
+    """A model's name less the cut of a local folder: ``folder`` of ``folder/4``."""
+    return _folder_and_layers(name)[0]
+
+
 def _folder_and_layers(name: str) -> tuple[str, int | None]:
     """A local folder and how many of its layers are wanted; any other name as it is."""
     folder, _, layers = name.rpartition("/")

@@ -49,7 +49,7 @@ def of_model(model: Model) -> str:
     if known is None:
         tensors = sorted(model.hf.state_dict().items())
         with ThreadPoolExecutor(_THREADS) as pool:
-            digests = list(pool.map(lambda each: _of_tensor(each[1]), tensors))
+            digests = list(pool.map(lambda each: of_tensor(each[1]), tensors))
         config, generation = model.hf.config, getattr(model.hf, "generation_config", None)
         parts = [
             _json(config.to_dict()),
@@ -58,6 +58,16 @@ def of_model(model: Model) -> str:
         ]
         known = _KNOWN[model.hf] = _joined(parts)
     return _joined([known, _of_tokenizer(model.tokenizer)])
+
+
+def of_tensor(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's dtype, shape and values."""
+    import torch
+
+    held = tensor.detach().contiguous().cpu()
+    found = hashlib.sha256(f"{held.dtype} {list(held.shape)}".encode())
+    found.update(held.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def forget(model: Model) -> None:
@@ -83,22 +93,13 @@ def _of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _of_tensor(tensor: Tensor) -> str:
-    import torch
-
-    held = tensor.detach().contiguous().cpu()
-    found = hashlib.sha256(f"{held.dtype} {list(held.shape)}".encode())
-    found.update(held.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
-
-
 def _of_tokenizer(tokenizer: Any) -> str:
-    if tokenizer is None:
-        return "no tokenizer"
+    if not hasattr(tokenizer, "get_vocab"):
+        return f"no tokenizer: {type(tokenizer).__qualname__}"
     try:
         known = _KNOWN.get(tokenizer)
-    except TypeError:  # a stand-in that cannot be kept track of
-        return repr(type(tokenizer))
+    except TypeError:
+        return _joined([_json(tokenizer.get_vocab())])  # one that cannot be kept track of
     if known is None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         text = _json(tokenizer.get_vocab()) if backend is None else backend.to_str()
