@@ -30,6 +30,11 @@ def folder() -> Path:
     return Path(str(files("workbench_data").joinpath("artifacts")))
 
 
+def place(name: str, weights: str = "bundled") -> Path:
+    """The file that :func:`load` reads."""
+    return folder() / f"{name}.safetensors" if weights == "bundled" else Path(weights).expanduser()
+
+
 def load(name: str, model: Model, weights: str = "bundled") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a trained part, on the model's device and in the number format they were stored in, and its card.
 
@@ -49,7 +54,7 @@ def load(name: str, model: Model, weights: str = "bundled") -> tuple[dict[str, T
     CorruptModel
         If the file or its card is damaged.
     """
-    path = folder() / f"{name}.safetensors" if weights == "bundled" else Path(weights).expanduser()
+    path = place(name, weights)
     found = card(path)
     made_for = found["model"]["name"]
     if found["recipe"] != name:

@@ -295,11 +295,21 @@ def train(
 @app.command("app")
 def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where on this machine it listens.")] = 7860,
+    model: Annotated[
+        str, typer.Option(help="Chosen at first: a bundled name, a Hugging Face id, or a path.")
+    ] = "smollm2-135m",
+    offer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PATH",
+            help="A model's folder, a trained part or a text file that visitors may choose; repeatable. No other path.",
+        ),
+    ] = None,
 ) -> None:
     """Open the dashboard in the browser's reach, on this machine only."""
     from workbench_app.main import launch
 
-    launch(port=port)
+    launch(port=port, model=model, offer=offer or ())
 
 
 def _print_json(value: Any) -> None:

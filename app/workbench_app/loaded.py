@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import workbench as wb
 from workbench.errors import PromptError, SettingError
+from workbench_app.offers import OFFERED
 
 DTYPES = ("float32", "bfloat16")
 MOST_CHARACTERS = 20_000
@@ -45,12 +47,13 @@ class Models:
         """
         name = (name or "").strip()
         if not name or len(name) > _LONGEST_NAME or not name.isprintable():
-            raise SettingError("name a model: a bundled one, a Hugging Face id, or the full path of a local folder")
+            raise SettingError("name a model: a bundled one, one that is offered here, or a Hugging Face id")
         if dtype not in DTYPES:
             raise SettingError(f"the number format must be one of {', '.join(DTYPES)}")
         with self._lock:
             if not self.holds(name, dtype):
-                model = wb.load(name, dtype=dtype)
+                # A report names an offer as its visitor did, not where it lies.
+                model = replace(wb.load(OFFERED.model(name), dtype=dtype), name=name)
                 for _ in wb.generate(model, [0, 0], max_new_tokens=2, stop_tokens=()):
                     pass
                 self.put(name, dtype, model)

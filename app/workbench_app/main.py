@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -14,6 +14,7 @@ from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
 from workbench_app import compare_tab, loaded, observe_tab, study_panel, techniques_tab
+from workbench_app.offers import OFFERED
 from workbench_app.plain import caught, note, problem
 from workbench_app.security import Guard, check_address, check_port, is_loopback, own_folder
 
@@ -44,10 +45,10 @@ def build(model: str = "smollm2-135m", files: Path | None = None) -> gr.Blocks:
             gr.HTML(
                 f"<h1>{TITLE}</h1><p class='note'>Every step of one decode loop, and what it cost.</p>", min_width=320
             )
-            names = list(dict.fromkeys([model, *loaded.bundled_names()]))
+            names = list(dict.fromkeys([model, *OFFERED.names("model"), *loaded.bundled_names()]))
             chosen = gr.Dropdown(
                 names, value=model, allow_custom_value=True, label="model", elem_id="model", min_width=240,
-                info="bundled, a Hugging Face id, or the full path of a local folder",
+                info="bundled, offered by who runs this page, or a Hugging Face id",
             )  # fmt: skip
             dtype = gr.Dropdown(list(loaded.DTYPES), value="float32", label="number format", elem_id="dtype",
                                 info="exact means equal in float32", min_width=140)  # fmt: skip
@@ -93,7 +94,11 @@ def theme() -> gr.themes.Base:
 
 @contextmanager
 def served(
-    port: int | None = 7860, model: str = "smollm2-135m", host: str = "127.0.0.1", password: str | None = None
+    port: int | None = 7860,
+    model: str = "smollm2-135m",
+    host: str = "127.0.0.1",
+    password: str | None = None,
+    offer: Sequence[str] = (),
 ) -> Iterator[str]:
     """Serve the page from an empty folder while the block runs; its address.
 
@@ -102,13 +107,14 @@ def served(
     Raises
     ------
     SettingError
-        If the address is not this machine's own and there is no password.
+        If the address is not this machine's own and there is no password, or an offer is none.
     WorkbenchError
         If the port is taken.
     """
     check_address(host, password)
     check_port(host, port)
-    model = str(Path(model).resolve()) if Path(model).exists() else model
+    OFFERED.renew(offer)
+    model = OFFERED.add(model) if model not in OFFERED.names("model") and Path(model).exists() else model
     with own_folder() as files:
         page = build(model, files)
         try:
@@ -155,7 +161,13 @@ def _warm(model: str) -> None:
         loaded.MODELS.get(model, "float32")
 
 
-def launch(port: int = 7860, model: str = "smollm2-135m", host: str = "127.0.0.1", password: str | None = None) -> None:
+def launch(
+    port: int = 7860,
+    model: str = "smollm2-135m",
+    host: str = "127.0.0.1",
+    password: str | None = None,
+    offer: Sequence[str] = (),
+) -> None:
     """Serve the dashboard until interrupted.
 
     Parameters
@@ -167,13 +179,16 @@ def launch(port: int = 7860, model: str = "smollm2-135m", host: str = "127.0.0.1
         Any address but this machine's own needs a password; there is never a public link.
     password : str, optional
         Asked of the user ``workbench``.
+    offer : sequence of str
+        Folders of models, trained parts and text files that visitors may choose, each as ``NAME=PATH`` or as a path;
+        no visitor can name another path.
 
     Raises
     ------
     SettingError
-        If the address needs a password and there is none.
+        If the address needs a password and there is none, or an offer is none.
     """
-    with served(port, model, host, password) as address:
+    with served(port, model, host, password, offer) as address:
         print(f"The dashboard is open at {address} (Ctrl+C ends it)", flush=True)
         try:
             threading.Event().wait()

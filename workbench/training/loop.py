@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from workbench import artifacts
 from workbench.errors import CorruptModel, NumericalError, SettingError
-from workbench.models import Model
+from workbench.models import Model, fingerprint
 from workbench.models.weight_files import read_safetensors
 from workbench.training._recipe import Recipe
 from workbench.training.batches import Batches
@@ -218,7 +218,8 @@ class Training:
     def _identity(self) -> dict[str, Any]:
         named = {"recipe": self.recipe.name, "settings": _public(self.recipe), "seed": self.seed, **self._prepared}
         model = artifacts.name_of(self.model)
-        return json.loads(json.dumps({**named, "model": model, "texts": list(self.data.tokens.shape)}))
+        content = {"weights": fingerprint.of_model(self.model), "texts": fingerprint.of_tensor(self.data.tokens)}
+        return json.loads(json.dumps({**named, "model": model, **content}))
 
     @contextlib.contextmanager
     def _seeded(self, step: int) -> Iterator[None]:

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from workbench import artifacts
 from workbench.errors import SettingError
-from workbench.models import Model
-from workbench.models.bundled import cache_folder
+from workbench.models import Model, fingerprint
+from workbench.models.bundled import BUNDLED, cache_folder
 from workbench.tasks import encode_prompt, load_prompts, shared_pages, training_prompts
 from workbench.training.data import DataSettings, TrainingData
 
@@ -64,6 +64,8 @@ def training_data(
     bare = [list(model.tokenizer(prompt.prompt)["input_ids"]) for prompt in prompts]
     groups = shared_pages(prompts)
     named = [model.name, model.revision, str(model.dtype), asdict(settings), asked, groups]
+    # A local folder, or a branch on the hub, is not always the same model.
+    named += [] if model.name in BUNDLED else [fingerprint.of_model(model)]
     key = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
     path = cache_folder() / "training" / f"text-{key}.safetensors"
     if path.is_file():
