@@ -21,9 +21,10 @@ import numpy as np
 import xarray as xr
 
 from workbench.errors import TraceError
+from workbench.files import PARTIAL
 
 MANIFEST, STATUS = "manifest.json", "status.json"
-_PARTIAL = ".partial"
+_SUFFIXES = (".zarr", ".nc")
 _SEAL = b"\nworkbench sha256 "
 _SEAL_LENGTH = len(_SEAL) + 64
 _JSON_LIMIT = 64_000_000  # bytes
@@ -100,8 +101,10 @@ def entries(folder: str | Path) -> list[tuple[Path, str]]:
     for item in sorted(folder.iterdir()) if folder.is_dir() else ():
         if item.is_symlink():
             continue
-        if item.name.startswith(".") and item.name.endswith(_PARTIAL):
-            found.setdefault(folder / item.name[1:].rsplit("~", 1)[0], "incomplete")
+        if item.name.startswith(".") and item.name.endswith(PARTIAL):
+            meant = folder / item.name[1:].rsplit("~", 1)[0]
+            if meant.suffix in _SUFFIXES:
+                found.setdefault(meant, "incomplete")
         elif item.suffix == ".zarr" and item.is_dir():
             found[item] = "complete" if (item / STATUS).is_file() else "incomplete"
         elif item.suffix == ".nc" and item.is_file():
@@ -110,7 +113,7 @@ def entries(folder: str | Path) -> list[tuple[Path, str]]:
 
 
 def _suffix(path: Path) -> str:
-    if path.suffix not in (".zarr", ".nc"):
+    if path.suffix not in _SUFFIXES:
         raise TraceError(f"a trace is stored as .zarr or .nc, and {path.name!r} ends in neither")
     return path.suffix
 
@@ -118,7 +121,7 @@ def _suffix(path: Path) -> str:
 @contextlib.contextmanager
 def _partial(path: Path) -> Iterator[Path]:
     """A scratch folder on the same disk whose name says what it was to become."""
-    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}~", suffix=_PARTIAL))
+    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}~", suffix=PARTIAL))
     try:
         yield scratch
     finally:
@@ -128,9 +131,7 @@ def _partial(path: Path) -> Iterator[Path]:
 def _leftovers(path: Path) -> bool:
     if not path.parent.is_dir():
         return False
-    return any(
-        item.name.startswith(f".{path.name}~") and item.name.endswith(_PARTIAL) for item in path.parent.iterdir()
-    )
+    return any(item.name.startswith(f".{path.name}~") and item.name.endswith(PARTIAL) for item in path.parent.iterdir())
 
 
 def _digest(file: Path) -> str:
