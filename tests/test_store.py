@@ -206,8 +206,11 @@ def test_kill_9_in_the_middle_shows_as_incomplete_and_leaves_the_others_whole(tm
 
 
 def test_what_is_read_is_in_memory(tmp_path):
-    path = store.write(small(), tmp_path / "t.nc")
+    written = small()
+    written["a/b/a"] = written["a/b/whole"]  # called like a group
+    path = store.write(written, tmp_path / "t.nc")
     tree = store.read(path)
     path.unlink()
-    xr.testing.assert_identical(tree, small())
+    assert all(array._in_memory for node in tree.subtree for array in node.variables.values())
+    xr.testing.assert_identical(tree, written)
     assert store.entries(tmp_path / "nowhere") == []

@@ -102,8 +102,7 @@ def read(path: str | Path, incomplete: bool = False) -> xr.DataTree:
     except OSError as error:
         raise TraceError(f"{path} could not be read: {error.strerror or error}") from error
     try:
-        tree = _open_folder(found, incomplete) if isinstance(found, dict) else _open_file(found, incomplete)
-        return _unmark(_plain_attributes(tree))
+        return _unmark((_open_folder if isinstance(found, dict) else _open_file)(found, incomplete))
     except Exception as error:  # a stranger's file makes the libraries under this raise whatever they raise
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TraceError(f"{path} {'is refused' if isinstance(error, TraceError) else 'is damaged'}: {said}") from error
@@ -214,7 +213,7 @@ def _open_folder(members: dict[str, bytes], incomplete: bool) -> xr.DataTree:
     from zarr.storage import MemoryStore
 
     store = MemoryStore({name: Buffer.from_bytes(content) for name, content in members.items()}, read_only=True)
-    return xr.open_datatree(store, engine="zarr", consolidated=False, decode_times=False).load()
+    return _in_memory(xr.open_datatree(store, engine="zarr", consolidated=False, decode_times=False))
 
 
 def _open_file(content: bytes, incomplete: bool) -> xr.DataTree:
@@ -226,7 +225,18 @@ def _open_file(content: bytes, incomplete: bool) -> xr.DataTree:
     with h5py.File(io.BytesIO(content), "r") as file:
         check_file(file, incomplete)
     with xr.open_datatree(io.BytesIO(content), engine="h5netcdf", decode_times=False) as tree:
-        return tree.load()
+        return _in_memory(tree)
+
+
+def _in_memory(tree: xr.DataTree) -> xr.DataTree:
+    """The tree with its numbers read, and attributes as Python's own: netCDF gives numpy's, which JSON does not take.
+
+    ``DataTree.load`` leaves out a variable that is called like a group.
+    """
+    for node in tree.subtree:
+        for held in (node, *(array.load() for array in node.variables.values())):
+            held.attrs.update({key: value.item() for key, value in held.attrs.items() if isinstance(value, np.generic)})
+    return tree
 
 
 def _seal_of(file: Path) -> str | None:
@@ -273,14 +283,6 @@ def _unmark(tree: xr.DataTree) -> xr.DataTree:
         for name, array in node.variables.items():
             if array.attrs.pop(_FINITE, 0) and not np.isfinite(array.values).all():
                 raise TraceError(f"{node.path.rstrip('/')}/{name} holds NaN or infinity where numbers were stored")
-    return tree
-
-
-def _plain_attributes(tree: xr.DataTree) -> xr.DataTree:
-    """Attributes as Python's own numbers: netCDF gives numpy's, which JSON does not take."""
-    for node in tree.subtree:
-        for attrs in (node.attrs, *(array.attrs for array in node.variables.values())):
-            attrs.update({key: value.item() for key, value in attrs.items() if isinstance(value, np.generic)})
     return tree
 
 
