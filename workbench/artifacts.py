@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import ArtifactError, CorruptModel
+from workbench.files import replacing, save_tensors, write_atomically
 from workbench.models.manifest import read_json, sha256
 from workbench.models.weight_files import read_safetensors
 
@@ -117,19 +116,12 @@ def save(name: str, tensors: dict[str, Tensor], facts: dict[str, Any], where: Pa
         What the card says beside ``recipe`` and ``sha256``; its ``model`` has ``name`` and ``revision``.
     where : Path
     """
-    from safetensors.torch import save_file
-
-    where.mkdir(parents=True, exist_ok=True)
     stored = {key: rounded(tensor).cpu().contiguous() for key, tensor in tensors.items()}
     path = where / f"{name}.safetensors"
-    with tempfile.TemporaryDirectory(dir=where, prefix=f".{name}-") as scratch:
-        made = Path(scratch) / path.name
-        save_file(stored, made)
+    with replacing(path) as made:
+        save_tensors(made, stored)
         found = {"recipe": name, **facts, "bytes": made.stat().st_size, "sha256": sha256(made)}
-        beside = made.with_suffix(".json")
-        beside.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-        os.replace(made, path)
-        os.replace(beside, path.with_suffix(".json"))
+        write_atomically(path.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
     return found
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import signal
 import sys
 import threading
@@ -21,10 +20,19 @@ from typer.core import TyperGroup
 
 import workbench as wb
 from workbench import listing
-from workbench.errors import CorruptModel, NumericalError, OutOfMemory, PromptError, SettingError, WorkbenchError
+from workbench.errors import (
+    CorruptModel,
+    NumericalError,
+    OutOfMemory,
+    OutputError,
+    PromptError,
+    SettingError,
+    WorkbenchError,
+)
+from workbench.files import file_name
 from workbench.settings import build, parse
 
-_RUNNING = (CorruptModel, NumericalError, OutOfMemory)
+_RUNNING = (CorruptModel, NumericalError, OutOfMemory, OutputError)
 
 
 class _Commands(TyperGroup):
@@ -337,7 +345,7 @@ def _place(file: Path, suffixes: tuple[str, ...], name: str | None = None) -> Pa
     if file.suffix not in suffixes:
         raise SettingError(f"{file} should end in {' or '.join(suffixes)}")
     if name is not None:
-        file = file.with_name(f"{file.stem}-{re.sub(r'[^A-Za-z0-9_-]+', '-', name)}{file.suffix}")
+        file = file.with_name(f"{file.stem}-{file_name(name)}{file.suffix}")
     if file.is_dir():
         raise SettingError(f"{file} exists already: choose another name")
     try:
