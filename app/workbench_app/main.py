@@ -90,7 +90,10 @@ def theme() -> gr.themes.Base:
     return gr.themes.Base(
         primary_hue="blue", secondary_hue="slate", neutral_hue="slate", font=_FONT, font_mono=_FONT_MONO,
         spacing_size="sm", radius_size="sm", text_size="md",
-    ).set(body_background_fill_dark="#0e1117")  # fmt: skip
+    ).set(
+        body_background_fill_dark="#0e1117", body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400", block_info_text_color="*neutral_500",
+    )  # fmt: skip
 
 
 @contextmanager
@@ -119,7 +122,10 @@ def served(
 
 def _head() -> str:
     # In the head, not as ``css``: there Gradio would put every rule under its own container.
-    return f"<style>{package_files('workbench_app').joinpath('assets', 'style.css').read_text('utf-8')}</style>"
+    style, script = (
+        package_files("workbench_app").joinpath("assets", name).read_text("utf-8") for name in ("style.css", "page.js")
+    )
+    return f"<style>{style}</style><script>{script}</script>"
 
 
 def _warm(model: str) -> None:

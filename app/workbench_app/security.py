@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -129,7 +130,7 @@ class Guard:
             try:
                 await self._answer(scope, receive, send)
             except Refused as refused:
-                await _refuse(send, refused)
+                await _refuse(scope, send, refused)
         else:
             # The page opens no sockets.
             await send({"type": "websocket.close", "code": 1008})
@@ -226,10 +227,12 @@ def _own(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     return [pair for pair in kept if pair[0].lower() not in HEADERS] + list(HEADERS.items())
 
 
-async def _refuse(send: Callable[..., Any], refused: Refused) -> None:
-    body = refused.reason.encode()
+async def _refuse(scope: Scope, send: Callable[..., Any], refused: Refused) -> None:
+    # The page's own script reads the reason from JSON, a person reads it as it is.
+    called = scope["path"].startswith("/gradio_api/") and scope["method"] not in _READ
+    body = json.dumps({"detail": refused.reason}).encode() if called else refused.reason.encode()
     headers = [
-        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-type", b"application/json" if called else b"text/plain; charset=utf-8"),
         (b"content-length", str(len(body)).encode()),
         # What is still on its way is not waited for.
         (b"connection", b"close"),

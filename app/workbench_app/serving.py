@@ -133,7 +133,7 @@ def _config(application: Guard) -> uvicorn.Config:
     return uvicorn.Config(
         application, http=Impatient, ws="none", lifespan="on", log_level="warning", access_log=False,
         proxy_headers=False, server_header=False, limit_concurrency=MOST_CONNECTIONS, timeout_keep_alive=5,
-        timeout_graceful_shutdown=3, h11_max_incomplete_event_size=MOST_HEAD,
+        timeout_graceful_shutdown=5, h11_max_incomplete_event_size=MOST_HEAD,
     )  # fmt: skip
 
 

@@ -275,3 +275,19 @@ def test_the_requests_of_the_page_fit(address):
     from workbench_app.loaded import MOST_CHARACTERS
 
     assert len(json.dumps("\U0001f999" * (MOST_CHARACTERS // 2)).encode()) < MOST_BODY
+
+
+@pytest.mark.browser
+def test_the_login_page_lets_in_with_the_password_only(browser, locked):
+    context = browser.new_context()
+    visitor = context.new_page()
+    visitor.set_default_timeout(30_000)
+    visitor.goto(locked)
+    for given, seen in [("wrong", "Incorrect"), (PASSWORD, "go")]:
+        visitor.get_by_label("username").fill("workbench")
+        visitor.get_by_label("password").fill(given)
+        visitor.get_by_role("button", name="Login").click()
+        visitor.get_by_text(seen).first.wait_for()
+    visitor.get_by_role("button", name="go").click()
+    visitor.wait_for_function("[...document.querySelectorAll('textarea')].some(box => box.value === 'a')")
+    context.close()
