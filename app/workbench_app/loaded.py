@@ -10,11 +10,12 @@ from typing import Any
 
 import workbench as wb
 from workbench.errors import PromptError, SettingError
+from workbench_app.memory import check_memory
 from workbench_app.offers import OFFERED
 
 DTYPES = ("float32", "bfloat16")
-MOST_CHARACTERS = 20_000
-MOST_TOKENS = 4_096
+MOST_CHARACTERS = 200_000
+MOST_TOKENS = 32_768
 MOST_NEW_TOKENS = 512
 _KEPT = 2
 _LONGEST_NAME = 300
@@ -84,6 +85,11 @@ def examples() -> dict[str, wb.tasks.Prompt]:
     return {prompt.id: prompt for prompt in wb.tasks.load_prompts("mixed")}
 
 
+def limits() -> str:
+    """One line on how long a prompt may be."""
+    return f"at most {MOST_CHARACTERS:,} characters and {MOST_TOKENS:,} tokens, and what the model has positions for"
+
+
 def as_prompt(text: str, chat: bool) -> wb.tasks.Prompt:
     """The text as a prompt; an example that was left as it is keeps its reference and task.
 
@@ -95,7 +101,7 @@ def as_prompt(text: str, chat: bool) -> wb.tasks.Prompt:
     if not (text or "").strip():
         raise PromptError("The prompt is empty: type one, or take an example.")
     if len(text) > MOST_CHARACTERS:
-        raise PromptError(f"The prompt has {len(text):,} characters; the page takes {MOST_CHARACTERS:,}.")
+        raise PromptError(f"The prompt has {len(text):,} characters; the page takes {MOST_CHARACTERS:,}: shorten it.")
     for prompt in examples().values():
         if prompt.prompt == text and prompt.chat == chat:
             return prompt
@@ -114,7 +120,8 @@ def parts(model: Any, text: str, chat: bool) -> tuple[list[int], int | None]:
     read, context = (text, None) if model.tokenizer is None else wb.tasks.encode_parts(model.tokenizer, prompt)
     ids = model.encode(read)
     if len(ids) > MOST_TOKENS:
-        raise PromptError(f"The prompt has {len(ids):,} tokens; the page takes {MOST_TOKENS:,}.")
+        raise PromptError(f"The prompt has {len(ids):,} tokens; the page takes {MOST_TOKENS:,}: shorten it.")
+    check_memory(model, len(ids))
     return ids, context
 
 

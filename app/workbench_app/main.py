@@ -7,21 +7,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 from gradio.utils import get_upload_folder
-from starlette.middleware import Middleware
 
 from workbench_app import compare_tab, loaded, observe_tab, study_panel, techniques_tab
 from workbench_app.offers import OFFERED
 from workbench_app.plain import caught, note, problem
-from workbench_app.security import Guard, check_address, check_port, is_loopback, own_folder
+from workbench_app.security import check_address, own_folder
+from workbench_app.serving import serving
 
 TITLE = "Dynamic-inference workbench"
 MOST_WAITING = 12
 """Calls of a model that may wait; one more is refused, and the page says that the queue is full."""
 
+_MOST_SESSIONS = 200
+_MOST_THREADS = 16
 _MODEL_CALL = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
 _FONT = ("system-ui", "-apple-system", "Segoe UI", "DejaVu Sans", "sans-serif")
 _FONT_MONO = ("DejaVu Sans Mono", "Menlo", "Consolas", "monospace")
@@ -66,6 +67,7 @@ def build(model: str = "smollm2-135m", files: Path | None = None) -> gr.Blocks:
             )
         page.load(_status, [chosen, dtype], status, queue=False, show_progress="hidden", api_visibility="private")
         page.load(None, None, scheme, js=_SCHEME, api_visibility="private")
+    page.max_threads, page.state_session_capacity = _MOST_THREADS, _MOST_SESSIONS
     return page.queue(max_size=MOST_WAITING, api_open=False, default_concurrency_limit=1)
 
 
@@ -89,7 +91,10 @@ def theme() -> gr.themes.Base:
     return gr.themes.Base(
         primary_hue="blue", secondary_hue="slate", neutral_hue="slate", font=_FONT, font_mono=_FONT_MONO,
         spacing_size="sm", radius_size="sm", text_size="md",
-    ).set(body_background_fill_dark="#0e1117")  # fmt: skip
+    ).set(
+        body_background_fill_dark="#0e1117", body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400", block_info_text_color="*neutral_500",
+    )  # fmt: skip
 
 
 @contextmanager
@@ -112,47 +117,21 @@ def served(
         If the port is taken.
     """
     check_address(host, password)
-    check_port(host, port)
     OFFERED.renew(offer)
     model = OFFERED.add(model) if model not in OFFERED.names("model") and Path(model).exists() else model
     with own_folder() as files:
         page = build(model, files)
-        try:
-            _, address, _ = page.launch(**_options(files, port, host, password))
+        with serving(page, files, host, port, password, theme=theme(), head=_head()) as address:
             threading.Thread(target=_warm, args=(model,), name="workbench-warm", daemon=True).start()
             yield address
-        finally:
-            page.close(verbose=False)
 
 
-def _options(files: Path, port: int | None, host: str, password: str | None) -> dict[str, Any]:
-    guard = Middleware(Guard, folder=files, loopback=is_loopback(host))
-    return {
-        "server_name": host,
-        "server_port": port,
-        "auth": ("workbench", password) if password else None,
-        "share": False,
-        "inbrowser": False,
-        "prevent_thread_lock": True,
-        "quiet": True,
-        "show_error": False,
-        "footer_links": ["settings"],
-        "allowed_paths": [],
-        "blocked_paths": [],
-        "max_file_size": "1mb",
-        "max_threads": 16,
-        "state_session_capacity": 200,
-        "strict_cors": True,
-        "ssr_mode": False,
-        "mcp_server": False,
-        "enable_monitoring": False,
-        "run_history": False,
-        "pwa": False,
-        "theme": theme(),
-        # In the head, not as ``css``: there Gradio would put every rule under its own container.
-        "head": f"<style>{package_files('workbench_app').joinpath('assets', 'style.css').read_text('utf-8')}</style>",
-        "app_kwargs": {"middleware": [guard], "docs_url": None, "redoc_url": None, "openapi_url": None},
-    }
+def _head() -> str:
+    # In the head, not as ``css``: there Gradio would put every rule under its own container.
+    style, script = (
+        package_files("workbench_app").joinpath("assets", name).read_text("utf-8") for name in ("style.css", "page.js")
+    )
+    return f"<style>{style}</style><script>{script}</script>"
 
 
 def _warm(model: str) -> None:

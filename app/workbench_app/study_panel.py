@@ -48,8 +48,8 @@ def render(
     with gr.Row(elem_classes="bar"):
         more = gr.Slider(0, 12, value=5, step=1, label="further bundled prompts", elem_id="more-prompts", min_width=180)
         repeats = gr.Slider(1, 5, value=2, step=1, label="repeats", elem_id="repeats", min_width=140)
-        compare = gr.Button("Compare properly", variant="primary", elem_id="compare", min_width=170, scale=0)
-        report = gr.DownloadButton("Save the report", elem_id="report", interactive=False, min_width=160, scale=0)
+        compare = gr.Button("Compare properly", variant="primary", elem_id="compare", min_width=190, scale=0)
+        report = gr.DownloadButton("Save the report", elem_id="report", interactive=False, min_width=180, scale=0)
     progress, table, figures = (
         gr.HTML(elem_id="study-progress"),
         gr.HTML(elem_id="study-table"),
@@ -87,12 +87,8 @@ def _study(
     asked, chosen = split(tab, values)
     text, chat, options = RequestControls.read(asked)
     prompts, recipes = prompts_of(text, chat, int(more)), recipes_of(chosen)
-    yield (
-        note(f"Loading {name} …" if not loaded.MODELS.holds(name, kind) else "Starting …"),
-        "",
-        "",
-        gr.update(interactive=False),
-    )
+    said = note(f"Loading {name} …" if not loaded.MODELS.holds(name, kind) else "Starting …")
+    yield said, gr.skip(), gr.skip(), gr.skip()
     model = loaded.MODELS.get(name, kind)
     loaded.encode(model, text, chat)
 
@@ -112,6 +108,9 @@ def _study(
                 yield bar(*at), gr.skip(), gr.skip(), gr.skip()
             else:
                 yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
+    if study.partial and not study.measured:
+        yield note("Cancelled before anything was measured."), gr.skip(), gr.skip(), gr.skip()
+        return
     yield note("Drawing …"), charts.table(study.table(text=True)), gr.skip(), gr.skip()
     drawn = charts.figures(study.tree, [run["name"] for run in study.runs], scheme or "auto")
     yield outcome(study), gr.skip(), drawn, gr.update(value=str(write(study, files)), interactive=True)

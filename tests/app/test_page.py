@@ -4,54 +4,11 @@ import re
 
 import httpx
 import pytest
+from driving import ask, choose, number, puppet, run
 from playwright.sync_api import expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.bundled]
 expect.set_options(timeout=20_000)
-
-
-def number(page, place, value):
-    """Set a slider's or a number's value."""
-    box = page.locator(f"{place} input[type=number]")
-    box.fill(str(value))
-    box.press("Tab")
-
-
-def choose(page, place, option):
-    """Choose from a list."""
-    page.locator(f"{place} input").click()
-    page.get_by_role("option", name=option, exact=True).click()
-    page.keyboard.press("Escape")
-
-
-def puppet(page, side="right", **values):
-    """Choose the technique that the tests registered, with settings."""
-    choose(page, f"#{side}-slot-logits", "puppet")
-    group = page.locator(f"#{side}-puppet")
-    expect(group).to_be_visible()
-    for name, value in values.items():
-        if value is True:
-            group.get_by_label(name).check()
-        elif isinstance(value, str):
-            group.get_by_label(name).fill(value)
-        else:
-            group.get_by_role("spinbutton", name=re.compile(name)).fill(str(value))
-            group.get_by_role("spinbutton", name=re.compile(name)).press("Tab")
-
-
-def run(page, tokens=8, wait=True):
-    """Press Run, and wait until it may be pressed again."""
-    number(page, "#max-new-tokens", tokens)
-    page.click("#run")
-    expect(page.locator("#cancel")).to_be_enabled()
-    if wait:
-        expect(page.locator("#run")).to_be_enabled(timeout=60_000)
-
-
-def ask(page, prompt):
-    page.fill("#prompt textarea", prompt)
-    # What is typed next must not land here, however slow the page is.
-    page.locator("#prompt textarea").blur()
 
 
 def test_two_recipes_run_side_by_side_and_colours_follow_the_choice(visit):
@@ -188,7 +145,7 @@ def test_errors_are_plain_and_the_page_goes_on(visit):
     ask(page, "   ")
     run(page, 2)
     expect(page.locator("#trouble [role=alert]")).to_contain_text("The prompt is empty")
-    ask(page, "a b c d e f " * 900)
+    ask(page, "a b c d e f " * 20_000)
     run(page, 2)
     expect(page.locator("#trouble [role=alert]")).to_contain_text("the page takes")
     ask(page, "Hello")

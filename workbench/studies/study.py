@@ -66,6 +66,11 @@ class Study:
         """Whether it was stopped before its end."""
         return bool(self.tree.attrs["partial"])
 
+    @property
+    def measured(self) -> bool:
+        """Whether any recipe was timed on any prompt; not so where it was stopped while it warmed up."""
+        return bool(self.tree["timing/seconds"].notnull().any())
+
     @cached_property
     def summary(self) -> list[dict[str, Any]]:
         """One row for each run over its prompts; a timing is an :class:`workbench.metrics.Interval`.
