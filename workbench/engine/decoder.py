@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +17,10 @@ from workbench.engine.layer_attention import LayerAttention, Masks
 from workbench.models import Block, Model
 
 Watch = Callable[[str, int, Any], None]
+
+
+class Cancelled(Exception):
+    """A prompt was not read to its end, as somebody wished; the engine's own, nobody outside sees it."""
 
 
 class Decoder:
@@ -88,7 +93,12 @@ class Decoder:
 
     @torch.inference_mode()
     def prefill(
-        self, tokens: Sequence[int], chunk: int | None = None, logits: str = "last", context: int | None = None
+        self,
+        tokens: Sequence[int],
+        chunk: int | None = None,
+        logits: str = "last",
+        context: int | None = None,
+        cancel: threading.Event | None = None,
     ) -> Tensor | None:
         """Run a prompt into the cache, whole or in chunks of ``chunk`` tokens.
 
@@ -101,15 +111,24 @@ class Decoder:
             The first so many tokens are prefilled, and the ``cache`` policy compresses them; the others, the question,
             are then read after what is left, as decoded tokens are: neither the ``context`` nor the ``cache`` policy
             takes any of them away. By default all are context; 0 reads all after what the cache already holds.
+        cancel : threading.Event, optional
+            Looked at before every chunk but the first.
 
         Returns
         -------
         Tensor
             Logits [1, vocabulary] after the last token; with ``logits="all"`` [tokens, vocabulary]; None with "none".
+
+        Raises
+        ------
+        Cancelled
+            The cache then holds a part of the prompt.
         """
         context = len(tokens) if context is None else context
         rows, hidden = [], []
         for start, end in _parts(len(tokens), context, chunk):
+            if start and cancel is not None and cancel.is_set():
+                raise Cancelled
             wanted = logits if end == len(tokens) or logits == "all" else "none"
             rows.append(
                 self.forward(tokens[start:end], None, wanted, prefill=end <= context, last_chunk=end == context)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.engine.accept import accept
-from workbench.engine.decoder import Decoder
+from workbench.engine.decoder import Cancelled, Decoder
 from workbench.engine.draft import Draft, Verification
 from workbench.engine.logprobs import top_logprobs
 from workbench.engine.options import Options
@@ -38,6 +38,7 @@ class Loop:
         past: State | None = None,
     ) -> None:
         self.run, self.recipe, self.past = run, recipe, past
+        self.cancel: threading.Event | None = None
         self.options = options or Options()
         self.finished = False
         self.prompt, self.output = list(run.prompt), []
@@ -67,14 +68,29 @@ class Loop:
                     stack.enter_context(policy.weights(model))
             yield
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody wishes that this run should end."""
+        return self.cancel is not None and self.cancel.is_set()
+
     def steps(self, cancel: threading.Event | None) -> Iterator[Step]:
+        self.cancel = cancel
         with self.open():
             index = 0
-            while not self.finished and not (cancel is not None and cancel.is_set()):
-                with _plain_memory_errors():
-                    step = self._turn(index)
+            while not self.finished and not self.cancelled:
+                try:
+                    with _plain_memory_errors():
+                        step = self._turn(index)
+                except Cancelled:
+                    self._forget_half_read()
+                    return
                 yield step
                 index += 1
+
+    def _forget_half_read(self) -> None:
+        """A cache with a part of the prompt is none to go on from: policies act on a prompt that was read whole."""
+        length = len(self.prompt)
+        self.decoders = {place: each for place, each in self.decoders.items() if each.cache.length >= length}
 
     def decoder(self, entropies: Sequence[float] = ()) -> Decoder:
         """The decoder that takes the next step, after tokens from distributions of these entropies [nats]."""
@@ -173,7 +189,8 @@ class Loop:
         """Bring a decoder up to ``text`` and return the logits after it, and after every node of a draft."""
         if decoder.cache.length < len(self.prompt):
             held, chunk = decoder.cache.length, self.options.prefill_chunk
-            logits = decoder.prefill(self.prompt[held:], chunk, context=0 if held else self.options.context_tokens)
+            context = 0 if held else self.options.context_tokens
+            logits = decoder.prefill(self.prompt[held:], chunk, context=context, cancel=self.cancel)
             if len(text) == len(self.prompt):
                 return logits
         behind = text[decoder.cache.length : -1]
