@@ -64,12 +64,31 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(puppet, bundled):
-    """The page with the bundled model; ``bundled`` has seen to it that it is there."""
-    from workbench_app.main import served
+def workers():
+    """Every worker that a page in this module was given."""
+    return []
 
-    with served(port=None) as url:
-        yield url
+
+@pytest.fixture(scope="module")
+def address(puppet, bundled, workers):
+    """The page with the bundled model; ``bundled`` has seen to it that it is there."""
+    from workbench_app import main
+
+    class Known(main.Worker):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            workers.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(main, "Worker", Known)
+        with main.served(port=None) as url:
+            yield url
+
+
+@pytest.fixture
+def page_worker(address, workers):
+    """The worker of the page."""
+    return workers[-1]
 
 
 @pytest.fixture(scope="module")
