@@ -416,6 +416,14 @@ def test_compare_asks_before_or_after_compressing(shell, tmp_path, monkeypatch):
     assert (tuple(asked[0]["stop_text"]), asked[0]["min_new_tokens"]) == ((), 0)
 
 
+def test_compare_reads_prompts_in_chunks(shell, tmp_path):
+    written, options = tmp_path / "j.json", ("--max-new-tokens", 3, "--repeats", 1, "--prefill-chunk")
+    shell("compare", "any", "--prompt", "abcabcabcabc", *options, 4, "--json", written)
+    content = json.loads(written.read_text())
+    assert content["recipe"]["options"]["prefill_chunk"] == 4
+    assert shell("compare", "any", "--prompt", "a", *options, 0).exit_code == 2
+
+
 def test_compare_says_which_it_was(shell):
     found = shell("compare", "m", "--prompt", "hello there", "--max-new-tokens", 4, "--repeats", 1)
     assert "cache: with the question seen" in found.stdout.splitlines()

@@ -201,6 +201,9 @@ def compare(
         ),
     ] = True,
     quality: Annotated[bool, typer.Option(help="Measure the teacher-forced quality.")] = True,
+    prefill_chunk: Annotated[
+        int | None, typer.Option(min=1, help="Read prompts in chunks of so many tokens: less memory, sooner cancelled.")
+    ] = None,
     compiled: Annotated[bool, typer.Option("--compiled", help="Use the compiled single-token step.")] = False,
     out: Annotated[Path | None, typer.Option(help="The report (.html), or the study itself (.zarr, .nc).")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the runs' numbers as JSON.")] = None,
@@ -226,7 +229,7 @@ def compare(
     with _interrupt(cancel):
         study = wb.compare(
             loaded, asked, recipes, max_new_tokens, repeats, temperature, top_p, top_k, seed,
-            _progress(), cancel, quality, () if ignore_stop else None, None, resume, compiled=compiled,
+            _progress(), cancel, quality, () if ignore_stop else None, None, resume, prefill_chunk, compiled,
             context_tokens="marked" if context_first else None, stop_text=stop_text or (),
             min_new_tokens=min_new_tokens,
         )  # fmt: skip

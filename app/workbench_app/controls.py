@@ -20,18 +20,13 @@ from workbench.registry import TECHNIQUES
 from workbench.settings import Outside, build, describe, parse
 from workbench.techniques import SLOTS  # the import also fills the registry
 from workbench_app.offers import OFFERED
-from workbench_app.plain import safe
+from workbench_app.plain import safe, words
 
 NONE = "none"
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """Arguments of an event that calls no model and may pass those that do."""
 
 _WIDEST_SLIDER = 5_000  # steps; beyond that a slider cannot be set with a mouse
-
-
-def words(name: str) -> str:
-    """A name in snake case as words."""
-    return name.replace("_", " ")
 
 
 def bounds(field: dict[str, Any]) -> tuple[float | None, float | None]:

@@ -32,6 +32,10 @@ class Models:
         """Whether a model is at hand without loading."""
         return (name, dtype) in self._models
 
+    def items(self) -> list[tuple[tuple[str, str], Any]]:
+        """What is at hand, by name and number format."""
+        return list(self._models.items())
+
     def put(self, name: str, dtype: str, model: Any) -> None:
         """Keep a model that is already in memory."""
         self._models[name, dtype] = model
@@ -60,9 +64,6 @@ class Models:
                 self.put(name, dtype, model)
             self._models.move_to_end((name, dtype))
             return self._models[name, dtype]
-
-
-MODELS = Models()
 
 
 def about(model: Any) -> str:

@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from importlib.resources import files as package_files
 from pathlib import Path
 
 import gradio as gr
 from gradio.utils import get_upload_folder
 
+from workbench.errors import WorkbenchError
 from workbench_app import compare_tab, loaded, observe_tab, study_panel, techniques_tab
 from workbench_app.offers import OFFERED
 from workbench_app.plain import caught, note, problem
+from workbench_app.progress import said
+from workbench_app.runs import Stop
 from workbench_app.security import check_address, own_folder
 from workbench_app.serving import serving
+from workbench_app.worker import Worker
 
 TITLE = "Dynamic-inference workbench"
-MOST_WAITING = 12
-"""Calls of a model that may wait; one more is refused, and the page says that the queue is full."""
-
 _MOST_SESSIONS = 200
-_MOST_THREADS = 16
-_MODEL_CALL = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
+# Jobs wait in the worker's own line, which says how many are before and when it is full; Gradio's has the room for it.
+_MODEL_CALL = {"concurrency_limit": None, "concurrency_id": "model", "api_visibility": "private"}
+_MOST_CALLS = 100
+_MOST_THREADS = 40
 _FONT = ("system-ui", "-apple-system", "Segoe UI", "DejaVu Sans", "sans-serif")
 _FONT_MONO = ("DejaVu Sans Mono", "Menlo", "Consolas", "monospace")
 _SCHEME = "() => document.body.classList.contains('dark') ? 'dark' : 'light'"
 
 
-def build(model: str = "smollm2-135m", files: Path | None = None) -> gr.Blocks:
+def build(worker: Worker, model: str = "smollm2-135m", files: Path | None = None) -> gr.Blocks:
     """The page.
 
     Parameters
     ----------
+    worker : Worker
+        Where models run.
     model : str
         Chosen at first.
     files : Path, optional
@@ -55,35 +62,45 @@ def build(model: str = "smollm2-135m", files: Path | None = None) -> gr.Blocks:
                                 info="exact means equal in float32", min_width=140)  # fmt: skip
         status = gr.HTML(elem_id="model-status")
         with gr.Tab("Side by side"):
-            tab = compare_tab.render(chosen, dtype, status, _MODEL_CALL)
+            tab = compare_tab.render(chosen, dtype, status, worker, _MODEL_CALL)
             study_panel.render(tab, chosen, dtype, scheme, files, _MODEL_CALL)
         with gr.Tab("Observe"):
-            observe_tab.render(chosen, dtype, scheme, status, _MODEL_CALL)
+            observe_tab.render(chosen, dtype, scheme, status, worker, _MODEL_CALL)
         with gr.Tab("Techniques") as tab_of_techniques:
             techniques_tab.render(tab_of_techniques, scheme)
         for each in (chosen, dtype):
             each.input(
-                _load, [chosen, dtype], status, show_progress="minimal", trigger_mode="always_last", **_MODEL_CALL
-            )
-        page.load(_status, [chosen, dtype], status, queue=False, show_progress="hidden", api_visibility="private")
+                partial(_load, worker), [chosen, dtype], status, show_progress="minimal", trigger_mode="always_last",
+                **_MODEL_CALL,
+            )  # fmt: skip
+        page.load(
+            partial(_status, worker),
+            [chosen, dtype],
+            status,
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
         page.load(None, None, scheme, js=_SCHEME, api_visibility="private")
     page.max_threads, page.state_session_capacity = _MOST_THREADS, _MOST_SESSIONS
-    return page.queue(max_size=MOST_WAITING, api_open=False, default_concurrency_limit=1)
+    return page.queue(max_size=_MOST_CALLS, api_open=False, default_concurrency_limit=1)
 
 
-def _load(name: str, dtype: str) -> Iterator[str]:
+def _load(worker: Worker, name: str, dtype: str) -> Iterator[str]:
     problems: list[str] = []
     with caught(problems):
         yield note(f"Loading {name} …")
-        yield note(loaded.about(loaded.MODELS.get(name, dtype)))
+        with closing(worker.run("load", {"model": name, "dtype": dtype}, Stop())) as events:
+            for event in events:
+                line = said(event, name)
+                yield line if line else gr.skip()
+        yield _status(worker, name, dtype)
     if problems:
         yield problem(problems[0])
 
 
-def _status(name: str, dtype: str) -> str:
-    if loaded.MODELS.holds(name, dtype):
-        return note(loaded.about(loaded.MODELS.get(name, dtype)))
-    return note(f"{name} is loaded by the first run.")
+def _status(worker: Worker, name: str, dtype: str) -> str:
+    return note(worker.about(name, dtype) or f"{name} is loaded by the first run.")
 
 
 def theme() -> gr.themes.Base:
@@ -120,10 +137,14 @@ def served(
     OFFERED.renew(offer)
     model = OFFERED.add(model) if model not in OFFERED.names("model") and Path(model).exists() else model
     with own_folder() as files:
-        page = build(model, files)
-        with serving(page, files, host, port, password, theme=theme(), head=_head()) as address:
-            threading.Thread(target=_warm, args=(model,), name="workbench-warm", daemon=True).start()
-            yield address
+        worker = Worker(files.parent, OFFERED.spelled())
+        page = build(worker, model, files)
+        try:
+            with serving(page, files, host, port, password, theme=theme(), head=_head()) as address:
+                threading.Thread(target=_warm, args=(worker, model), name="workbench-warm", daemon=True).start()
+                yield address
+        finally:
+            worker.close()
 
 
 def _head() -> str:
@@ -134,10 +155,11 @@ def _head() -> str:
     return f"<style>{style}</style><script>{script}</script>"
 
 
-def _warm(model: str) -> None:
+def _warm(worker: Worker, model: str) -> None:
     # The first visitor should not wait for the weights; what goes wrong here is said when a run asks for the model.
-    with caught([]):
-        loaded.MODELS.get(model, "float32")
+    with contextlib.suppress(WorkbenchError):
+        for _ in worker.run("load", {"model": model, "dtype": "float32"}, Stop()):
+            pass
 
 
 def launch(

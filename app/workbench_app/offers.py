@@ -58,6 +58,10 @@ class Offers:
         self._paths[name] = place.resolve()
         return name
 
+    def spelled(self) -> list[str]:
+        """All offers, as :meth:`renew` takes them."""
+        return [f"{name}={path}" for name, path in self._paths.items()]
+
     def names(self, what: Kind) -> list[str]:
         """Names of what was offered of a kind: a folder or a GGUF file is a model, a safetensors file a trained part,
         any other file a text."""

@@ -22,6 +22,11 @@ def safe(text: Any) -> str:
     return html.escape(str(text), quote=True)
 
 
+def words(name: str) -> str:
+    """A name in snake case as words."""
+    return name.replace("_", " ")
+
+
 def message(error: BaseException) -> str:
     """What the person at the page is told of an error; an unexpected one goes to the log under a short number."""
     if isinstance(error, WorkbenchError):

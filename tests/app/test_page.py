@@ -190,26 +190,69 @@ def test_the_list_of_techniques_is_the_registry(visit):
     expect(frame.locator("body")).to_contain_text("prompt lookup")
 
 
-def test_a_full_queue_says_so(visit, address):
+def test_a_full_queue_says_so_and_the_page_goes_on(visit, monkeypatch, address, page_worker):
     page = visit()
     puppet(page, delay=0.4)
     run(page, 100, wait=False)
     expect(page.locator("#right-view .token")).not_to_have_count(0)
-    config = httpx.get(f"{address}config", timeout=30).json()
-    calls = [each["id"] for each in config["dependencies"] if each["queue"] and each["backend_fn"] and not each["js"]]
-    body = {"data": [], "fn_index": max(calls), "session_hash": "crowd"}
-    answers = [httpx.post(f"{address}gradio_api/queue/join", json=body, timeout=30) for _ in range(14)]
-    assert {answer.status_code for answer in answers} == {200, 503}
-    assert "full" in answers[-1].text
+    monkeypatch.setattr(page_worker, "_most", 1)
+    second, third = visit(), visit()
+    second.click("#run")
+    expect(second.locator("#trouble")).to_contain_text("Waiting: 1 run is before this one.")
+    third.click("#run")
+    expect(third.locator("#trouble [role=alert]")).to_contain_text("queue is full (1 waiting): try again")
+    expect(third.locator("#run")).to_be_enabled()
+    expect(third.locator("#cancel")).to_be_disabled()
+    second.click("#cancel")
+    expect(second.locator("#trouble")).to_contain_text("Cancelled before it began.")
     page.click("#cancel")
     expect(page.locator("#run")).to_be_enabled()
+    run(third, 2)
+    expect(third.locator("#left-view .token")).to_have_count(2)
+
+
+def test_cancel_right_after_run_and_a_new_run_right_after_that(visit):
+    page = visit()
+    puppet(page, delay=0.3)
+    run(page, 300, wait=False)
+    page.click("#cancel")
+    expect(page.locator("#run")).to_be_enabled()
+    page.click("#run")
+    page.locator("#cancel:enabled").click()
+    page.locator("#run:enabled").wait_for()
+    run(page, 300, wait=False)
+    expect(page.locator("#right-view .token")).not_to_have_count(0)
+    expect(page.locator("#right-view .answer")).to_have_attribute("data-state", "running")
+    page.click("#compare")  # waits behind its own page's run
+    expect(page.locator("#study-progress")).to_contain_text("Waiting")
+    page.click("#cancel")
+    expect(page.locator("#study-progress")).to_contain_text("Cancelled before anything was measured.")
+    expect(page.locator("#right-view .badge.warning").last).to_contain_text("partial: cancelled after")
+    expect(page.locator("#cancel")).to_be_disabled()
+    expect(page.locator("#compare")).to_be_enabled()
+
+
+def test_the_page_outlives_its_worker(visit, page_worker):
+    page = visit()
+    ask(page, "Hello")
+    puppet(page, fault="killed", after=3, delay=0.2, text="one two three four five six")
+    run(page, 20)
+    said = "was killed, most often because the machine ran out of memory"
+    expect(page.locator("#trouble [role=alert]")).to_contain_text(said)
+    for side in ("left", "right"):
+        expect(page.locator(f"#{side}-view .badge.bad")).to_contain_text(said)
+        expect(page.locator(f"#{side}-view .token")).not_to_have_count(0)
+    other = visit()
+    ask(other, "Hello")
+    run(other, 2)
+    expect(other.locator("#left-view .token")).to_have_count(2, timeout=60_000)
 
 
 @pytest.fixture
 def puppet_calls(puppet):
     """How often the puppet was asked since the test began."""
-    before = puppet.calls
-    return lambda: puppet.calls - before
+    before = calls()
+    return lambda: calls() - before
 
 
 def test_only_this_page_is_served(address):

@@ -223,13 +223,15 @@ class _Work:
         forced = None
         if baseline.ran and not self.cancelled:
             try:
-                forced = Forced(plan.model, case.tokens, baseline.tokens, plan.seed, case.context_tokens)
+                chunk = plan.options["prefill_chunk"]
+                text = case.tokens, baseline.tokens
+                forced = Forced(plan.model, *text, plan.seed, case.context_tokens, chunk, self.cancel)
             except Exception as error:
                 baseline.failed = baseline.failed or _message(error)
         for name, cell in found.items():
             if forced is not None and cell.failed is None and cell.ran and not self.cancelled:
                 try:
-                    cell.quality = forced.compare(plan.recipes[name], self.cancel)
+                    cell.quality = forced.compare(plan.recipes[name])
                     if name == BASELINE and cell.quality is not None:
                         cell.quality["margins"] = forced.margins
                 except Exception as error:
