@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import workbench as wb
 from workbench.errors import SettingError
-from workbench.models.bundled import BUNDLED
-from workbench.models.companion import is_cut
 from workbench.registry import TECHNIQUES
 from workbench.settings import Outside, parse, references, spell
 
@@ -18,8 +17,9 @@ Kind = Literal["model", "part", "text"]
 
 _NAME = re.compile(r"\w[\w.-]{0,79}", re.ASCII)
 _ON_THE_HUB = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+\.gguf)?", re.ASCII)
+_BUNDLED = wb.models.bundled.BUNDLED
 # What settings call something else.
-_TAKEN = {"auto", "distilled", "none", "bundled", "untrained", *BUNDLED}
+_TAKEN = {"auto", "distilled", "none", "bundled", "untrained", *_BUNDLED}
 _OWN: dict[str, tuple[str, ...]] = {
     "model": ("auto", "distilled", "none"),
     "part": ("bundled", "untrained"),
@@ -51,7 +51,7 @@ class Offers:
         if not equals or Path(offer).exists():
             name, path = Path(offer).resolve().name, offer
         place = Path(path).expanduser()
-        if not place.exists():
+        if not path or not place.exists():
             raise SettingError(f"there is nothing at {path!r} to offer")
         if not _NAME.fullmatch(name) or name in _TAKEN or self._paths.get(name, place.resolve()) != place.resolve():
             raise SettingError(f"{name!r} cannot be the name of an offer: give it another one, as my-model={path}")
@@ -83,12 +83,12 @@ class Offers:
         cut = not slash or (layers.isascii() and layers.isdecimal())
         if cut and (found := self.path(base, "model")) is not None:
             return found + slash + layers
-        if cut and base in BUNDLED:
+        if cut and base in _BUNDLED:
             return name
         # A file of that name would be read rather than the hub asked.
         if _ON_THE_HUB.fullmatch(name) and not name.endswith((".safetensors", "/..")) and not Path(name).exists():
             return name
-        known = ", ".join([*BUNDLED, *self.names("model")])
+        known = ", ".join([*_BUNDLED, *self.names("model")])
         raise SettingError(
             f"{name!r} is no model that this page offers: take {known}, or a Hugging Face id owner/model"
         )
@@ -109,7 +109,7 @@ class Offers:
         if found is not None:
             return found
         if what == "model":
-            return value if is_cut(value) else self.model(value)
+            return value if wb.models.companion.is_cut(value) else self.model(value)
         known = ", ".join([*_OWN[what], *self.names(what)]) or "nothing"
         raise SettingError(f"{value!r} is not among what this page offers for it: {known}")
 
@@ -123,7 +123,7 @@ class Offers:
             return None
         names = [default, *(_OWN[what] if what == "part" else ()), *self.names(what)]
         if what == "model":
-            names += [*self.names("part"), *BUNDLED]
+            names += [*self.names("part"), *_BUNDLED]
         return [(name or "none", name) for name in dict.fromkeys(names)]
 
 
