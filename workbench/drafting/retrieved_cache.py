@@ -46,6 +46,7 @@ class RetrievedDecoder:
         self.retrievals = 0
         self._chunk, self._budget, self._reserve = chunk, budget, reserve
         self._source: KeyValueCache | None = None
+        self._chosen_from: KeyValueCache | None = None
         self._copied: list[int] = []
         self._seen: list[tuple[int, int]] = []
 
@@ -60,18 +61,23 @@ class RetrievedDecoder:
     def retrieve(self, cache: KeyValueCache) -> None:
         """Forget all and choose chunks of ``cache`` anew, layer by layer, in the next forward."""
         self.decoder.cache = KeyValueCache(self.decoder.model.layers, self._reserve)
-        self.decoder.cache.length = cache.length
-        self._source, self._copied = cache, []
+        self.decoder.cache.length, self.decoder.cache.read_as = cache.length, cache.read_as
+        self._source = self._chosen_from = cache
+        self._copied = []
         self._seen = [(layer.length, layer.evictions) for layer in cache.layers]
         self.retrievals += 1
 
     @torch.inference_mode()
     def follow(self, cache: KeyValueCache) -> bool:
         """Take over what ``cache`` gained since the chunks were chosen, in place of this decoder's own approximation of
-        it; False if it lost something, so that they must be chosen anew."""
-        if not self._copied or any(
-            layer.evictions != evictions or layer.length < length
-            for layer, (length, evictions) in zip(cache.layers, self._seen)
+        it; False if it lost something, or is another, so that they must be chosen anew."""
+        if (
+            not self._copied
+            or cache is not self._chosen_from
+            or any(
+                layer.evictions != evictions or layer.length < length
+                for layer, (length, evictions) in zip(cache.layers, self._seen)
+            )
         ):
             return False
         for own, layer, copied, (seen, _) in zip(self.decoder.cache.layers, cache.layers, self._copied, self._seen):

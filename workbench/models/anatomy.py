@@ -8,6 +8,7 @@ Face model goes on working with the same values.
 
 from __future__ import annotations
 
+import functools
 from operator import attrgetter
 
 import torch
@@ -20,6 +21,7 @@ from workbench.models.families import FAMILIES
 from workbench.models.family import Family
 from workbench.models.multiply import Multiply
 from workbench.models.parts import find, fused, get, number, read_activation, read_norm, read_router, read_shared
+from workbench.models.rotary import GrowingTable, grows, parameters, usable_positions
 
 SITES = ("embedding", "query_key_value", "attention_output", "mlp_output", "router_logits", "residual")
 """What a probe can read: the residual stream before the first block, (queries, keys, values) of a layer, what each
@@ -38,7 +40,12 @@ class Anatomy:
     ----------
     family : Family
     width, vocabulary, positions : int
-        Width of the residual stream, number of tokens, and longest sequence the model knows.
+        Width of the residual stream, number of tokens, and longest sequence the model knows, rotary scaling included.
+    rope_grows : bool
+        Whether rotary frequencies hang on the length of the text.
+    switch : int or None
+        Longest text that is read with the short ones of two sets of rotary factors, where the cache is computed anew
+        for a longer one; None where keys stay as they were rotated.
     blocks : list of Block
     final_norm : Norm
     unembedding : Tensor [vocabulary, width]
@@ -79,7 +86,6 @@ class Anatomy:
                 f"{self.family.title} with an embedding width of {self.width} and a hidden size of "
                 f"{config.hidden_size} is not supported; the two must be equal"
             )
-        self.positions: int = config.max_position_embeddings
         self.final_norm = read_norm(attrgetter(self.family.final_norm)(hf), self.family)
         head = hf.get_output_embeddings()
         self.unembedding: Tensor = head.weight
@@ -90,10 +96,14 @@ class Anatomy:
         self._embedding_multiplier = number(config, self.family.embedding_multiplier)
         self.multiply = Multiply(self.dtype, self.device)
         self.blocks = [self._block(i, module) for i, module in enumerate(attrgetter(self.family.blocks)(hf))]
-        if not all(block.scoring.plain for block in self.blocks):
-            # Torch's fused attention knows neither soft caps nor sinks.
-            hf.set_attn_implementation("eager")
-        self._ropes: dict[str, Rope] = {}
+        kinds = {block.rope_kind for block in self.blocks} - {None}
+        self.positions: int = usable_positions(config, kinds)
+        growing = [kind for kind in kinds if grows(config, kind)]
+        self.rope_grows = bool(growing)
+        self.switch: int | None = None
+        if growing and self.family.reads_anew:
+            self.switch = parameters(config, growing[0])["original_max_position_embeddings"]
+        self._ropes: dict[str, Rope | GrowingTable] = {}
 
     @property
     def layers(self) -> int:
@@ -114,27 +124,33 @@ class Anatomy:
             x = x + nn.functional.embedding(positions + self.family.position_offset, self._positions.weight)
         return x
 
-    def rope(self, positions: Tensor) -> dict[str, Rope]:
+    def rope(self, positions: Tensor, length: int | Tensor | None = None) -> dict[str, Rope]:
         """Cosine and signed sine, each [tokens, 1, rotary_dim], for each kind of rotary table the layers name.
 
         Parameters
         ----------
         positions : int Tensor [tokens]
             Any position, also beyond ``self.positions``.
+        length : int or int Tensor [tokens], optional
+            Tokens of the text that the rows belong to, one number or one for each; it matters where ``rope_grows``. By
+            default the text ends with the last position.
 
         Notes
         -----
-        Tables are computed once and looked up, except for the kinds whose frequencies change with the length.
+        Tables are computed once and looked up, except for the kinds that have frequencies for every length.
         """
         out = {}
         for kind in {block.rope_kind for block in self.blocks} - {None}:
-            if self._rope_grows(kind):
-                out[kind] = self._rope_rows(kind, positions)
+            if self.rope_grows and grows(self.config, kind):
+                if kind not in self._ropes:
+                    rows = functools.partial(self._rope_rows, kind)
+                    self._ropes[kind] = GrowingTable(self._rotary, self.config, kind, rows, self.device)
+                out[kind] = self._ropes[kind](positions, length)
                 continue
             needed = int(positions.max()) + 1
             if kind not in self._ropes or self._ropes[kind][0].shape[0] < needed:
-                length = max(1024, 2 ** (needed - 1).bit_length())
-                self._ropes[kind] = self._rope_rows(kind, torch.arange(length, device=self.device))
+                rows = max(1024, 2 ** (needed - 1).bit_length())
+                self._ropes[kind] = self._rope_rows(kind, self._rotary, torch.arange(rows, device=self.device))
             cosine, sine = self._ropes[kind]
             out[kind] = cosine[positions], sine[positions]
         return out
@@ -148,15 +164,10 @@ class Anatomy:
         logits = products if self.logit_scale == 1 else products * self.logit_scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
-    def _rope_grows(self, kind: str) -> bool:
-        parameters = self.config.rope_parameters
-        parameters = parameters.get(kind, parameters)
-        return parameters.get("rope_type", "default") in ("dynamic", "longrope")
-
-    def _rope_rows(self, kind: str, positions: Tensor) -> Rope:
+    def _rope_rows(self, kind: str, rotary: nn.Module, positions: Tensor) -> Rope:
         like = torch.empty(0, dtype=self.dtype, device=self.device)
         named = (kind,) if kind != "all" else ()
-        cosine, sine = self._rotary(like, positions[None], *named)
+        cosine, sine = rotary(like, positions[None], *named)
         if self.family.rotary_half:
             cosine, sine = (torch.cat((table, table), -1) for table in (cosine, sine))
         half = sine.shape[-1] // 2

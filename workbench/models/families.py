@@ -135,6 +135,7 @@ FAMILIES: dict[str, Family] = {
             name="phi3",
             title="Phi-3",
             window="config",
+            reads_anew=True,
             query_key_value=("self_attn.qkv_proj",),
             up=("mlp.gate_up_proj",),
             activation="mlp.activation_fn",

@@ -50,6 +50,9 @@ class Family:
         Whether the rotary embedding gives its tables for the first half alone (GPT-OSS).
     unrotated : str or None
         Configuration value with a 0 for every layer that does without positions (SmolLM3).
+    reads_anew : bool
+        Whether transformers' generation computes the cache anew where long-rope changes from its short factors to its
+        long ones, rather than leaving keys as they were rotated.
     position_embedding : str or None
         Learned position embedding.
     position_offset : int
@@ -102,6 +105,7 @@ class Family:
     rotary_pairs: bool = False
     rotary_half: bool = False
     unrotated: str | None = None
+    reads_anew: bool = False
     position_embedding: str | None = None
     position_offset: int = 0
     parallel_residual: bool | str = False

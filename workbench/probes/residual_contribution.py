@@ -63,7 +63,7 @@ class ResidualContribution(Probe):
     )
 
     def start(self, model: Model, tokens: Tensor) -> _Reader:
-        return _Reader(model, sample(len(tokens), self.positions).to(model.device))
+        return _Reader(model, sample(len(tokens), self.positions).to(model.device), len(tokens))
 
     @classmethod
     def examples(cls) -> tuple[ResidualContribution, ...]:
@@ -71,9 +71,9 @@ class ResidualContribution(Probe):
 
 
 class _Reader(Reader):
-    def __init__(self, model: Model, places: Tensor) -> None:
+    def __init__(self, model: Model, places: Tensor, tokens: int) -> None:
         self._anatomy, self._places = model.anatomy, places
-        self._ropes = model.anatomy.rope(places)
+        self._ropes = model.anatomy.rope(places, tokens)
         self._before: Tensor = torch.empty(0)
         self._variants = torch.empty(
             model.layers, len(places), model.anatomy.width, dtype=model.dtype, device=model.device

@@ -148,7 +148,8 @@ def run_rows(anatomy: Anatomy, text: Text, rows: Tensor, places: Tensor, orders:
     sees = torch.cat((earlier <= place[:, None], (group[:, None] == group) & (order[:, None] >= order)), 1)
     distance = positions[:, None] - torch.cat((earlier, positions))
     first = len(anatomy.blocks) - len(text.keys)
-    ropes = anatomy.rope(positions)
+    # As the text was read.
+    ropes = anatomy.rope(positions, held)
     x = rows.to(text.entering.dtype)
     shift = position_shift(anatomy, positions) if first == 0 else None
     x = x if shift is None else x + shift

@@ -16,7 +16,8 @@ def residual(anatomy: Anatomy, tokens: Tensor, dtype: torch.dtype | None = None)
     ----------
     anatomy : Anatomy
     tokens : int Tensor [batch, tokens]
-        Texts that begin at the first column; what stands behind a text does not touch it.
+        Texts that begin at the first column; what stands behind a text does not touch it, though all are read with the
+        rotary factors of the longest.
     dtype : torch.dtype, optional
         Of the residual stream; by default the embedding's.
     """
