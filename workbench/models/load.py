@@ -228,7 +228,8 @@ def wrap(hf: Any, tokenizer: Any, name: str, revision: str = "") -> Model:
     """
     hf.eval().requires_grad_(False)
     row = FAMILIES.get(hf.config.model_type)
-    if row is not None and (row.attention_softcap or row.sinks):
+    capped = row is not None and row.attention_softcap and getattr(hf.config, row.attention_softcap)
+    if row is not None and (capped or row.sinks):
         # Torch's fused attention knows neither soft caps nor sinks.
         hf.set_attn_implementation("eager")
     expected = None if row is None else untouched(hf)  # of others the anatomy says what it needs
