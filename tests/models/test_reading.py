@@ -296,7 +296,7 @@ def test_both_ends_stop_and_the_rest_is_said_and_can_be_switched_on(saved, caplo
     stopped = [token for step in generate(model, prompt, max_new_tokens=12) for token in step.tokens]
     assert stopped == text[: 1 + next(place for place, token in enumerate(text) if token in (text[3], text[5]))]
     (note,) = model.notes
-    assert [record.getMessage() for record in caplog.records] == [note] and "\n" not in note
+    assert [record.getMessage() for record in caplog.records] == [f"{path}: {note}"] and "\n" not in note
     assert "without counterpart here: num_beams" in note
     spec = next(word for word in note.split() if word.startswith("logits_processors:")).rstrip(";")
     expected = model.hf.generate(

@@ -190,9 +190,9 @@ def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = N
     hf, tokenizer, notes = read(name, safety.check_folder(folder), dtype)
     with readable(name):
         model = wrap(hf.to(device), tokenizer, name, revision)
-    model.notes = (*notes, *asked_for(name, hf.generation_config))
+    model.notes = (*notes, *asked_for(hf.generation_config))
     for note in model.notes:
-        _log.warning(note)
+        _log.warning("%s: %s", name, note)
     return model
 
 

@@ -66,7 +66,7 @@ def read(name: str, files: list[Path], dtype: torch.dtype) -> tuple[Any, Any, li
         if "gguf_file" in source:
             missing, left = _gguf_compared(empty, contents[0])
             refuse(name, missing, left - _LEFT_OUT, [])
-            notes += [f"{name}: {key} is not read from the GGUF file: rotary frequencies are unscaled" for key in left]
+            notes += [f"{key} is not read from the GGUF file: rotary frequencies are unscaled" for key in left]
         else:
             source["use_safetensors"] = True
         try:
