@@ -64,7 +64,7 @@ def read(name: str, files: list[Path], dtype: torch.dtype) -> tuple[Any, Any, li
             raise UnsupportedModel(f"{name}: {unknown_family(config.model_type)}")
         empty = _described(name, config, contents)
         if "gguf_file" in source:
-            missing, left = _gguf_compared(empty, contents[0])
+            missing, left = gguf_compared(empty, contents[0])
             refuse(name, missing, left - _LEFT_OUT, [])
             notes += [f"{key} is not read from the GGUF file: rotary frequencies are unscaled" for key in left]
         else:
@@ -162,7 +162,7 @@ def _compared(empty: Any, contents: list[Contents]) -> tuple[set[str], set[str],
     return (due - held, held - due, []) if due & held else (set(), set(), [])
 
 
-def _gguf_compared(empty: Any, contents: Contents) -> tuple[set[str], set[str]]:
+def gguf_compared(empty: Any, contents: Contents) -> tuple[set[str], set[str]]:
     """Tensors that transformers' reader looks for in a GGUF file and that are not there, and those it passes over."""
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 

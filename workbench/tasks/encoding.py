@@ -42,6 +42,8 @@ def format_prompt(tokenizer: Any, prompt: Prompt, *, chat: bool | None = None) -
 
 def encode_prompt(tokenizer: Any, prompt: Prompt, *, chat: bool | None = None) -> list[int]:
     """Token ids of `format_prompt`; special tokens are added only where no template has written them already."""
+    if tokenizer is None:
+        raise PromptError("this model has no tokenizer: give its prompts as token ids")
     text = format_prompt(tokenizer, prompt, chat=chat)
     return list(tokenizer(text, add_special_tokens=not _templated(tokenizer, prompt, chat))["input_ids"])
 
