@@ -117,6 +117,29 @@ def test_names_of_expert_tensors_are_those_of_the_file(saved):
     refused(path, "1 missing", lacking)
 
 
+@pytest.mark.parametrize(
+    ("family", "extra"),
+    [
+        ("gpt2", ["transformer.h.0.attn.bias"]),
+        (
+            "gpt_neox",
+            [f"gpt_neox.layers.0.attention.{name}" for name in ("bias", "masked_bias", "rotary_emb.inv_freq")],
+        ),
+        ("llama", ["model.layers.0.self_attn.rotary_emb.inv_freq"]),
+    ],
+)
+def test_buffers_that_older_versions_stored_are_passed_over(saved, family, extra):
+    path = saved(family)
+    restore(path, lambda tensors: {**tensors, **{name: torch.ones(4) for name in extra}})
+    assert torch.equal(logits(load(str(path), device="cpu")), logits(tiny(family)))
+
+
+def test_the_makers_own_format_beside_it_is_not_what_is_loaded(saved):
+    path = saved("mistral")
+    save_file({"layers.0.attention.wq.weight": torch.ones(4)}, path / "consolidated.safetensors")
+    assert torch.equal(logits(load(str(path), device="cpu")), logits(tiny("mistral")))
+
+
 # Tied tensors
 
 
@@ -279,6 +302,23 @@ def test_half_a_tokenizer_is_an_error(saved, name, content):
     path = saved()
     (path / name).write_text(content)
     refused(path, error=ModelError)
+
+
+def test_a_vocabulary_without_its_merges_is_an_error(saved):
+    path = saved()
+    (path / "vocab.json").write_text(json.dumps({chr(97 + place): place for place in range(20)}))
+    configure(path, "tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
+    refused(path, "vocab.json but no merges.txt")
+    (path / "merges.txt").write_text("#version: 0.2\na b\n")  # no token "ab": the tokenizer's native code panics
+    refused(path, "could not be loaded", "PanicException", error=ModelError)
+    (path / "merges.txt").write_text("#version: 0.2\n")
+    assert load(str(path), device="cpu").tokenizer is not None
+
+
+def test_a_tokenizer_without_its_vocabulary_is_an_error(saved):
+    path = saved()
+    configure(path, "tokenizer_config.json", tokenizer_class="LlamaTokenizer")
+    refused(path, "tokenizer_config.json but no vocabulary")
 
 
 # What the model's makers recommend

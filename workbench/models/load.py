@@ -160,6 +160,9 @@ def evenly(total: int, kept: int) -> list[int]:
 def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = None, revision: str = "main") -> Model:
     """Load a model and prove its anatomy.
 
+    All tensors must be there, and no other; without tokenizer files the model takes token ids alone. What the files ask
+    for and a run leaves out is said once through the logger ``workbench`` and kept as ``Model.notes``.
+
     Parameters
     ----------
     name : str

@@ -115,9 +115,16 @@ def has_tokenizer(folder: Path, contents: Contents) -> bool:
     Raises
     ------
     CorruptModel
-        If there are files of one but no vocabulary: transformers would make one without words.
+        If part of it is missing: transformers would make a tokenizer without words or without merges.
     """
-    if "tokenizer.ggml.model" in contents.settings or any(next(folder.glob(name), None) for name in _VOCABULARIES):
+    if "tokenizer.ggml.model" in contents.settings:
+        return True
+    found = {name for name in _VOCABULARIES if next(folder.glob(name), None)}
+    if found == {"vocab.json"} and not (folder / "merges.txt").is_file():
+        raise CorruptModel(
+            f"{folder} has vocab.json but no merges.txt, without which texts fall apart into bytes: add it."
+        )
+    if found:
         return True
     left = [name for name in _MARKS if (folder / name).is_file()]
     if left and not contents.settings:
