@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.errors import CorruptModel, ModelError
+from workbench.errors import CorruptModel, ModelError, UnsupportedModel
 from workbench.models.families import FAMILIES
 from workbench.models.load import load
 from workbench.models.safety import check_folder
@@ -76,6 +76,15 @@ def test_a_size_out_of_proportion_is_refused_with_the_memory_flat(saved, family,
     with little_room(), pytest.raises(ModelError) as caught:
         load(str(path), device="cpu")
     assert "memory" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_family_without_a_row_is_refused_before_its_configuration_is_made(saved):
+    path, config = saved("llama")
+    sizes = dict.fromkeys(("decoder_layers", "encoder_layers", "depth", "n_layers", "num_hidden_groups"), 10**9)
+    for kind in ("bart", "zamba2", "dbrx", "mpt"):
+        (path / "config.json").write_text(json.dumps({**config, **sizes, "model_type": kind}))
+        with little_room(), pytest.raises(UnsupportedModel, match=f"{kind!r} is not supported"):
+            load(str(path), device="cpu")
 
 
 @pytest.mark.slow
