@@ -182,6 +182,9 @@ def evenly(total: int, kept: int) -> list[int]:
 def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = None, revision: str = "main") -> Model:
     """Load a model and prove its anatomy.
 
+    All tensors must be there, and no other; without tokenizer files the model takes token ids alone. What the files ask
+    for and a run leaves out is said once through the logger ``workbench`` and kept as ``Model.notes``.
+
     Parameters
     ----------
     name : str
@@ -212,9 +215,9 @@ def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = N
     hf, tokenizer, notes = read(name, safety.check_folder(folder), dtype)
     with readable(name):
         model = wrap(hf.to(device), tokenizer, name, revision)
-    model.notes = (*notes, *asked_for(name, hf.generation_config))
+    model.notes = (*notes, *asked_for(hf.generation_config))
     for note in model.notes:
-        _log.warning(note)
+        _log.warning("%s: %s", name, note)
     return model
 
 
