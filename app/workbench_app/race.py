@@ -36,10 +36,12 @@ class Column:
     techniques : list of Technique
     steps : list of Step
     tokens, pieces : list
-        Token ids, and the text that each added.
+        Token ids, and the text that each added; empty for one that only begins a character.
     state : {"waiting", "running", "done", "partial", "failed"}
     problem : str
         Why it failed.
+    detokeniser : Detokeniser
+        Makes the pieces; None before the first step.
     """
 
     techniques: list[Any]
@@ -48,6 +50,7 @@ class Column:
     pieces: list[str] = field(default_factory=list)
     state: str = "waiting"
     problem: str = ""
+    detokeniser: Any = None
 
     @property
     def name(self) -> str:
@@ -106,33 +109,20 @@ class Race:
                 options = {**self.options, "cancel": self.stop}
                 stream = wb.generate(self.model, self.prompt, column.techniques, **options)
                 streams[id(column)] = stack.enter_context(closing(stream))
+                column.detokeniser = self.model.detokeniser()
                 column.state = "running"
             step = next(streams[id(column)], None)
         except Exception as error:
             column.state, column.problem = "failed", message(error)
             return
         if step is None:
+            if column.pieces:
+                column.pieces[-1] += column.detokeniser.flush()
             column.state = "partial" if self.stop.is_set() else "done"
         else:
             column.steps.append(step)
             column.tokens.extend(step.tokens)
-            column.pieces.extend(pieces(self.model, column.tokens, len(column.pieces)))
-
-
-def pieces(model: Any, tokens: Sequence[int], known: int) -> list[str]:
-    """Text that each of ``tokens`` from ``known`` on adds to what stands before.
-
-    A character spread over several tokens comes with the last of them; the others are empty.
-    """
-    start = max(0, known - 8)
-    before, found = model.decode(tokens[start:known]), []
-    before = before.rstrip("\N{REPLACEMENT CHARACTER}")
-    for end in range(known + 1, len(tokens) + 1):
-        text = model.decode(tokens[start:end])
-        whole = text.rstrip("\N{REPLACEMENT CHARACTER}")
-        found.append(whole[len(before) :])
-        before = whole
-    return found
+            column.pieces.extend(map(column.detokeniser.add, step.tokens))
 
 
 def first_difference(tokens: Sequence[int], other: Sequence[int], finished: bool) -> int | None:
