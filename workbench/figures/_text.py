@@ -17,6 +17,7 @@ NOTHING = "·"
 """Stands for a token that adds no text, as one that only begins a character."""
 
 _MARKS = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "␣"}
+_JOINERS = {"\u200c", "\u200d"}  # without a shape of their own, they shape what stands around them
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
 
 
@@ -30,7 +31,8 @@ def visible(text: str, *, spaces: bool = True) -> str:
     ----------
     text : str
     spaces : bool
-        If False, plain spaces stay as they are.
+        If False, plain spaces stay as they are, and so do the joiners that many scripts and emoji need (U+200C,
+        U+200D): for text to be read, rather than a label.
     """
     if not text:
         return "∅"
@@ -38,7 +40,7 @@ def visible(text: str, *, spaces: bool = True) -> str:
 
 
 def _spell(character: str, spaces: bool) -> str:
-    if character == " " and not spaces:
+    if not spaces and (character == " " or character in _JOINERS):
         return character
     if character in _MARKS:
         return _MARKS[character]
