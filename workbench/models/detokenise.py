@@ -138,14 +138,14 @@ def label(tokenizer: Any, token: int, decode: Callable[[Sequence[int]], str]) ->
     decode
         Text of token ids.
     """
-    name = tokenizer.convert_ids_to_tokens(token)
-    if isinstance(name, str) and _BYTE.fullmatch(name):
-        value = int(name[3:5], 16)
-        return chr(value) if value < 0x80 else name.upper().replace("X", "x")
     text = decode([token])
-    if _BROKEN in text and isinstance(name, str) and (raw := _bytes(name)) is not None:
-        spelt = raw.decode("utf-8", "surrogateescape")
-        return "".join(f"<0x{ord(c) - 0xDC00:02X}>" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in spelt)
+    if _BROKEN in text:
+        name = str(tokenizer.convert_ids_to_tokens(token))
+        if _BYTE.fullmatch(name):
+            return f"<0x{int(name[3:5], 16):02X}>"
+        if (raw := _bytes(name)) is not None:
+            spelt = raw.decode("utf-8", "surrogateescape")
+            return "".join(f"<0x{ord(c) - 0xDC00:02X}>" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in spelt)
     # Behind another token no space is dropped; doubled, it is seen whether one is.
     twice = decode([token, token])
     return twice[len(text) :] if twice.startswith(text) else text
