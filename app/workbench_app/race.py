@@ -40,8 +40,6 @@ class Column:
     state : {"waiting", "running", "done", "partial", "failed"}
     problem : str
         Why it failed.
-    detokeniser : Detokeniser
-        Makes the pieces; None before the first step.
     """
 
     techniques: list[Any]
@@ -50,7 +48,6 @@ class Column:
     pieces: list[str] = field(default_factory=list)
     state: str = "waiting"
     problem: str = ""
-    detokeniser: Any = None
 
     @property
     def name(self) -> str:
@@ -97,32 +94,32 @@ class Race:
     def turns(self) -> Iterator[Column]:
         """Run to the end, and yield the column that took each step, and each column once more when it is over."""
         with ExitStack() as stack:
-            streams: dict[int, Iterator[Any]] = {}
+            streams: dict[int, tuple[Iterator[Any], Any]] = {}
             while waiting := [column for column in self.columns if not column.over]:
                 column = waiting[0] if self.alone else min(waiting, key=lambda each: each.seconds)
                 self._step(column, streams, stack)
                 yield column
 
-    def _step(self, column: Column, streams: dict[int, Iterator[Any]], stack: ExitStack) -> None:
+    def _step(self, column: Column, streams: dict[int, tuple[Iterator[Any], Any]], stack: ExitStack) -> None:
         try:
             if id(column) not in streams:
                 options = {**self.options, "cancel": self.stop}
                 stream = wb.generate(self.model, self.prompt, column.techniques, **options)
-                streams[id(column)] = stack.enter_context(closing(stream))
-                column.detokeniser = self.model.detokeniser()
+                streams[id(column)] = stack.enter_context(closing(stream)), self.model.detokeniser()
                 column.state = "running"
-            step = next(streams[id(column)], None)
+            stream, text = streams[id(column)]
+            step = next(stream, None)
         except Exception as error:
             column.state, column.problem = "failed", message(error)
             return
         if step is None:
             if column.pieces:
-                column.pieces[-1] += column.detokeniser.flush()
+                column.pieces[-1] += text.flush()
             column.state = "partial" if self.stop.is_set() else "done"
         else:
             column.steps.append(step)
             column.tokens.extend(step.tokens)
-            column.pieces.extend(map(column.detokeniser.add, step.tokens))
+            column.pieces.extend(map(text.add, step.tokens))
 
 
 def first_difference(tokens: Sequence[int], other: Sequence[int], finished: bool) -> int | None:

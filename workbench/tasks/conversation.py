@@ -101,7 +101,7 @@ def greedy_answer(model: Any, max_new_tokens: int = 256) -> Callable[[Prompt], s
             raise PromptError(f"{model.name} has no tokenizer, so it cannot go on with conversation {prompt.id!r}")
         ids = encode_prompt(model.tokenizer, prompt)
         tokens = [token for step in generate(model, ids, max_new_tokens=max_new_tokens) for token in step.tokens]
-        return model.tokenizer.decode(tokens, skip_special_tokens=True)
+        return model.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     return answer
 
