@@ -85,19 +85,23 @@ class Detokeniser:
         return ""
 
     def _cut(self, text: str) -> str:
-        """Give out what is broken for good, where a token's end is a character's end too."""
-        for kept in range(_CHARACTER - 1, 0, -1):
+        """Forget tokens whose text cannot change any more, and give out what is broken for good."""
+        for kept in range(_CHARACTER - 1, 0, -1):  # where a token's end is a character's end too
             head = self._text([*self._context, *self._pending[:-kept]])
             tail = self._text(self._pending[-kept:])
             if head.startswith(self._known) and head + tail == text:
                 given = head[len(self._known) :]
                 self._settle(len(self._pending) - kept)
                 return given
-        if len(self._pending) < _HELD:
-            return ""
-        given = text[len(self._known) :]
-        self._settle(len(self._pending))
-        return given
+        # Every token ends one character and begins the next: what is before the last few is not needed for these.
+        left, window = text[len(self._known) :], self._pending[-_OPEN // 2 :]
+        tail = self._text(window)
+        if tail.endswith(left) and tail != left:
+            self._context, self._pending, self._known = [], window, tail.removesuffix(left)
+        elif len(self._pending) >= _HELD:
+            self._settle(len(self._pending))
+            return left
+        return ""
 
     def _settle(self, count: int) -> None:
         """Make the first of the pending tokens the context of what follows."""
