@@ -42,8 +42,11 @@ class Model:
     device: str = "cpu"
     arithmetic: str = "torch 0, 1 threads"
 
-    def decode(self, ids: list[int]) -> str:
-        return "".join(VOCABULARY[i] for i in ids)
+    def pieces(self, ids: list[int]) -> list[str]:
+        return [VOCABULARY[i] for i in ids]
+
+    def label(self, token: int) -> str:
+        return VOCABULARY[token]
 
 
 def _dataset(variables: dict[str, xr.Variable], **coords: Any) -> xr.Dataset:

@@ -19,7 +19,7 @@ from workbench.figures._answers import LEVELS, answers, prompt_text
 from workbench.figures._figure import FIGURES, Figure, tree_of
 from workbench.figures._runs import labels, runs
 from workbench.figures._text import visible
-from workbench.trace import vocabulary
+from workbench.trace import words
 
 _TEXT, _SHORT = ' class="text"', ' class="short"'
 _WORDS = 20  # letters; a column of texts no longer than that is not broken
@@ -227,7 +227,7 @@ def _texts(tree: xr.DataTree) -> str:
     if "text" in tree.children:
         return answers(tree)
     if "tokens" in tree.children:
-        text = "".join(vocabulary(tree).get(int(number), f"[{number}]") for number in tree["tokens/id"].values)
+        text = "".join(words(tree)(tree["tokens"].to_dataset()))
         count = tree["tokens"].sizes["token"]
         opened = " open" if count <= 1000 else ""
         return f"<h2>Prompt</h2>\n<details{opened}><summary>{count:,} tokens</summary>{prompt_text(text)}</details>"
@@ -237,7 +237,7 @@ def _texts(tree: xr.DataTree) -> str:
 def _settings(tree: xr.DataTree) -> str:
     plain, tables = {}, []
     for name, value in tree.attrs.items():
-        if name in ("vocabulary", "prompts"):
+        if name in ("vocabulary", "pieces", "prompts"):
             continue
         with contextlib.suppress(ValueError):
             value = json.loads(value) if isinstance(value, str) else value
