@@ -51,7 +51,7 @@ class Offers:
         if not equals or Path(offer).exists():
             name, path = Path(offer).resolve().name, offer
         place = Path(path).expanduser()
-        if not place.exists():
+        if not path.strip() or not place.exists():
             raise SettingError(f"there is nothing at {path!r} to offer")
         if not _NAME.fullmatch(name) or name in _TAKEN or self._paths.get(name, place.resolve()) != place.resolve():
             raise SettingError(f"{name!r} cannot be the name of an offer: give it another one, as my-model={path}")
@@ -82,12 +82,10 @@ class Offers:
         if cut and base in BUNDLED:
             return name
         # A file of that name would be read rather than the hub asked.
-        if _ON_THE_HUB.fullmatch(name) and not name.endswith((".safetensors", "/..")) and not Path(name).exists():
+        if _ON_THE_HUB.fullmatch(name) and not name.endswith(".safetensors") and not Path(name).exists():
             return name
         known = ", ".join([*BUNDLED, *self.names("model")])
-        raise SettingError(
-            f"{name!r} is no model that this page offers: take {known}, or a Hugging Face id owner/model"
-        )
+        raise SettingError(f"{name!r} is no model that this page offers: take {known}, or an owner/model of the hub")
 
     def setting(self, what: Outside, value: str) -> str:
         """The value of a setting that names something, with a path in the place of an offer's name.
