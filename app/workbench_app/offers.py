@@ -8,14 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import workbench as wb
 from workbench.errors import SettingError
-from workbench.models.bundled import BUNDLED
-from workbench.models.companion import is_cut
 from workbench.registry import TECHNIQUES
 from workbench.settings import Outside, parse, references, spell
+from workbench.techniques import Technique  # the import also fills the registry
 
 Kind = Literal["model", "part", "text"]
 
+BUNDLED = tuple(wb.models.bundled.BUNDLED)
 _NAME = re.compile(r"\w[\w.-]{0,79}", re.ASCII)
 _ON_THE_HUB = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+\.gguf)?", re.ASCII)
 # What settings call something else.
@@ -103,11 +104,11 @@ class Offers:
         if found is not None:
             return found
         if what == "model":
-            return value if is_cut(value) else self.model(value)
+            return value if wb.models.companion.is_cut(value) else self.model(value)
         known = ", ".join([*_OWN[what], *self.names(what)]) or "nothing"
         raise SettingError(f"{value!r} is not among what this page offers for it: {known}")
 
-    def recipe(self, technique: object) -> object:
+    def recipe(self, technique: Technique) -> Technique:
         """A technique with its settings as :meth:`setting` gives them."""
         return replace(technique, **{name: self.setting(what, value) for name, what, value in references(technique)})
 
