@@ -397,7 +397,11 @@ def test_app_listens_where_it_is_told(shell, monkeypatch):
     monkeypatch.setitem(sys.modules, "workbench_app", types.ModuleType("workbench_app"))
     monkeypatch.setitem(sys.modules, "workbench_app.main", page)
     assert shell("app", "--port", 7999).exit_code == 0
-    assert told == [{"port": 7999}]
+    assert shell("app", "--model", "small", "--offer", "small=/srv/small", "--offer", "/srv/words.txt").exit_code == 0
+    assert told == [
+        {"port": 7999, "model": "smollm2-135m", "offer": ()},
+        {"port": 7860, "model": "small", "offer": ["small=/srv/small", "/srv/words.txt"]},
+    ]
     assert shell("app", "--port", 70000).exit_code == 2
 
 

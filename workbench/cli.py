@@ -306,9 +306,7 @@ def train(
 @app.command("app")
 def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where on this machine it listens.")] = 7860,
-    model: Annotated[
-        str, typer.Option(help="Chosen at first: a bundled name, a Hugging Face id, or a path.")
-    ] = "smollm2-135m",
+    model: Annotated[str, typer.Option(help="Chosen at first: a name, a Hugging Face id, or a path.")] = "smollm2-135m",
     offer: Annotated[
         list[str] | None,
         typer.Option(

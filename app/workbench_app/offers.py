@@ -12,14 +12,15 @@ import workbench as wb
 from workbench.errors import SettingError
 from workbench.registry import TECHNIQUES
 from workbench.settings import Outside, parse, references, spell
+from workbench.techniques import Technique  # the import also fills the registry
 
 Kind = Literal["model", "part", "text"]
 
+BUNDLED = tuple(wb.models.bundled.BUNDLED)
 _NAME = re.compile(r"\w[\w.-]{0,79}", re.ASCII)
 _ON_THE_HUB = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+\.gguf)?", re.ASCII)
-_BUNDLED = wb.models.bundled.BUNDLED
 # What settings call something else.
-_TAKEN = {"auto", "distilled", "none", "bundled", "untrained", *_BUNDLED}
+_TAKEN = {"auto", "distilled", "none", "bundled", "untrained", *BUNDLED}
 _OWN: dict[str, tuple[str, ...]] = {
     "model": ("auto", "distilled", "none"),
     "part": ("bundled", "untrained"),
@@ -51,7 +52,7 @@ class Offers:
         if not equals or Path(offer).exists():
             name, path = Path(offer).resolve().name, offer
         place = Path(path).expanduser()
-        if not path or not place.exists():
+        if not path.strip() or not place.exists():
             raise SettingError(f"there is nothing at {path!r} to offer")
         if not _NAME.fullmatch(name) or name in _TAKEN or self._paths.get(name, place.resolve()) != place.resolve():
             raise SettingError(f"{name!r} cannot be the name of an offer: give it another one, as my-model={path}")
@@ -83,15 +84,13 @@ class Offers:
         cut = not slash or (layers.isascii() and layers.isdecimal())
         if cut and (found := self.path(base, "model")) is not None:
             return found + slash + layers
-        if cut and base in _BUNDLED:
+        if cut and base in BUNDLED:
             return name
         # A file of that name would be read rather than the hub asked.
-        if _ON_THE_HUB.fullmatch(name) and not name.endswith((".safetensors", "/..")) and not Path(name).exists():
+        if _ON_THE_HUB.fullmatch(name) and not name.endswith(".safetensors") and not Path(name).exists():
             return name
-        known = ", ".join([*_BUNDLED, *self.names("model")])
-        raise SettingError(
-            f"{name!r} is no model that this page offers: take {known}, or a Hugging Face id owner/model"
-        )
+        known = ", ".join([*BUNDLED, *self.names("model")])
+        raise SettingError(f"{name!r} is no model that this page offers: take {known}, or an owner/model of the hub")
 
     def setting(self, what: Outside, value: str) -> str:
         """The value of a setting that names something, with a path in the place of an offer's name.
@@ -113,7 +112,7 @@ class Offers:
         known = ", ".join([*_OWN[what], *self.names(what)]) or "nothing"
         raise SettingError(f"{value!r} is not among what this page offers for it: {known}")
 
-    def recipe(self, technique: object) -> object:
+    def recipe(self, technique: Technique) -> Technique:
         """A technique with its settings as :meth:`setting` gives them."""
         return replace(technique, **{name: self.setting(what, value) for name, what, value in references(technique)})
 
@@ -123,7 +122,7 @@ class Offers:
             return None
         names = [default, *(_OWN[what] if what == "part" else ()), *self.names(what)]
         if what == "model":
-            names += [*self.names("part"), *_BUNDLED]
+            names += [*self.names("part"), *BUNDLED]
         return [(name or "none", name) for name in dict.fromkeys(names)]
 
 
