@@ -156,8 +156,8 @@ def test_differences():
 def test_a_prompt_is_checked_before_a_model_sees_it(tiny):
     with pytest.raises(PromptError, match="empty"):
         loaded.as_prompt(" \n", True)
-    with pytest.raises(PromptError, match="20,001 characters"):
-        loaded.as_prompt("a" * 20_001, True)
+    with pytest.raises(PromptError, match="200,001 characters"):
+        loaded.as_prompt("a" * 200_001, True)
     example = next(iter(loaded.examples().values()))
     assert loaded.as_prompt(example.prompt, example.chat) is example
 
