@@ -167,6 +167,8 @@ RUNS = [
     ("both <b>&</b> " + MARKUP, "prompt_lookup+snap_kv:keep=0.5", False, 1.44, 4),
     ("draft model", "draft_model:model=tiny", True, 0.83, 3),
     ("streaming", "streaming_llm:window=256", False, 1.05, 0),
+    # In studies of more than eight runs:
+    *((f"lookup {draft}", f"prompt_lookup:draft={draft}", True, 1.2, draft) for draft in (2, 3, 5)),
 ]
 
 

@@ -76,7 +76,10 @@ def compute_strip(
         raise TraceError(f"run {labels(tree)[run]!r} made no tokens for prompt {prompt}")
     each = each_token(steps, cost) * COSTS[cost][1]
     later = each.isel(step=slice(1, None)).values
-    top = float(np.nanquantile(later if np.isfinite(later).any() else each, 0.98)) or 1.0
+    known = later[np.isfinite(later)] if np.isfinite(later).any() else each.values[np.isfinite(each.values)]
+    if not len(known):
+        raise TraceError(f"the {COSTS[cost][2]} is not known for any token of prompt {prompt}")
+    top = float(np.quantile(known, 0.98)) or 1.0
     table = _cells(Texts(tree), text.isel(token=slice(shown)), steps.isel(run=run), each.isel(run=run).values)
     table["bright"] = table["cost"] > BRIGHT * top
     unit, _, meaning = COSTS[cost]
