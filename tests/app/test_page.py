@@ -33,6 +33,9 @@ def puppet(page, side="right", **values):
     for name, value in values.items():
         if value is True:
             group.get_by_label(name).check()
+        elif name == "ending":
+            group.get_by_role("combobox", name=name).click()
+            page.get_by_role("option", name=value, exact=True).click()
         elif isinstance(value, str):
             group.get_by_label(name).fill(value)
         else:
@@ -257,7 +260,7 @@ def test_a_full_queue_says_so_and_the_page_goes_on(visit, monkeypatch, address, 
 
 def test_cancel_right_after_run_and_a_new_run_right_after_that(visit):
     page = visit()
-    puppet(page, delay=0.3)
+    puppet(page, delay=1)
     run(page, 300, wait=False)
     page.click("#cancel")
     expect(page.locator("#run")).to_be_enabled()
@@ -279,7 +282,7 @@ def test_cancel_right_after_run_and_a_new_run_right_after_that(visit):
 def test_the_page_outlives_its_worker(visit, page_worker):
     page = visit()
     ask(page, "Hello")
-    puppet(page, fault="killed", after=3, delay=0.2, text="one two three four five six")
+    puppet(page, ending="killed", after=3, delay=0.2, text="one two three four five six")
     run(page, 20)
     said = "was killed, most often because the machine ran out of memory"
     expect(page.locator("#trouble [role=alert]")).to_contain_text(said)
