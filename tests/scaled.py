@@ -15,6 +15,7 @@ OLD = 32
 """Positions before scaling; of long-rope 48, as in its cases."""
 SWITCH = 48
 
+_HALF = 4
 SCALINGS = {
     "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": OLD},
     "linear": {"rope_type": "linear", "factor": 2.0},
@@ -28,8 +29,6 @@ SCALINGS = {
     },
     "longrope": {
         "rope_type": "longrope",
-        "short_factor": [1.0] * 4,
-        "long_factor": [1.0, 2.0, 3.0, 4.0],
         "original_max_position_embeddings": SWITCH,
     },
 }
@@ -45,7 +44,12 @@ def scaled(kind: str, family: str = "llama", layers: int = 2, positions: int = 0
     config.max_position_embeddings = positions or {"longrope": 256, "llama3": 64}.get(kind, OLD)
     if kind == "longrope":
         config.original_max_position_embeddings = SWITCH
-    config.rope_parameters = {"rope_theta": 10_000.0, **SCALINGS[kind]}
+    # Dynamic scaling divides by the rotated dimensions less two.
+    share = max(0.5, (plain.config.rope_parameters or {}).get("partial_rotary_factor", 1.0))
+    config.rope_parameters = {"rope_theta": 10_000.0, "partial_rotary_factor": share, **SCALINGS[kind]}
+    if kind == "longrope":
+        half = int(_HALF * share)
+        config.rope_parameters |= {"short_factor": [1.0] * half, "long_factor": torch.linspace(1, 4, half).tolist()}
     hf = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     hf.load_state_dict(plain.state_dict())
     return wrap(hf, None, f"tiny-{family}-{kind}")

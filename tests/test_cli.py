@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import workbench as wb
 from workbench import cli
 from workbench.errors import CorruptModel, OutOfMemory, UnsafeModel
+from workbench.files import file_name
 from workbench.registry import PROBES, TECHNIQUES
 from workbench.studies.plain import KEYS
 
@@ -165,6 +166,39 @@ def test_compare_reads_prompts_files_and_bundled_tasks(shell, tmp_path):
     assert [prompt["id"] for prompt in wb.Study.open(tmp_path / "s.zarr").prompts] == ["a"]
 
 
+def test_rows_that_cannot_be_read_are_said_and_the_others_run(shell, tmp_path):
+    file = tmp_path / "question.jsonl"
+    rows = [
+        {"question_id": number, "category": category, "turns": ["aaa"], "reference": [["a"], ["b"]]}
+        for number, category in enumerate(["writing", "writing", "rag", "rag"])
+    ]
+    file.write_text("\n".join(map(json.dumps, [*rows, {"question_id": 11, "category": "qa", "turns": []}])), "utf-8")
+    options = ("--max-new-tokens", 2, "--repeats", 1, "--limit", 2, "--ignore-stop", "--no-quality")
+    made = shell("compare", "any", "--prompts", file, *options, "--out", tmp_path / "s.zarr")
+    [line] = [line for line in made.stderr.splitlines() if not line.startswith("[")]
+    assert made.exit_code == 0 and line.startswith("workbench: ")
+    assert "1 of 5 rows cannot be read and are left out: line 5 (id 11): 'turns' must hold" in line
+    prompts = json.loads(wb.trace.open(tmp_path / "s.zarr").attrs["prompts"])
+    assert [prompt["id"] for prompt in prompts] == ["0", "2"], "one of each category"
+    file.write_text('{"question_id": 11, "category": "qa", "turns": []}', "utf-8")
+    assert "'turns' must hold" in one_line(shell("compare", "any", "--prompts", file, *options))
+
+
+@pytest.mark.parametrize("command", [("compare",), ("observe", "--probe", "logit_lens")])
+def test_prompts_that_are_no_text_are_one_line(shell, tmp_path, command):
+    name, *options = command
+    options = [*options, "--out", tmp_path / "o.html"]
+    assert "no character at place 1" in one_line(shell(name, "any", "--prompt", "a\udcff", *options))
+    file = tmp_path / "mine.jsonl"
+    file.write_bytes('{"id": "a", "prompt": "é"}'.encode("utf-16"))
+    assert "save it as UTF-8" in one_line(shell(name, "any", "--prompts", file, *options))
+    file.write_bytes('{"id": "a", "prompt": "é"}'.encode("latin-1"))
+    assert "byte 23, in line 1): save it as UTF-8" in one_line(shell(name, "any", "--prompts", file, *options))
+    assert "not a regular file" in one_line(shell(name, "any", "--prompts", tmp_path, *options))
+    file.write_bytes(b"")
+    assert "holds no prompts" in one_line(shell(name, "any", "--prompts", file, *options))
+
+
 def test_compare_takes_every_turn_of_a_spec_bench_file(shell, tmp_path):
     file = tmp_path / "question.jsonl"
     rows = [
@@ -302,8 +336,18 @@ def test_observe_writes_one_file_for_each_prompt(shell, tmp_path):
     file = tmp_path / "p.jsonl"
     file.write_text('{"id": "../a b", "prompt": "abc"}\n{"id": "two", "prompt": "bcd"}')
     result = shell("observe", "any", "--prompts", file, "--probe", "logit_lens", "--out", tmp_path / "o.nc")
-    assert sorted(item.name for item in tmp_path.glob("*.nc")) == ["o--a-b.nc", "o-two.nc"]
-    assert result.stdout.split() == [str(tmp_path / "o--a-b.nc"), str(tmp_path / "o-two.nc")]
+    names = [f"o-{file_name('../a b')}.nc", "o-two.nc"]
+    assert sorted(item.name for item in tmp_path.glob("*.nc")) == names
+    assert names[0].startswith("o-a-b~") and result.stdout.split() == [str(tmp_path / name) for name in names]
+
+
+def test_observe_writes_ids_of_any_script_apart(shell, tmp_path):
+    file = tmp_path / "p.jsonl"
+    ids = ["日本", "中国", "Q1", "q1", "a/b", "a b"]
+    file.write_text("".join(json.dumps({"id": each, "prompt": "abc"}) + "\n" for each in ids))
+    result = shell("observe", "any", "--prompts", file, "--probe", "logit_lens", "--out", tmp_path / "o.html")
+    assert result.exit_code == 0, result.stderr
+    assert len({item.name.casefold() for item in tmp_path.glob("*.html")}) == len(ids)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +397,11 @@ def test_app_listens_where_it_is_told(shell, monkeypatch):
     monkeypatch.setitem(sys.modules, "workbench_app", types.ModuleType("workbench_app"))
     monkeypatch.setitem(sys.modules, "workbench_app.main", page)
     assert shell("app", "--port", 7999).exit_code == 0
-    assert told == [{"port": 7999}]
+    assert shell("app", "--model", "small", "--offer", "small=/srv/small", "--offer", "/srv/words.txt").exit_code == 0
+    assert told == [
+        {"port": 7999, "model": "smollm2-135m", "offer": ()},
+        {"port": 7860, "model": "small", "offer": ["small=/srv/small", "/srv/words.txt"]},
+    ]
     assert shell("app", "--port", 70000).exit_code == 2
 
 
@@ -403,6 +451,14 @@ def test_compare_asks_before_or_after_compressing(shell, tmp_path, monkeypatch):
     assert [each["context_tokens"] for each in asked] == ["marked", None, "marked"]
     assert (asked[2]["stop_text"], asked[2]["min_new_tokens"]) == (["END"], 3)
     assert (tuple(asked[0]["stop_text"]), asked[0]["min_new_tokens"]) == ((), 0)
+
+
+def test_compare_reads_prompts_in_chunks(shell, tmp_path):
+    written, options = tmp_path / "j.json", ("--max-new-tokens", 3, "--repeats", 1, "--prefill-chunk")
+    shell("compare", "any", "--prompt", "abcabcabcabc", *options, 4, "--json", written)
+    content = json.loads(written.read_text())
+    assert content["recipe"]["options"]["prefill_chunk"] == 4
+    assert shell("compare", "any", "--prompt", "a", *options, 0).exit_code == 2
 
 
 def test_compare_says_which_it_was(shell):

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,10 +21,19 @@ from typer.core import TyperGroup
 
 import workbench as wb
 from workbench import listing
-from workbench.errors import CorruptModel, NumericalError, OutOfMemory, PromptError, SettingError, WorkbenchError
+from workbench.errors import (
+    CorruptModel,
+    NumericalError,
+    OutOfMemory,
+    OutputError,
+    PromptError,
+    SettingError,
+    WorkbenchError,
+)
+from workbench.files import file_name
 from workbench.settings import build, parse
 
-_RUNNING = (CorruptModel, NumericalError, OutOfMemory)
+_RUNNING = (CorruptModel, NumericalError, OutOfMemory, OutputError)
 
 
 class _Commands(TyperGroup):
@@ -32,8 +41,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except WorkbenchError as error:
-            line = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
-            typer.echo(f"workbench: {line}", err=True)
+            typer.echo(f"workbench: {_line(error)}", err=True)
             raise typer.Exit(1 if isinstance(error, _RUNNING) else 2) from None
 
 
@@ -54,7 +62,7 @@ Prompt = Annotated[
     list[str] | None, typer.Option("--prompt", help="A prompt, given to the model as it is; repeatable.")
 ]
 Prompts = Annotated[str | None, typer.Option(help="A JSON Lines file (also question.jsonl of Spec-Bench), or a task.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only so many prompts of --prompts.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only so many of --prompts, every task and category in turn.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Device = Annotated[str | None, typer.Option(help="By default a GPU if there is one.")]
 
@@ -193,6 +201,9 @@ def compare(
         ),
     ] = True,
     quality: Annotated[bool, typer.Option(help="Measure the teacher-forced quality.")] = True,
+    prefill_chunk: Annotated[
+        int | None, typer.Option(min=1, help="Read prompts in chunks of so many tokens: less memory, sooner cancelled.")
+    ] = None,
     compiled: Annotated[bool, typer.Option("--compiled", help="Use the compiled single-token step.")] = False,
     out: Annotated[Path | None, typer.Option(help="The report (.html), or the study itself (.zarr, .nc).")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the runs' numbers as JSON.")] = None,
@@ -218,7 +229,7 @@ def compare(
     with _interrupt(cancel):
         study = wb.compare(
             loaded, asked, recipes, max_new_tokens, repeats, temperature, top_p, top_k, seed,
-            _progress(), cancel, quality, () if ignore_stop else None, None, resume, compiled=compiled,
+            _progress(), cancel, quality, () if ignore_stop else None, None, resume, prefill_chunk, compiled,
             context_tokens="marked" if context_first else None, stop_text=stop_text or (),
             min_new_tokens=min_new_tokens,
         )  # fmt: skip
@@ -295,11 +306,24 @@ def train(
 @app.command("app")
 def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where on this machine it listens.")] = 7860,
+    model: Annotated[str, typer.Option(help="Chosen at first: a name, a Hugging Face id, or a path.")] = "smollm2-135m",
+    offer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PATH",
+            help="A model's folder, a trained part or a text file that visitors may choose; repeatable. No other path.",
+        ),
+    ] = None,
 ) -> None:
     """Open the dashboard in the browser's reach, on this machine only."""
     from workbench_app.main import launch
 
-    launch(port=port)
+    launch(port=port, model=model, offer=offer or ())
+
+
+def _line(said: Any) -> str:
+    """A message as one line that a terminal can show."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(said)).split())
 
 
 def _print_json(value: Any) -> None:
@@ -319,7 +343,12 @@ def _prompts(texts: list[str] | None, source: str | None, limit: int | None) -> 
         raise PromptError("give either --prompt TEXT or --prompts FILE")
     if texts:
         return [(f"prompt-{place + 1}", text) for place, text in enumerate(texts)]
-    return [(prompt.id, prompt) for prompt in wb.tasks.load_prompts(source, limit)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", wb.tasks.PromptFileWarning)
+        found = wb.tasks.load_prompts(source, limit)
+    for warning in caught:
+        typer.echo(f"workbench: {_line(warning.message)}", err=True)
+    return [(prompt.id, prompt) for prompt in found]
 
 
 def _place(file: Path, suffixes: tuple[str, ...], name: str | None = None) -> Path:
@@ -327,7 +356,7 @@ def _place(file: Path, suffixes: tuple[str, ...], name: str | None = None) -> Pa
     if file.suffix not in suffixes:
         raise SettingError(f"{file} should end in {' or '.join(suffixes)}")
     if name is not None:
-        file = file.with_name(f"{file.stem}-{re.sub(r'[^A-Za-z0-9_-]+', '-', name)}{file.suffix}")
+        file = file.with_name(f"{file.stem}-{file_name(name)}{file.suffix}")
     if file.is_dir():
         raise SettingError(f"{file} exists already: choose another name")
     try:

@@ -5,14 +5,17 @@ import threading
 from contextlib import closing
 
 import pytest
+from helpers import tokens_of
+from tokenizers_of_kinds import KINDS
 
 import workbench as wb
 from workbench.errors import PromptError, SettingError, WorkbenchError
+from workbench.models.tiny import tiny as tiny_of
 from workbench.techniques import PromptLookup, StreamingLLM, UnifiedLayerSkip
 from workbench_app import charts, loaded, study_panel, tokens_view
-from workbench_app.background import watched
 from workbench_app.plain import caught, message
-from workbench_app.race import Column, Race, first_difference, pieces
+from workbench_app.race import Column, Race, first_difference
+from workbench_app.worker import studies
 
 OPTIONS = {"max_new_tokens": 8, "temperature": 0.0, "seed": 0, "stop_tokens": ()}
 
@@ -128,14 +131,19 @@ def test_every_token_is_a_span_with_its_costs(race):
     assert "&lt;" in page  # a model without a tokenizer writes its ids in angle brackets
 
 
-@pytest.mark.bundled
-def test_a_character_of_several_tokens_appears_once_and_whole(bundled):
-    text = "naïve 日本語 🦜 end"
-    tokens = bundled.tokenizer(text)["input_ids"]
-    at_once = pieces(bundled, tokens, 0)
-    one_by_one = [piece for end in range(1, len(tokens) + 1) for piece in pieces(bundled, tokens[:end], end - 1)]
-    assert "".join(at_once) == text
-    assert "".join(one_by_one) == text
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_stream_is_the_text_at_every_step(race, kind):
+    made = race([PromptLookup()], max_new_tokens=40)
+    tokenizer = KINDS[kind]()
+    model = made.model = dataclasses.replace(tiny_of("llama", vocabulary=len(tokenizer)), tokenizer=tokenizer)
+    tokens = tokens_of(wb.generate(model, made.prompt, (), 40, stop_tokens=()))
+    due = model.pieces(tokens)
+    for column in made.turns():
+        assert len(column.pieces) == len(column.tokens)
+        # What is incomplete comes with the last piece, but only once there is no more.
+        assert column.pieces[:-1] == due[: len(column.pieces)][:-1]
+    assert made.columns[0].pieces == made.columns[1].pieces == due
+    assert "".join(due) == model.decode(tokens) or "fallback" in kind
 
 
 def test_differences():
@@ -148,8 +156,8 @@ def test_differences():
 def test_a_prompt_is_checked_before_a_model_sees_it(tiny):
     with pytest.raises(PromptError, match="empty"):
         loaded.as_prompt(" \n", True)
-    with pytest.raises(PromptError, match="20,001 characters"):
-        loaded.as_prompt("a" * 20_001, True)
+    with pytest.raises(PromptError, match="200,001 characters"):
+        loaded.as_prompt("a" * 200_001, True)
     example = next(iter(loaded.examples().values()))
     assert loaded.as_prompt(example.prompt, example.chat) is example
 
@@ -176,51 +184,14 @@ def test_an_unexpected_error_keeps_its_secret(caplog):
     assert "memory" in message(MemoryError())
 
 
-def test_background_work_reports_and_returns():
-    def work(report, stop):
-        report(1, 2, "half")
-        return "done"
-
-    stream, seen = watched(work, threading.Event()), []
-    while True:
-        try:
-            seen.append(next(stream))
-        except StopIteration as finished:
-            assert finished.value == "done"
-            break
-    assert (1, 2, "half") in seen
-
-
-def test_background_work_ends_when_nobody_listens_any_more():
-    ended = threading.Event()
-
-    def work(report, stop):
-        report(1, 2, "begun")
-        assert stop.wait(30)
-        ended.set()
-
-    stream = watched(work, threading.Event())
-    next(stream)
-    stream.close()
-    assert ended.is_set()
-
-
-def test_background_errors_come_back():
-    def work(report, stop):
-        raise SettingError("no")
-
-    with pytest.raises(SettingError, match="no"):
-        list(watched(work, threading.Event()))
-
-
 def test_a_study_is_written_shown_and_its_old_reports_go(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(study_panel, "_KEPT_REPORTS", 2)
+    monkeypatch.setattr(studies, "KEPT_REPORTS", 2)
     name = "<img src=x>"
     study = wb.compare(tiny("llama"), [[1, 5, 7]], {name: [PromptLookup()]}, max_new_tokens=3, repeats=1, hardware=())
-    assert "Finished. 2 runs on 1 prompt." in study_panel.outcome(study)
+    assert "Finished. 2 runs on 1 prompt." in studies.outcome(study)
     page = charts.table(study.table(text=True)) + charts.figures(study.tree, [run["name"] for run in study.runs])
     assert "<img src=x>" not in page and "&lt;img src=x&gt;" in page and "<iframe" in page
-    paths = [study_panel.write(study, tmp_path) for _ in range(3)]
+    paths = [studies.write(study, tmp_path) for _ in range(3)]
     assert [path.exists() for path in paths] == [False, True, True]
 
 
@@ -230,7 +201,7 @@ def test_a_study_that_was_cancelled_at_once_is_still_shown(tiny):
     study = wb.compare(
         tiny("llama"), [[1, 5, 7]], {"lookup": [PromptLookup()]}, max_new_tokens=3, cancel=stop, hardware=()
     )
-    assert "Partial" in study_panel.outcome(study)
+    assert "Partial" in studies.outcome(study)
     assert "<table" in charts.table(study.table(text=True))
     assert "Something went wrong" not in charts.figures(study.tree, [run["name"] for run in study.runs])
 

@@ -208,7 +208,7 @@ def test_the_middle_tier_retrieves_from_the_cache_that_is(phi):
     # Over everything it retrieves, it is the model itself; but for the step that has just computed its cache anew.
     (anew,) = (step.index for step in steps[1:] if step.forwards > 1)
     assert all(step.accepted == step.drafted for step in steps if step.index != anew)
-    assert steps[-1].drafted and steps[-1].index > anew
+    assert any(step.drafted for step in steps if step.index > anew)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from workbench.drafting import distilled
@@ -16,11 +15,12 @@ from workbench.engine.rotation import outgrown
 from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.models.companion import companion
+from workbench.settings import outside
 
 _HALF = "/0.5"
 
 DrafterName = Annotated[
-    str, Field(min_length=1, description="drafter: auto, distilled, /layers, /share, or a model's name")
+    str, outside("model", "drafter: auto, distilled, /layers, /share, or a model's name", min_length=1)
 ]
 """Type of a technique's setting that :func:`drafter_model` reads."""
 

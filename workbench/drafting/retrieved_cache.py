@@ -16,6 +16,7 @@ from torch import Tensor
 from workbench.engine import Decoder, KeyValueCache, LayerCache
 from workbench.engine.attention import attend, mean_keys, visible
 from workbench.models import Block, Model
+from workbench.models.attention import Scoring
 
 
 class RetrievedDecoder:
@@ -99,7 +100,7 @@ class RetrievedDecoder:
         self.decoder.cache.commit(passed, range(kept))
 
     def attend(
-        self, layer: int, query: Tensor, cache: LayerCache, mask: Tensor | None, scale: float
+        self, layer: int, query: Tensor, cache: LayerCache, mask: Tensor | None, scoring: Scoring
     ) -> tuple[Tensor, float] | None:
         """Slot ``attention`` of the decoder: with the first query of a layer choose what the layer will read."""
         if self._source is None:
@@ -119,7 +120,7 @@ class RetrievedDecoder:
             cache.append(keys, values, positions)
             cache.mark_positions(positions.expand(heads, -1))
         mask = visible(cache, count, positions, None, block.window)
-        return attend(query, cache.keys, cache.values, mask, scale), mean_keys(mask, cache.length)
+        return attend(query, cache.keys, cache.values, mask, scoring), mean_keys(mask, cache.length)
 
 
 def chosen_entries(query: Tensor, cache: LayerCache, chunk: int, budget: int, block: Block) -> Tensor:
@@ -146,7 +147,7 @@ def chosen_entries(query: Tensor, cache: LayerCache, chunk: int, budget: int, bl
         return torch.arange(first, held, device=keys.device).expand(heads, -1)
     means = keys[:, : chunks * chunk].unflatten(1, (chunks, chunk)).mean(2, dtype=torch.float32)
     grouped = query.float().unflatten(0, (heads, -1))
-    votes = (grouped @ means.transpose(1, 2) * block.scale).softmax(-1).sum(1)
+    votes = block.scoring.scores(grouped @ means.transpose(1, 2)).softmax(-1).sum(1)
     votes[:, 0] = float("inf")
     best = votes.topk(wanted, -1, sorted=False).indices.sort(-1).values
     entries = best[:, :, None] * chunk + torch.arange(chunk, device=keys.device)

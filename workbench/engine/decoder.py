@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +18,10 @@ from workbench.engine.rotation import ropes
 from workbench.models import Block, Model
 
 Watch = Callable[[str, int, Any], None]
+
+
+class Cancelled(Exception):
+    """A prompt was not read to its end, as somebody wished; the engine's own, nobody outside sees it."""
 
 
 class Decoder:
@@ -95,6 +100,7 @@ class Decoder:
         logits: str = "last",
         context: int | None = None,
         length: int | None = None,
+        cancel: threading.Event | None = None,
     ) -> Tensor | None:
         """Run a prompt into the cache, whole or in chunks of ``chunk`` tokens.
 
@@ -110,16 +116,25 @@ class Decoder:
         length : int, optional
             Tokens of the text that these are a part of; by default it ends with them. It decides the rotary factors
             where they hang on it.
+        cancel : threading.Event, optional
+            Looked at before every chunk but the first.
 
         Returns
         -------
         Tensor
             Logits [1, vocabulary] after the last token; with ``logits="all"`` [tokens, vocabulary]; None with "none".
+
+        Raises
+        ------
+        Cancelled
+            The cache then holds a part of the prompt.
         """
         context = len(tokens) if context is None else context
         length = self.cache.length + len(tokens) if length is None else length
         rows, hidden = [], []
         for start, end in _parts(len(tokens), context, chunk):
+            if start and cancel is not None and cancel.is_set():
+                raise Cancelled
             wanted = logits if end == len(tokens) or logits == "all" else "none"
             rows.append(self.forward(tokens[start:end], None, wanted, end <= context, end == context, length=length))
             hidden.append(self.hidden)
@@ -290,6 +305,7 @@ def _block_cost(block: Block) -> BlockCost:
     expert = 0
     if block.router is not None:
         elements += block.router.weight.numel()
+        elements += 0 if block.shared is None else block.shared.elements
         expert = block.router.gate_up[0].numel() + block.router.down[0].numel()
     weight = block.query_key_value.weight
     return BlockCost(elements, expert, block.heads, block.kv_heads, block.head_dim, weight.element_size())

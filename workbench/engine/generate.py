@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from workbench.engine.decoder import Cancelled
 from workbench.engine.loop import Loop
 from workbench.engine.options import Options, check_context
 from workbench.engine.recipe import Recipe
@@ -55,7 +57,8 @@ def generate(
         See :class:`workbench.engine.Sampler`; temperature 0 is greedy.
     seed : int
     prefill_chunk : int, optional
-        Run the prompt in chunks of that many tokens, which bounds the memory of its attention.
+        Run the prompt in chunks of that many tokens, which bounds the memory of its attention, and lets ``cancel`` end
+        a long prompt between two of them.
     compiled : bool
         Use torch's compiled single-token step, whose sums have another order than those of the tokens that a draft is
         verified with.
@@ -160,6 +163,8 @@ def teacher_force(
     techniques: Sequence[TechniqueLike] = (),
     seed: int = 0,
     context_tokens: int | None = None,
+    prefill_chunk: int | None = None,
+    cancel: threading.Event | None = None,
 ) -> Iterator[Tensor]:
     """Next-token logits of a recipe along a given continuation: what likelihoods and divergences are made of.
 
@@ -177,6 +182,10 @@ def teacher_force(
         As in :func:`workbench.generate`. Without it the first row comes from full attention over the prompt, and what
         is evicted after it was chosen with the question in sight: the likelihood of an answer of one token is then the
         baseline's whatever a cache technique evicts.
+    prefill_chunk : int, optional
+        As in :func:`workbench.generate`.
+    cancel : threading.Event, optional
+        Ends the rows before the next one once it is set, in a prompt between two chunks.
 
     Yields
     ------
@@ -206,14 +215,15 @@ def teacher_force(
     check_context(context_tokens, len(tokens))
     run = Run(model, tuple(tokens), len(continuation), Sampler(chance=Chance(seed)), seed)
     recipe = Recipe(techniques).without("draft", "draft_length", "accept", "stop")
-    return _forced(Loop(run, recipe, Options(context_tokens=context_tokens)), continuation)
+    options = Options(context_tokens=context_tokens, prefill_chunk=prefill_chunk)
+    return _forced(Loop(run, recipe, options), continuation, cancel)
 
 
-def _forced(loop: Loop, continuation: list[int]) -> Iterator[Tensor]:
-    run = loop.run
-    with loop.open():
+def _forced(loop: Loop, continuation: list[int], cancel: threading.Event | None) -> Iterator[Tensor]:
+    run, loop.cancel = loop.run, cancel
+    with loop.open(), contextlib.suppress(Cancelled):
         text, entropies = list(run.prompt), []
-        while len(text) < len(run.prompt) + len(continuation):
+        while len(text) < len(run.prompt) + len(continuation) and not loop.cancelled:
             done = len(text) - len(run.prompt)
             decoder = loop.decoder(text, entropies)
             whole = done > 0 and not loop.recipe.stepwise and decoder.cache.length == len(text) - 1

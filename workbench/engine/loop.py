@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.engine.accept import accept
-from workbench.engine.decoder import Decoder
+from workbench.engine.decoder import Cancelled, Decoder
 from workbench.engine.draft import Draft, Verification
 from workbench.engine.logprobs import top_logprobs
 from workbench.engine.options import Options
@@ -39,6 +39,7 @@ class Loop:
         past: State | None = None,
     ) -> None:
         self.run, self.recipe, self.past = run, recipe, past
+        self.cancel: threading.Event | None = None
         self.options = options or Options()
         self.finished = False
         self.prompt, self.output = list(run.prompt), []
@@ -68,14 +69,29 @@ class Loop:
                     stack.enter_context(policy.weights(model))
             yield
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody wishes that this run should end."""
+        return self.cancel is not None and self.cancel.is_set()
+
     def steps(self, cancel: threading.Event | None) -> Iterator[Step]:
+        self.cancel = cancel
         with self.open():
             index = 0
-            while not self.finished and not (cancel is not None and cancel.is_set()):
-                with _plain_memory_errors():
-                    step = self._turn(index)
+            while not self.finished and not self.cancelled:
+                try:
+                    with _plain_memory_errors():
+                        step = self._turn(index)
+                except Cancelled:
+                    self._forget_half_read()
+                    return
                 yield step
                 index += 1
+
+    def _forget_half_read(self) -> None:
+        """A cache with a part of the prompt is none to go on from: policies act on a prompt that was read whole."""
+        length = len(self.prompt)
+        self.decoders = {place: each for place, each in self.decoders.items() if each.cache.length >= length}
 
     def decoder(self, text: Sequence[int], entropies: Sequence[float] = ()) -> Decoder:
         """The decoder that takes the next step after ``text``, whose last tokens came from distributions of these
@@ -191,7 +207,7 @@ class Loop:
         if held < len(self.prompt):
             # On top of another run's cache, even of one that had to be computed anew, the prompt is a question.
             context = 0 if self.past is not None and self.past.cached else self.options.context_tokens
-            logits = decoder.prefill(self.prompt[held:], chunk, context=context, length=len(text))
+            logits = decoder.prefill(self.prompt[held:], chunk, context=context, length=len(text), cancel=self.cancel)
             if len(text) == len(self.prompt):
                 return logits
         behind = text[decoder.cache.length : -1]

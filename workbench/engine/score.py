@@ -46,7 +46,7 @@ def score(model: Model, texts: Sequence[str | Sequence[int]]) -> list[Tensor]:
     for block in anatomy.blocks:
         query, key, value = block.enter(x, ropes.get(block.rope_kind))
         visible = distance >= 0 if block.window is None else (distance >= 0) & (distance < block.window)
-        x = block.leave(x, attend(query, key, value, visible, block.scale))
+        x = block.leave(x, attend(query, key, value, visible, block.scoring))
     return [anatomy.unembed(row[: len(each)]) for row, each in zip(x, ids, strict=True)]
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import vl_convert
 
 from workbench.figures._theme import BACKGROUNDS, INKS, configuration
+from workbench.files import write_atomically
 
 SCHEMES = ("auto", "light", "dark")
 
@@ -52,7 +53,7 @@ _STYLE = """
 body { %(light)s font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif;
   background: var(--background); color: var(--text); margin: 0; padding: 0; }
 %(dark)s
-.chart { overflow-x: auto; }
+.chart { overflow-x: auto; max-width: 100%%; }
 .chart .vega-embed { padding-right: 34px; }
 .chart .vega-embed summary { opacity: 0.6; }
 .vega-bindings { font-size: 13px; margin: 4px 8px; }
@@ -184,11 +185,8 @@ def save_html(chart: Any, path: str | Path, title: str | None = None) -> Path:
 
 
 def write(text: str, path: str | Path) -> Path:
-    """Write a page as UTF-8 with plain newlines, so that its hashes hold."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", newline="\n")
-    return path
+    """Write a page, whole or not at all, as UTF-8 with plain newlines, so that its hashes hold."""
+    return write_atomically(path, text)
 
 
 def fragment(charts: Any, scheme: str = "auto", height: int | None = None) -> str:

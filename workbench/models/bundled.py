@@ -220,12 +220,11 @@ def _build(row: BundledModel, scratch: Path, progress: Progress) -> None:
 def _convert(weights: Path, folder: Path) -> None:
     """Save a GGUF file as float32 safetensors with its tokenizer."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = {"pretrained_model_name_or_path": weights.parent, "gguf_file": weights.name}
+    from workbench.models.reading import read
+
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # progress bars
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        model, tokenizer, _ = read(weights.name, [weights], torch.float32)
         # The model is plain float32 now, yet the marks of its origin would refuse the save.
         del model.config.quantization_config
         model.hf_quantizer = None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.errors import ModelError, PromptError, SettingError
+from workbench.errors import PromptError, SettingError
 from workbench.models import bundled, safety
 from workbench.models.anatomy import Anatomy
-from workbench.models.proof import prove
+from workbench.models.detokenise import Detokeniser, label, pieces
+from workbench.models.families import FAMILIES
+from workbench.models.generation_settings import asked_for
+from workbench.models.proof import prove, untouched
+from workbench.models.reading import read, readable
+from workbench.tokenizing import prompt_ids, token_ids, write_chat
 from workbench_kernels import arithmetic
 
+_log = logging.getLogger("workbench")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -36,6 +42,8 @@ class Model:
     name, revision : str
     proof : dict
         What was checked when it was loaded, and the largest deviation found.
+    notes : tuple of str
+        What one should know of its files, a line each; also said when it is loaded.
     draft_vocabulary : int Tensor [small] or None
         Of a draft model with a trimmed vocabulary: the tokens, increasing, that its logits are of; None for all.
     """
@@ -47,6 +55,7 @@ class Model:
     revision: str = ""
     proof: dict[str, float] = field(default_factory=dict)
     draft_vocabulary: Tensor | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -79,23 +88,26 @@ class Model:
         Parameters
         ----------
         prompt : str or token ids
+            Ids as a sequence, array or tensor [n] or [1, n]: one prompt.
         start : bool
-            Whether the text begins here, so that it gets the tokens that the tokenizer puts around a text.
+            Whether the text begins here, so that it gets the tokens that the tokenizer puts around a text. A text that
+            :meth:`chat` wrote, or that begins with the start token's own text (``<s>``), has them already and gets no
+            second ones; ids are taken as they are.
 
         Raises
         ------
         PromptError
-            If the prompt is empty, longer than the model's positions, holds an id the model does not have, or is text
-            while the model has no tokenizer.
+            If the prompt is empty, several prompts, longer than the model's positions, holds what is no character or an
+            id that the model does not have, or is text while the model has no tokenizer.
         """
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise PromptError(f"{self.name} has no tokenizer: give the prompt as token ids")
             if not prompt.strip():
                 raise PromptError("the prompt is empty: give it some text")
-            ids = self.tokenizer(prompt, add_special_tokens=start)["input_ids"]
+            ids = token_ids(self.tokenizer, prompt, start)
         else:
-            ids = prompt.flatten().tolist() if isinstance(prompt, Tensor) else [int(token) for token in prompt]
+            ids = prompt_ids(prompt)
         if not ids:
             raise PromptError("the prompt is empty: give it at least one token")
         if min(ids) < 0 or max(ids) >= self.anatomy.vocabulary:
@@ -108,17 +120,37 @@ class Model:
         return ids
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of token ids; ids in angle brackets for a model without a tokenizer."""
+        """Text of token ids, no space in it taken for untidy; ids in angle brackets for a model without a tokenizer."""
         if self.tokenizer is None:
             return "".join(f"<{token}>" for token in tokens)
-        return self.tokenizer.decode(list(tokens))
+        return self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """The text that each token of a text adds: joined, they are :meth:`decode` of all.
+
+        A character spread over several tokens stands at the one that completes it; the others are empty.
+        """
+        return pieces(self.decode, tokens)
+
+    def detokeniser(self) -> Detokeniser:
+        """The same for a stream: a new text, whose ``add`` takes each token as it comes and gives what it adds."""
+        return Detokeniser(self.decode)
+
+    def label(self, token: int) -> str:
+        """What one token stands for within a text: with its leading space, and ``<0xE4>`` for a part of a character."""
+        return self.decode([token]) if self.tokenizer is None else label(self.tokenizer, token, self.decode)
 
     def chat(self, message: str) -> str:
-        """A user message in the model's own chat format, ready to be answered; unchanged if it has none."""
+        """A user message in the model's own chat format, ready to be answered; unchanged if it has none.
+
+        Raises
+        ------
+        PromptError
+            The chat template cannot write it.
+        """
         if self.tokenizer is None or not self.tokenizer.chat_template:
             return message
-        turn = [{"role": "user", "content": message}]
-        return self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        return write_chat(self.tokenizer, [{"role": "user", "content": message}])
 
     def shallow(self, layers: int) -> Model:
         """The same weights with fewer layers, spread evenly, first and last kept: a cheap model of the same vocabulary.
@@ -153,6 +185,9 @@ def evenly(total: int, kept: int) -> list[int]:
 def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = None, revision: str = "main") -> Model:
     """Load a model and prove its anatomy.
 
+    All tensors must be there, and no other; without tokenizer files the model takes token ids alone. What the files ask
+    for and a run leaves out is said once through the logger ``workbench`` and kept as ``Model.notes``.
+
     Parameters
     ----------
     name : str
@@ -169,8 +204,6 @@ def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = N
     ModelError
         If the model cannot be found or read; its subclasses tell unsafe, unsupported and corrupt files apart.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     dtype = dtype_named(dtype)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     cut = re.fullmatch(r"([\w.-]+)/(\d+)", name)
@@ -178,23 +211,17 @@ def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = N
         return load(cut[1], dtype, device, revision).shallow(int(cut[2]))
     if name in bundled.BUNDLED:
         folder, revision = bundled.fetch(name), bundled.BUNDLED[name].revision
-    elif Path(name).exists():
+    elif _exists(name):
         folder, revision = Path(name), "local"
     else:
         folder = safety.download(name, revision)
-    safety.check_folder(folder)
-    options: dict[str, Any] = {"trust_remote_code": False}
-    weights: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
-    if folder.is_file():
-        folder, options["gguf_file"] = folder.parent, folder.name
-    elif not any(folder.glob("*.safetensors")):
-        options["gguf_file"] = next(folder.glob("*.gguf")).name
-    else:
-        weights["use_safetensors"] = True
-    with _quiet(), _readable(name):
-        hf = AutoModelForCausalLM.from_pretrained(folder, **weights, **options)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    return wrap(hf.to(device), tokenizer, name, revision)
+    hf, tokenizer, notes = read(name, safety.check_folder(folder), dtype)
+    with readable(name):
+        model = wrap(hf.to(device), tokenizer, name, revision)
+    model.notes = (*notes, *asked_for(hf.generation_config))
+    for note in model.notes:
+        _log.warning("%s: %s", name, note)
+    return model
 
 
 def wrap(hf: Any, tokenizer: Any, name: str, revision: str = "") -> Model:
@@ -206,9 +233,22 @@ def wrap(hf: Any, tokenizer: Any, name: str, revision: str = "") -> Model:
         If the family is not in the table, or the proof fails.
     """
     hf.eval().requires_grad_(False)
+    row = FAMILIES.get(hf.config.model_type)
+    capped = row is not None and row.attention_softcap and getattr(hf.config, row.attention_softcap)
+    if row is not None and (capped or row.sinks):
+        # Torch's fused attention knows neither soft caps nor sinks.
+        hf.set_attn_implementation("eager")
+    expected = None if row is None else untouched(hf)  # of others the anatomy says what it needs
     anatomy = Anatomy(hf)
-    proof = prove(hf, anatomy)
+    proof = prove(hf, anatomy, expected)
     return Model(hf, tokenizer, anatomy, name, revision, proof)
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # longer than a path may be, or with a zero byte
+        return False
 
 
 def dtype_named(dtype: str | torch.dtype) -> torch.dtype:
@@ -218,27 +258,3 @@ def dtype_named(dtype: str | torch.dtype) -> torch.dtype:
     if dtype not in _DTYPES:
         raise SettingError(f"dtype {dtype!r} is not known: choose one of {', '.join(_DTYPES)}")
     return _DTYPES[dtype]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and advice, which would drown this library's own output."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _readable(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"{name} could not be loaded: {error}") from error

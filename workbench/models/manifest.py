@@ -10,7 +10,9 @@ from typing import Any
 from workbench.errors import CorruptModel, UnsafeModel
 
 MANIFEST = "manifest.json"
-JSON_LIMIT = 64_000_000  # bytes
+JSON_LIMIT = 64_000_000  # bytes; the largest vocabularies take about half
+SETTINGS_LIMIT = 8_000_000  # bytes of a configuration
+_VALUES_LIMIT = 8_000_000  # commas and brackets: an empty list is two bytes in a file, and sixty in memory
 
 
 def check_manifest(folder: Path, full: bool = False) -> bool:
@@ -55,16 +57,28 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_json(file: Path, anything: bool = False) -> Any:
-    """The content of a JSON file of at most `JSON_LIMIT` bytes: a table, or with `anything` whatever it holds.
+def check_size(file: Path, limit: int = JSON_LIMIT) -> None:
+    """Refuse what is no plain file of at most `limit` bytes, or JSON of too many values, before anything parses it."""
+    if not file.is_file() or file.stat().st_size > limit:
+        raise CorruptModel(
+            f"{file.name} is no plain file, or larger than the {limit:,} bytes that are read of its kind."
+        )
+    if file.suffix == ".json":
+        with file.open("rb") as opened:
+            values = sum(sum(map(part.count, (b",", b"[", b"{"))) for part in iter(lambda: opened.read(2**20), b""))
+        if values > _VALUES_LIMIT:
+            raise CorruptModel(f"{file.name} holds more than {_VALUES_LIMIT:,} values.")
+
+
+def read_json(file: Path, anything: bool = False, limit: int = JSON_LIMIT) -> Any:
+    """The content of a JSON file of at most `limit` bytes: a table, or with `anything` whatever it holds.
 
     Raises
     ------
     CorruptModel
         If it is too large, not JSON, or not a table.
     """
-    if not file.is_file() or file.stat().st_size > JSON_LIMIT:
-        raise CorruptModel(f"{file.name} is no plain file or too large for a configuration.")
+    check_size(file, limit)
     try:
         content = json.loads(file.read_text("utf-8"))
     except (ValueError, RecursionError) as error:

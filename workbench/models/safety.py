@@ -1,19 +1,22 @@
 """What is checked before a model's files are opened: nothing in them may run code or reach outside their folder.
 
-The rules: weights come as safetensors or GGUF and their structure is sound; no configuration asks for code; no name and
-no link leads out of the folder; a manifest, where there is one, is kept. The checks read; they load and run nothing.
+The rules: weights come as safetensors or GGUF and their structure is sound; no configuration asks for code, or for more
+memory than the weights explain; no name and no link leads out of the folder; a manifest, where there is one, is kept.
+The checks read; they load and run nothing.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import CorruptModel, ModelError, UnsafeModel
-from workbench.models.manifest import MANIFEST, check_manifest, plain_name, read_json
+from workbench.errors import CorruptModel, ModelError, UnsafeModel, UnsupportedModel
+from workbench.models.manifest import MANIFEST, SETTINGS_LIMIT, check_manifest, check_size, plain_name, read_json
+from workbench.models.promises import check_promises, entries, gguf_sizes
 from workbench.models.weight_files import Contents, read_gguf, read_safetensors
 
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".h5", ".msgpack"}
@@ -22,9 +25,12 @@ _RUNS_CODE = {"auto_map", "trust_remote_code", "custom_pipelines", "custom_gener
 _KERNELS = {"attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation"}
 # A vocabulary may hold any word as a key, so these files are not searched for keys; nothing in them names code.
 _VOCABULARIES = {"tokenizer.json", "vocab.json", "added_tokens.json", MANIFEST}
+_SHARD = re.compile(r"-\d+-of-\d+\.safetensors$")
+_RANKED = re.compile(r"shard-\d+-model-\d+-of-\d+\.safetensors$")
 # What transformers looks for beside a GGUF file.
 _CONFIGS = {"config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json"}
 _CONFIGS |= {"adapter_config.json", "processor_config.json", "preprocessor_config.json"}
+_READ_WHOLE = ("*.model", "*.txt", "*.jinja", "*.tiktoken")
 
 
 def check_folder(path: str | Path, full: bool = False) -> list[Path]:
@@ -40,7 +46,7 @@ def check_folder(path: str | Path, full: bool = False) -> list[Path]:
     Returns
     -------
     list of Path
-        The weight files that may be opened.
+        The weight files that are opened when the model is loaded.
 
     Raises
     ------
@@ -48,7 +54,9 @@ def check_folder(path: str | Path, full: bool = False) -> list[Path]:
         If loading would run code (pickles, ``auto_map``, ``trust_remote_code``, kernels from a hub) or leave the
         folder (links, ``../`` in a weight index).
     CorruptModel
-        If a weight file, a configuration or a checksum is wrong.
+        If a weight file, a configuration or a checksum is wrong, or a size is out of proportion.
+    UnsupportedModel
+        If the weights are in a format that is not read.
     ModelError
         If there is nothing to load, or it is not clear what.
     """
@@ -58,7 +66,7 @@ def check_folder(path: str | Path, full: bool = False) -> list[Path]:
             raise _wrong_file(path)
         _check_configs(entry for entry in path.parent.glob("*.json") if entry.name in _CONFIGS)
         contents = read_gguf(path)
-        _check_promises(_gguf_sizes(contents.settings), [contents], path.name)
+        check_promises(gguf_sizes(contents.settings), [contents], path.name)
         return [path]
     if not path.is_dir():
         raise ModelError(f"There is no model at {path}: it is neither a folder nor a GGUF file.")
@@ -69,18 +77,41 @@ def check_folder(path: str | Path, full: bool = False) -> list[Path]:
     if len(single) > 1:
         raise ModelError(f"{path} holds {len(single)} GGUF files; name the one to load, for example {single[0]}.")
     _check_links(path)
+    for pattern in _READ_WHOLE:
+        for file in path.glob(pattern):
+            check_size(file)
     _check_configs(path.glob("*.json"))
     check_manifest(path, full)
     if single:
         contents = read_gguf(single[0])
-        _check_promises(_gguf_sizes(contents.settings), [contents], single[0].name)
+        check_promises(gguf_sizes(contents.settings), [contents], single[0].name)
         return single
     read = {file.name: read_safetensors(file) for file in weights}
     for index in path.glob("*.index.json"):
         _check_index(index, read)
+    weights = _opened(path, weights)
     if (path / "config.json").is_file():
-        _check_promises(read_json(path / "config.json"), list(read.values()), path.name)
+        check_promises(read_json(path / "config.json"), [read[file.name] for file in weights], path.name)
     return weights
+
+
+def _opened(folder: Path, weights: list[Path]) -> list[Path]:
+    """Of the safetensors files those that transformers opens: the single one, else all that the index names."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    for file in weights:
+        if _RANKED.match(file.name):
+            raise UnsupportedModel(f"{file.name} is one process's part of a distributed checkpoint: merge them first.")
+    if single in weights:
+        return [single]
+    if not index.is_file():
+        raise CorruptModel(
+            f"{folder} has neither model.safetensors nor {index.name}, which says what lies in which file."
+        )
+    named = set(read_json(index)["weight_map"].values())
+    for file in weights:
+        if file.name not in named and _SHARD.search(file.name):
+            raise CorruptModel(f"{file.name} is not named in {index.name}: part of the weights would be left out.")
+    return [file for file in weights if file.name in named]
 
 
 def _check_links(folder: Path) -> None:
@@ -91,38 +122,30 @@ def _check_links(folder: Path) -> None:
         home = root.parent.parent
     for place, folders, files in os.walk(root, followlinks=False):
         for entry in (Path(place) / name for name in [*folders, *files]):
-            target = entry.resolve()
+            try:
+                target = entry.resolve(strict=True)
+            except (OSError, RuntimeError):  # which of the two a loop raises is a matter of the Python version
+                raise CorruptModel(f"{entry.relative_to(root)} is a dead link or a loop of links.") from None
             if not target.is_relative_to(home):
                 raise UnsafeModel(f"{entry.relative_to(root)} is a link that leads out of its folder. It was refused.")
-            if not target.exists() or not (target.is_dir() or stat.S_ISREG(target.stat().st_mode)):
-                raise CorruptModel(f"{entry.relative_to(root)} is a dead link or no plain file.")
+            if not (target.is_dir() or stat.S_ISREG(target.stat().st_mode)):
+                raise CorruptModel(f"{entry.relative_to(root)} is no plain file.")
 
 
 def _check_configs(files: Iterator[Path]) -> None:
     for file in files:
+        check_size(file)
         if file.name == "adapter_config.json":
             raise UnsafeModel("adapter_config.json would load weights from elsewhere: merge the adapter first.")
         if file.name in _VOCABULARIES or file.name.endswith(".index.json"):
             continue
-        for key, value in _entries(read_json(file, anything=True)):
+        for key, value in entries(read_json(file, anything=True, limit=SETTINGS_LIMIT)):
             if key in _RUNS_CODE:
                 raise UnsafeModel(f"{file.name} has '{key}': this model asks to run code of its own. It was refused.")
             if key in _KERNELS and any("/" in str(part) or ":" in str(part) for part in _leaves(value)):
                 raise UnsafeModel(f"{file.name} asks for code from a hub ('{key}': {value!r}). It was refused.")
             if key == "transformers_weights":
                 raise UnsafeModel(f"{file.name} names a weight file of its own ('{key}'). It was refused.")
-
-
-def _entries(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every key of nested JSON with its value."""
-    waiting = [value]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            yield from value.items()
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
 
 
 def _leaves(value: Any) -> list[Any]:
@@ -141,32 +164,6 @@ def _check_index(index: Path, read: dict[str, Contents]) -> None:
             raise CorruptModel(f"{index.name} names {shard}, which is missing.")
         if tensor not in read[shard].names:
             raise CorruptModel(f"{index.name} looks for {tensor} in {shard}, where it is not.")
-
-
-def _check_promises(config: dict[str, Any], contents: list[Contents], name: str) -> None:
-    """Refuse a configuration far larger than its weights: building it would fill the memory before an error came.
-
-    Four bits per weight is the least that is granted.
-    """
-    held, tensors = 2 * sum(part.size for part in contents), sum(len(part.names) for part in contents)
-    sizes = {key: value for key, value in config.items() if type(value) is int}
-    width = sizes.get("hidden_size", sizes.get("n_embd", 1))
-    widest = max(sizes.get(key, 0) for key in ("vocab_size", "intermediate_size", "n_inner"))
-    layers = max(sizes.get(key, 0) for key in ("num_hidden_layers", "n_layer"))
-    if width * widest > held or layers > tensors:
-        raise CorruptModel(
-            f"{name} describes a model far larger than its weights: {layers:,} layers, width {width:,}, widest matrix "
-            f"{widest:,}, but {tensors:,} tensors and {held // 2:,} bytes."
-        )
-
-
-def _gguf_sizes(settings: dict[str, Any]) -> dict[str, Any]:
-    family = settings.get("general.architecture")
-    if not isinstance(family, str):
-        raise CorruptModel("The GGUF file does not name its architecture.")
-    names = {"vocab_size": "vocab_size", "embedding_length": "hidden_size", "block_count": "num_hidden_layers"}
-    names["feed_forward_length"] = "intermediate_size"
-    return {ours: settings.get(f"{family}.{theirs}") for theirs, ours in names.items()}
 
 
 def _wrong_file(path: Path) -> ModelError:
@@ -220,7 +217,7 @@ def download(name: str, revision: str = "main") -> Path:
     except ModelError:
         raise
     except errors.HFValidationError:
-        raise ModelError(f"'{name}' is no bundled model, no existing path and no Hugging Face id.") from None
+        raise ModelError(f"'{name[:100]}' is no bundled model, no existing path and no Hugging Face id.") from None
     except errors.GatedRepoError:
         raise ModelError(f"{repository} asks you to accept its terms on huggingface.co and to log in first.") from None
     except errors.RevisionNotFoundError:

@@ -20,7 +20,8 @@ from typing import Any
 
 from workbench.errors import CorruptModel, UnsafeModel
 
-HEADER_LIMIT = 100_000_000  # bytes; the safetensors library's own limit
+HEADER_LIMIT = 16_000_000  # bytes, some 100,000 tensors; read as JSON it takes up to twenty times that
+ENTRIES_PER_TOKEN = 8  # of all arrays of a GGUF file; its reader makes several objects of each
 
 _BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8}
 _BITS |= {"F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32}
@@ -40,12 +41,15 @@ class Contents:
         Of its tensors.
     size : int
         Bytes of tensor data.
+    elements : int
+        Numbers in its tensors.
     settings : dict
         Scalars and short strings of a GGUF file's metadata; empty for safetensors.
     """
 
     names: set[str]
     size: int
+    elements: int
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -83,7 +87,7 @@ def read_safetensors(path: Path) -> Contents:
         end = stop
     if end != size - 8 - length:
         raise CorruptModel(f"{path.name} is damaged: it holds {size - 8 - length:,} bytes of tensors, not {end:,}")
-    return Contents(set(header), end)
+    return Contents(set(header), end, sum(math.prod(entry["shape"]) for entry in header.values()))
 
 
 def _span(path: Path, name: str, entry: Any) -> tuple[int, int, str]:
@@ -134,7 +138,7 @@ def _gguf_contents(cursor: _Cursor) -> Contents:
     alignment = settings.get("general.alignment", 32)
     if type(alignment) is not int or not 8 <= alignment <= 2**20 or alignment & (alignment - 1):
         raise cursor.damaged(f"alignment {alignment} is not a power of two")
-    spans, names = [], set()
+    spans, names, elements, longest = [], set(), 0, 0
     for _ in range(tensors):
         name, rank = cursor.text(), cursor.number("I")
         if name in names or rank > 8:
@@ -147,20 +151,25 @@ def _gguf_contents(cursor: _Cursor) -> Contents:
         block, width = GGML_QUANT_SIZES[kind]
         if max(shape, default=1) >= 2**48 or math.prod(shape) % block or start % alignment:
             raise cursor.damaged(f"tensor {name!r} of shape {shape} does not fit its number format or place")
+        elements += math.prod(shape)
+        longest = max(longest, *shape) if shape else longest
         spans.append((start, start + math.prod(shape) // block * width, name))
     base, end = -(-cursor.place // alignment) * alignment, 0
     for start, stop, name in sorted(spans):
         if start < end or base + stop > len(cursor.data):
             raise cursor.damaged(f"tensor {name!r} overlaps another or lies outside the file")
         end = stop
-    return Contents(names, end, settings)
+    # Tokens, their scores, kinds and merges come to five a token or less.
+    if cursor.entries > 100_000 + ENTRIES_PER_TOKEN * longest:
+        raise cursor.damaged(f"its metadata has {cursor.entries:,} entries for {longest:,} tokens")
+    return Contents(names, end, elements, settings)
 
 
 class _Cursor:
     """A place in a GGUF file that never moves past the end."""
 
     def __init__(self, data: mmap.mmap, name: str):
-        self.data, self.name, self.place = data, name, 4
+        self.data, self.name, self.place, self.entries = data, name, 4, 0
 
     def damaged(self, reason: str) -> CorruptModel:
         return CorruptModel(f"{self.name} is damaged: {reason}")
@@ -193,6 +202,7 @@ class _Cursor:
             return key, self.data[self.place - length : self.place].decode() if length <= 1000 else None
         if kind == _ARRAY:
             inner, count = self.number("I"), self.number("Q")
+            self.entries += count
             if inner == _STRING:
                 self.fits(count, 8, "texts")
                 for _ in range(count):

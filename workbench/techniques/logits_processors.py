@@ -8,7 +8,8 @@ arXiv 1909.05858; the logit of a token that stands in the text is divided by it,
 n-gram comes twice. ``min_p``: Nguyen et al., Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs,
 2024, arXiv 2407.01082; tokens less probable than that share of the most probable one are left out.
 ``epsilon_cutoff``: Hewitt et al., Truncation Sampling as Language Model Desmoothing, 2022, arXiv 2210.15191; tokens
-less probable than it are left out.
+less probable than it are left out. What never comes (``suppress_tokens``, ``begin_suppress_tokens`` as the first token,
+``bad_words`` as a sequence) is transformers' own.
 
 Source
 ------
@@ -24,21 +25,26 @@ are the sampler's and come last, so that top-p beside min-p reaches its share of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from workbench.engine import Run
+from workbench.errors import SettingError
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
+
+
+def _ids(separator: str, description: str) -> Any:
+    return Field(pattern=rf"^(\d{{1,9}}({separator}\d{{1,9}})*)?$", description=description)
 
 
 @register
 @settings
 class LogitsProcessors(Technique):
-    """Repetition penalty, no repeated n-grams, min-p and epsilon cutoff; each is off by default.
+    """Repetition penalty, no repeated n-grams, tokens that never come, min-p and epsilon cutoff; all off by default.
 
     Parameters
     ----------
@@ -50,12 +56,19 @@ class LogitsProcessors(Technique):
         Least probability of a token as a share of the most probable one's; 0 is off.
     epsilon_cutoff : float
         Least probability of a token; the most probable one always stays. 0 is off.
+    suppress_tokens, begin_suppress_tokens : str
+        Ids of tokens that never come, and of those that do not come first: ``5-17``.
+    bad_words : str
+        Sequences of ids that never come: ``5-17/9`` is two of them.
     """
 
     repetition_penalty: Annotated[float, Field(gt=0, le=10, description="divides logits of tokens in the text")] = 1.0
     no_repeat_ngram: Annotated[int, Field(ge=0, le=64, description="n-grams of that length come only once")] = 0
     min_p: Annotated[float, Field(ge=0, le=1, description="least share of the best token's probability")] = 0.0
     epsilon_cutoff: Annotated[float, Field(ge=0, lt=1, description="least probability of a token")] = 0.0
+    suppress_tokens: Annotated[str, _ids("-", "ids of tokens that never come, as 5-17")] = ""
+    begin_suppress_tokens: Annotated[str, _ids("-", "ids of tokens that do not come first, as 5-17")] = ""
+    bad_words: Annotated[str, _ids("[-/]", "sequences of ids that never come, as 5-17/9")] = ""
 
     slots = ("logits",)
     exact = False
@@ -65,7 +78,7 @@ class LogitsProcessors(Technique):
     )
 
     def start(self, run: Run) -> _Processors:
-        return _Processors(self, run.sampler.temperature)
+        return _Processors(self, run)
 
     @classmethod
     def neutral(cls) -> Self:
@@ -77,15 +90,24 @@ class LogitsProcessors(Technique):
 
 
 class _Processors:
-    def __init__(self, technique: LogitsProcessors, temperature: float) -> None:
-        self._settings, self._temperature = technique, temperature
+    def __init__(self, technique: LogitsProcessors, run: Run) -> None:
+        self._settings, self._temperature, self._prompt = technique, run.sampler.temperature, len(run.prompt)
+        self._never, self._first = _tokens(technique.suppress_tokens), _tokens(technique.begin_suppress_tokens)
+        self._words = [_tokens(word) for word in filter(None, technique.bad_words.split("/"))]
+        largest = max(self._never + self._first + [token for word in self._words for token in word], default=0)
+        if largest >= run.model.anatomy.vocabulary:
+            raise SettingError(f"{technique.name}: {run.model.name} has no token {largest}")
 
     def adjust(self, tokens: Sequence[int], logits: Tensor) -> Tensor:
         chosen, drawn = self._settings, self._temperature > 0
         if chosen.repetition_penalty != 1:
             logits = _penalised(logits, tokens, chosen.repetition_penalty)
+        gone = self._never + (self._first if len(tokens) == self._prompt else [])
+        gone = gone + [word[-1] for word in self._words if _ends_with(tokens, word[:-1])]
         if chosen.no_repeat_ngram:
-            logits = _without(logits, _completing(tokens, chosen.no_repeat_ngram))
+            gone = gone + _completing(tokens, chosen.no_repeat_ngram)
+        if gone:
+            logits = _without(logits, gone)
         for share, least in ((True, chosen.min_p), (False, chosen.epsilon_cutoff)):
             if drawn and least:
                 probabilities = (logits.float() / self._temperature).softmax(-1)
@@ -93,6 +115,14 @@ class _Processors:
                 bound = least * best if share else torch.minimum(best, best.new_tensor(least))
                 logits = _without(logits, probabilities < bound)
         return logits
+
+
+def _tokens(text: str) -> list[int]:
+    return [int(token) for token in filter(None, text.split("-"))]
+
+
+def _ends_with(tokens: Sequence[int], end: list[int]) -> bool:
+    return list(tokens[len(tokens) - len(end) :]) == end
 
 
 def _penalised(logits: Tensor, tokens: Sequence[int], penalty: float) -> Tensor:

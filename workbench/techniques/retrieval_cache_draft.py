@@ -32,7 +32,7 @@ from workbench.engine.accept import accept
 from workbench.engine.rotation import outgrown
 from workbench.errors import SettingError
 from workbench.models import Model
-from workbench.settings import settings
+from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
 
 
@@ -62,7 +62,7 @@ class RetrievalCacheDraft(Technique):
     budget: Annotated[int, Field(ge=2, le=65_536, description="cache entries the middle tier reads")] = 256
     chunk: Annotated[int, Field(ge=1, le=256, description="entries retrieved together")] = 8
     refresh: Annotated[int, Field(ge=1, le=4096, description="tokens between two retrievals")] = 8
-    model: Annotated[str, Field(min_length=1, description="small model: /layers, /share, a name, or none")] = "auto"
+    model: Annotated[str, outside("model", "small model: /layers, /share, a name, or none", min_length=1)] = "auto"
     guess: Annotated[int, Field(ge=1, le=16, description="tokens the small model drafts at once")] = 2
     sinks: Annotated[int, Field(ge=0, le=64, description="first tokens the small model reads")] = 4
     window: Annotated[int, Field(ge=1, le=4096, description="newest tokens the small model reads")] = 128

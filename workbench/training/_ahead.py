@@ -118,6 +118,13 @@ def read(anatomy: Anatomy, tokens: Tensor, layer: int) -> Text:
     return Text(entering, keys, values, x)
 
 
+@torch.no_grad()
+def entering_rows(model: Model) -> Tensor:
+    """Residual stream [vocabulary, width] in float32 that every token enters the first block as, at the first place."""
+    tokens = torch.arange(model.hf.get_input_embeddings().weight.shape[0], device=model.device)
+    return model.anatomy.embed(tokens[None], torch.zeros_like(tokens))[0].float()
+
+
 def chosen_places(answer: Tensor, count: int, orders: int) -> Tensor:
     """int Tensor [at most count], increasing: random places that answers of the batch follow after."""
     length = answer.shape[1]
@@ -150,14 +157,15 @@ def run_rows(anatomy: Anatomy, text: Text, rows: Tensor, places: Tensor, orders:
         query, key, value = block.enter(x, ropes.get(block.rope_kind))
         mask = sees if block.window is None else sees & (distance < block.window)
         keys, values = torch.cat((keys, key), 2), torch.cat((values, value), 2)
-        attended = F.scaled_dot_product_attention(
-            query, keys.to(query.dtype), values.to(query.dtype), mask, scale=block.scale, enable_gqa=True
-        )
+        keys, values = keys.to(query.dtype), values.to(query.dtype)
+        if block.scoring.plain:
+            attended = F.scaled_dot_product_attention(query, keys, values, mask, scale=block.scale, enable_gqa=True)
+        else:
+            attended = block.scoring.attend(query, keys, values, ~mask)
         x = block.leave(x, attended)
     return x
 
 
 def logits(anatomy: Anatomy, x: Tensor) -> Tensor:
     """Next-token logits [rows, vocabulary] in float32, differentiable."""
-    out = F.linear(anatomy.final_norm(x), anatomy.unembedding, anatomy.unembedding_bias).float()
-    return out if anatomy.softcap is None else anatomy.softcap * torch.tanh(out / anatomy.softcap)
+    return anatomy.finish(F.linear(anatomy.final_norm(x), anatomy.unembedding, anatomy.unembedding_bias).float())
