@@ -1,5 +1,6 @@
 """Folders as people have them: what is not all there is refused by name, and what is there loads as it was saved."""
 
+import copy
 import json
 import logging
 import shutil
@@ -13,7 +14,9 @@ from workbench.errors import CorruptModel, ModelError, PromptError, UnsupportedM
 from workbench.listing import registered
 from workbench.models.families import FAMILIES
 from workbench.models.load import load
+from workbench.models.reading import gguf_compared
 from workbench.models.tiny import tiny
+from workbench.models.weight_files import Contents
 from workbench.settings import parse
 
 TOKENS = torch.tensor([[5, 6, 7, 3]])
@@ -112,6 +115,29 @@ def test_names_of_expert_tensors_are_those_of_the_file(saved):
     lacking = "model.layers.2.block_sparse_moe.experts.3.w1.weight"
     restore(path, without(lacking))
     refused(path, "1 missing", lacking)
+
+
+@pytest.mark.parametrize(
+    ("family", "extra"),
+    [
+        ("gpt2", ["transformer.h.0.attn.bias"]),
+        (
+            "gpt_neox",
+            [f"gpt_neox.layers.0.attention.{name}" for name in ("bias", "masked_bias", "rotary_emb.inv_freq")],
+        ),
+        ("llama", ["model.layers.0.self_attn.rotary_emb.inv_freq"]),
+    ],
+)
+def test_buffers_that_older_versions_stored_are_passed_over(saved, family, extra):
+    path = saved(family)
+    restore(path, lambda tensors: {**tensors, **{name: torch.ones(4) for name in extra}})
+    assert torch.equal(logits(load(str(path), device="cpu")), logits(tiny(family)))
+
+
+def test_the_makers_own_format_beside_it_is_not_what_is_loaded(saved):
+    path = saved("mistral")
+    save_file({"layers.0.attention.wq.weight": torch.ones(4)}, path / "consolidated.safetensors")
+    assert torch.equal(logits(load(str(path), device="cpu")), logits(tiny("mistral")))
 
 
 # Tied tensors
@@ -278,6 +304,23 @@ def test_half_a_tokenizer_is_an_error(saved, name, content):
     refused(path, error=ModelError)
 
 
+def test_a_vocabulary_without_its_merges_is_an_error(saved):
+    path = saved()
+    (path / "vocab.json").write_text(json.dumps({chr(97 + place): place for place in range(20)}))
+    configure(path, "tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
+    refused(path, "vocab.json but no merges.txt")
+    (path / "merges.txt").write_text("#version: 0.2\na b\n")  # no token "ab": the tokenizer's native code panics
+    refused(path, "could not be loaded", "PanicException", error=ModelError)
+    (path / "merges.txt").write_text("#version: 0.2\n")
+    assert load(str(path), device="cpu").tokenizer is not None
+
+
+def test_a_tokenizer_without_its_vocabulary_is_an_error(saved):
+    path = saved()
+    configure(path, "tokenizer_config.json", tokenizer_class="LlamaTokenizer")
+    refused(path, "tokenizer_config.json but no vocabulary")
+
+
 # What the model's makers recommend
 
 
@@ -296,7 +339,7 @@ def test_both_ends_stop_and_the_rest_is_said_and_can_be_switched_on(saved, caplo
     stopped = [token for step in generate(model, prompt, max_new_tokens=12) for token in step.tokens]
     assert stopped == text[: 1 + next(place for place, token in enumerate(text) if token in (text[3], text[5]))]
     (note,) = model.notes
-    assert [record.getMessage() for record in caplog.records] == [note] and "\n" not in note
+    assert [record.getMessage() for record in caplog.records] == [f"{path}: {note}"] and "\n" not in note
     assert "without counterpart here: num_beams" in note
     spec = next(word for word in note.split() if word.startswith("logits_processors:")).rstrip(";")
     expected = model.hf.generate(
@@ -358,3 +401,52 @@ def test_a_gguf_file_without_a_tokenizer_takes_ids(gguf_file, tmp_path):
     content = (tmp_path / "bare.gguf").read_bytes().replace(b"tokenizer.ggml.model", b"tokenizer_ggml_model")
     (tmp_path / "bare.gguf").write_bytes(content)
     assert load(str(tmp_path / "bare.gguf"), device="cpu").tokenizer is None
+
+
+# Parts of a block, and what stands outside the blocks beside ``token_embd``.
+ATTENTION = "attn_norm attn_q attn_k attn_v attn_output ffn_norm"
+GATED = f"{ATTENTION} ffn_gate ffn_up ffn_down"
+NORMED = "attn_q_norm attn_k_norm"
+PUBLISHED = {
+    "llama": ("llama", GATED, "output output_norm rope_freqs"),
+    "qwen2": ("qwen2", f"{GATED} attn_q.bias attn_k.bias attn_v.bias", "output output_norm"),
+    "qwen3": ("qwen3", f"{GATED} {NORMED}", "output output_norm"),
+    "gemma3_text": ("gemma3", f"{GATED} {NORMED} post_attention_norm post_ffw_norm", "output_norm"),
+    "phi3": (
+        "phi3",
+        "attn_norm attn_qkv attn_output ffn_norm ffn_up ffn_down",
+        "output output_norm rope_factors_long rope_factors_short",
+    ),
+    "gpt2": (
+        "gpt2",
+        "attn_norm attn_norm.bias attn_qkv attn_qkv.bias attn_output attn_output.bias ffn_norm ffn_norm.bias "
+        "ffn_up ffn_up.bias ffn_down ffn_down.bias",
+        "output output_norm output_norm.bias position_embd",
+    ),
+    "qwen3_moe": (
+        "qwen3moe",
+        f"{ATTENTION} {NORMED} ffn_gate_inp ffn_gate_exps ffn_up_exps ffn_down_exps",
+        "output output_norm",
+    ),
+}
+
+
+def published(parts):
+    return [part if "." in part else f"{part}.weight" for part in parts.split()]
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_the_names_of_published_gguf_files_are_neither_missing_nor_left_over(family):
+    from transformers import AutoModelForCausalLM
+
+    architecture, block, others = PUBLISHED[family][0], *map(published, PUBLISHED[family][1:])
+    config = copy.deepcopy(tiny(family).hf.config)
+    config.mlp_only_layers = []
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config)
+    names = {"token_embd.weight", *others, *(f"blk.{layer}.{part}" for layer in range(4) for part in block)}
+    settings = {"general.architecture": architecture}
+    missing, left = gguf_compared(empty, Contents(names, 0, 0, settings))
+    assert not missing and left == {name for name in others if name.startswith("rope")}
+    missing, _ = gguf_compared(empty, Contents({name for name in names if "blk.1.ffn_up" not in name}, 0, 0, settings))
+    assert missing and all(name.startswith("blk.1.ffn_up") for name in missing)

@@ -7,6 +7,11 @@ TURNS = ["First?", "Second?", "Third?"]
 TALK = Prompt("81", "First?", metadata={"turns": TURNS, "references": ["", "two"], "category": "writing"})
 
 
+def test_without_a_tokenizer_text_is_refused_in_one_line():
+    with pytest.raises(PromptError, match="no tokenizer: give its prompts as token ids"):
+        encode_prompt(None, TALK)
+
+
 def test_a_turn_follows_the_answers_before_it(chat_tokenizer):
     second = next_turn(TALK, "  Yes.\n")
     assert (second.id, second.prompt, second.reference, second.task) == ("81/turn-2", "Second?", "two", "chat")

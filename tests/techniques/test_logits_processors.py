@@ -14,6 +14,7 @@ from transformers.generation.logits_process import (
 
 from workbench.engine import Run, Sampler, generate
 from workbench.engine.enumeration import text_law, total_variation
+from workbench.errors import SettingError
 from workbench.models.families import FAMILIES
 from workbench.models.tiny import tiny
 from workbench.techniques import LogitsProcessors, PromptLookup, TokenRecycling
@@ -67,6 +68,47 @@ def test_the_distribution_is_that_of_transformers_warpers(min_p, epsilon, temper
         expected = processors(torch.tensor([PROMPT]), row[None].clone())[0].softmax(-1)
         torch.testing.assert_close(ours, expected)
         assert int((ours == 0).sum()) > 1
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_what_is_ruled_out_never_comes_as_in_transformers(family):
+    model, ids = tiny(family), torch.tensor([PROMPT])
+    text = greedy(model, PROMPT)
+    ruled_out = {
+        "begin_suppress_tokens": text[:1],
+        "suppress_tokens": [text[3]],
+        "bad_words_ids": [text[1:3], text[6:7]],
+    }
+    expected = model.hf.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False, eos_token_id=95, pad_token_id=0,
+        **ruled_out,
+    )[0, len(PROMPT) :].tolist()  # fmt: skip
+    words = "/".join("-".join(map(str, word)) for word in ruled_out["bad_words_ids"])
+    technique = LogitsProcessors(suppress_tokens=str(text[3]), begin_suppress_tokens=str(text[0]), bad_words=words)
+    assert tokens_of(run(model, PROMPT, [technique], NEW)) == expected != text
+    assert tokens_of(run(model, PROMPT, [technique, PromptLookup(ngram=1, draft=5)], NEW)) == expected
+    assert expected[0] != text[0] and text[3] not in expected
+
+
+def test_each_rule_has_its_own_reach():
+    row, prompt = torch.zeros(96), [5, 3]
+    policy = LogitsProcessors(suppress_tokens="7-40", begin_suppress_tokens="5", bad_words="9/3-4/2-2-8").start(
+        Run(tiny("llama"), tuple(prompt), NEW, Sampler(), 0)
+    )
+
+    def gone(*tokens):
+        return policy.adjust([*prompt, *tokens], row).isinf().nonzero().flatten().tolist()
+
+    assert gone() == [4, 5, 7, 9, 40]
+    assert gone(2) == [7, 9, 40] and gone(2, 2) == [7, 8, 9, 40] and gone(3) == [4, 7, 9, 40]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("suppress_tokens", "96"), ("bad_words", "3-4/1000"), ("begin_suppress_tokens", "200")]
+)
+def test_a_token_that_the_model_has_not_is_refused(setting, value):
+    with pytest.raises(SettingError, match=f"tiny-llama has no token {value.split('/')[-1]}"):
+        next(generate(tiny("llama"), PROMPT, [LogitsProcessors(**{setting: value})], 1))
 
 
 def test_greedy_the_cuts_do_nothing():

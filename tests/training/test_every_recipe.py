@@ -259,6 +259,24 @@ def test_a_checkpoint_of_another_training_is_refused(model, data, tmp_path):
         train("draft_model", model, tmp_path / "elsewhere", data, resume=True, **settings("draft_model"))
 
 
+@pytest.mark.parametrize("kind", ["part", "best", "exp_avg"])
+def test_a_checkpoint_that_lacks_a_tensor_is_refused(model, data, tmp_path, kind):
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    file, training = tmp_path / "draft_model.checkpoint", part_of("draft_model", model, data)
+    training.advance()
+    training.checkpoint(file)
+    with safe_open(file, "pt") as opened:
+        facts = opened.metadata()
+    tensors = load_file(file)
+    lacking = [key for key in tensors if key.startswith(f"{kind}/")]
+    assert lacking
+    save_file({key: value for key, value in tensors.items() if key != lacking[0]}, file, facts)
+    with pytest.raises((CorruptModel, ArtifactError), match="lacks"):
+        part_of("draft_model", model, data).restore(file)
+
+
 def test_a_loss_that_is_no_number_ends_the_training(model, data):
     training = part_of("draft_model", model, data)
     with torch.no_grad():

@@ -27,13 +27,11 @@ _NO_COUNTERPART = {
 }  # fmt: skip
 
 
-def asked_for(name: str, settings: Any) -> list[str]:
+def asked_for(settings: Any) -> list[str]:
     """One line on what a generation configuration asks for and a run leaves out, or none.
 
     Parameters
     ----------
-    name : str
-        Of the model.
     settings : transformers.GenerationConfig
     """
     drawn = bool(getattr(settings, "do_sample", False))
@@ -65,7 +63,7 @@ def asked_for(name: str, settings: Any) -> list[str]:
         how.append(f"the run's settings {', '.join(options)}")
     if not how and not without:
         return []
-    said = f"{name}: generation_config.json asks for more than its stop tokens, which a run does only when told"
+    said = "generation_config.json asks for more than its stop tokens, which a run does only when told"
     said += f": switch it on with {' and '.join(how)}" if how else ""
     return [said + (f"; without counterpart here: {', '.join(without)}" if without else "")]
 

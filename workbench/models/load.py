@@ -16,7 +16,7 @@ from torch import Tensor
 from workbench.errors import PromptError, SettingError
 from workbench.models import bundled, safety
 from workbench.models.anatomy import Anatomy
-from workbench.models.detokenise import label, pieces
+from workbench.models.detokenise import Detokeniser, label, pieces
 from workbench.models.families import FAMILIES
 from workbench.models.generation_settings import asked_for
 from workbench.models.proof import prove, untouched
@@ -128,10 +128,13 @@ class Model:
     def pieces(self, tokens: Sequence[int]) -> list[str]:
         """The text that each token of a text adds: joined, they are :meth:`decode` of all.
 
-        A character spread over several tokens stands at the one that completes it; the others are empty. See
-        :class:`workbench.models.detokenise.Detokeniser`, which gives them as the tokens come.
+        A character spread over several tokens stands at the one that completes it; the others are empty.
         """
         return pieces(self.decode, tokens)
+
+    def detokeniser(self) -> Detokeniser:
+        """The same for a stream: a new text, whose ``add`` takes each token as it comes and gives what it adds."""
+        return Detokeniser(self.decode)
 
     def label(self, token: int) -> str:
         """What one token stands for within a text: with its leading space, and ``<0xE4>`` for a part of a character."""
@@ -182,6 +185,9 @@ def evenly(total: int, kept: int) -> list[int]:
 def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = None, revision: str = "main") -> Model:
     """Load a model and prove its anatomy.
 
+    All tensors must be there, and no other; without tokenizer files the model takes token ids alone. What the files ask
+    for and a run leaves out is said once through the logger ``workbench`` and kept as ``Model.notes``.
+
     Parameters
     ----------
     name : str
@@ -212,9 +218,9 @@ def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = N
     hf, tokenizer, notes = read(name, safety.check_folder(folder), dtype)
     with readable(name):
         model = wrap(hf.to(device), tokenizer, name, revision)
-    model.notes = (*notes, *asked_for(name, hf.generation_config))
+    model.notes = (*notes, *asked_for(hf.generation_config))
     for note in model.notes:
-        _log.warning(note)
+        _log.warning("%s: %s", name, note)
     return model
 
 

@@ -15,6 +15,7 @@ import torch
 
 from workbench.errors import CorruptModel, ModelError, OutOfMemory, UnsupportedModel, WorkbenchError
 from workbench.models.families import FAMILIES
+from workbench.models.manifest import read_json
 from workbench.models.weight_files import Contents, read_gguf, read_safetensors
 
 _SHOWN = 3
@@ -59,14 +60,17 @@ def read(name: str, files: list[Path], dtype: torch.dtype) -> tuple[Any, Any, li
     else:
         contents = [read_safetensors(file) for file in files]
     with quiet(), readable(name):
+        if "gguf_file" not in source:
+            _check_family(name, folder)
         config = AutoConfig.from_pretrained(folder, **source)
         if config.model_type not in FAMILIES:
             raise UnsupportedModel(f"{name}: {unknown_family(config.model_type)}")
+        tokenizer = AutoTokenizer.from_pretrained(folder, **source) if has_tokenizer(folder, contents[0]) else None
         empty = _described(name, config, contents)
         if "gguf_file" in source:
-            missing, left = _gguf_compared(empty, contents[0])
+            missing, left = gguf_compared(empty, contents[0])
             refuse(name, missing, left - _LEFT_OUT, [])
-            notes += [f"{name}: {key} is not read from the GGUF file: rotary frequencies are unscaled" for key in left]
+            notes += [f"{key} is not read from the GGUF file: rotary frequencies are unscaled" for key in sorted(left)]
         else:
             source["use_safetensors"] = True
         try:
@@ -80,10 +84,6 @@ def read(name: str, files: list[Path], dtype: torch.dtype) -> tuple[Any, Any, li
         if found["mismatched_keys"]:  # or fit, but are too few
             refuse(name, *_compared(empty, contents))
         refuse(name, found["missing_keys"], found["unexpected_keys"], found["mismatched_keys"])
-        source.pop("use_safetensors", None)
-        tokenizer = None
-        if has_tokenizer(folder, contents[0]):
-            tokenizer = AutoTokenizer.from_pretrained(folder, **source)
     return hf, tokenizer, notes
 
 
@@ -115,9 +115,16 @@ def has_tokenizer(folder: Path, contents: Contents) -> bool:
     Raises
     ------
     CorruptModel
-        If there are files of one but no vocabulary: transformers would make one without words.
+        If part of it is missing: transformers would make a tokenizer without words or without merges.
     """
-    if "tokenizer.ggml.model" in contents.settings or any(next(folder.glob(name), None) for name in _VOCABULARIES):
+    if "tokenizer.ggml.model" in contents.settings:
+        return True
+    found = {name for name in _VOCABULARIES if next(folder.glob(name), None)}
+    if found == {"vocab.json"} and not (folder / "merges.txt").is_file():
+        raise CorruptModel(
+            f"{folder} has vocab.json but no merges.txt, without which texts fall apart into bytes: add it."
+        )
+    if found:
         return True
     left = [name for name in _MARKS if (folder / name).is_file()]
     if left and not contents.settings:
@@ -132,6 +139,16 @@ def unknown_family(kind: str) -> str:
     """What is said of a family that has no row in the table."""
     known = ", ".join(f"{row.title} ({row.name})" for row in FAMILIES.values())
     return f"model type {kind!r} is not supported; supported are: {known}"
+
+
+def _check_family(name: str, folder: Path) -> None:
+    """Refuse a family that is not in the table by name alone: its configuration may make lists of any length."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise CorruptModel(f"{name} has no config.json, which says what its weights are of.")
+    kind = read_json(file).get("model_type")
+    if kind not in list(FAMILIES):
+        raise UnsupportedModel(f"{name}: {unknown_family(kind)}")
 
 
 def _described(name: str, config: Any, contents: list[Contents]) -> Any:
@@ -162,7 +179,7 @@ def _compared(empty: Any, contents: list[Contents]) -> tuple[set[str], set[str],
     return (due - held, held - due, []) if due & held else (set(), set(), [])
 
 
-def _gguf_compared(empty: Any, contents: Contents) -> tuple[set[str], set[str]]:
+def gguf_compared(empty: Any, contents: Contents) -> tuple[set[str], set[str]]:
     """Tensors that transformers' reader looks for in a GGUF file and that are not there, and those it passes over."""
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 

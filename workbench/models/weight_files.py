@@ -21,7 +21,7 @@ from typing import Any
 from workbench.errors import CorruptModel, UnsafeModel
 
 HEADER_LIMIT = 16_000_000  # bytes, some 100,000 tensors; read as JSON it takes up to twenty times that
-ARRAYS_LIMIT = 8_000_000  # entries of all arrays of a GGUF file; readers make an object of each
+ENTRIES_PER_TOKEN = 8  # of all arrays of a GGUF file; its reader makes several objects of each
 
 _BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8}
 _BITS |= {"F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32}
@@ -138,7 +138,7 @@ def _gguf_contents(cursor: _Cursor) -> Contents:
     alignment = settings.get("general.alignment", 32)
     if type(alignment) is not int or not 8 <= alignment <= 2**20 or alignment & (alignment - 1):
         raise cursor.damaged(f"alignment {alignment} is not a power of two")
-    spans, names, elements = [], set(), 0
+    spans, names, elements, longest = [], set(), 0, 0
     for _ in range(tensors):
         name, rank = cursor.text(), cursor.number("I")
         if name in names or rank > 8:
@@ -152,12 +152,16 @@ def _gguf_contents(cursor: _Cursor) -> Contents:
         if max(shape, default=1) >= 2**48 or math.prod(shape) % block or start % alignment:
             raise cursor.damaged(f"tensor {name!r} of shape {shape} does not fit its number format or place")
         elements += math.prod(shape)
+        longest = max(longest, *shape) if shape else longest
         spans.append((start, start + math.prod(shape) // block * width, name))
     base, end = -(-cursor.place // alignment) * alignment, 0
     for start, stop, name in sorted(spans):
         if start < end or base + stop > len(cursor.data):
             raise cursor.damaged(f"tensor {name!r} overlaps another or lies outside the file")
         end = stop
+    # Tokens, their scores, kinds and merges come to five a token or less.
+    if cursor.entries > 100_000 + ENTRIES_PER_TOKEN * longest:
+        raise cursor.damaged(f"its metadata has {cursor.entries:,} entries for {longest:,} tokens")
     return Contents(names, end, elements, settings)
 
 
@@ -209,8 +213,6 @@ class _Cursor:
                 self.place += count * width
             else:
                 raise self.damaged(f"{key} is an array of the unknown type {inner}")
-            if self.entries > ARRAYS_LIMIT:
-                raise self.damaged(f"its metadata has more than {ARRAYS_LIMIT:,} entries")
             return key, None
         if kind not in _SCALARS:
             raise self.damaged(f"{key} has the unknown type {kind}")

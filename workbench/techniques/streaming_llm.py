@@ -134,8 +134,8 @@ class _Stream:
 
 
 class _Rotations:
-    """Rotations of a model by a number of positions: with the frequencies of a text of ``length`` tokens, and without
-    the factor that some tables multiply attention with."""
+    """Rotations of a model by a number of positions, with the frequencies of a text of ``length`` tokens; the factor
+    that some tables multiply attention with is left out."""
 
     def __init__(self, model: Model, length: int) -> None:
         self._anatomy, self._length = model.anatomy, length
