@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import workbench as wb
 from workbench import cli
 from workbench.errors import CorruptModel, OutOfMemory, UnsafeModel
+from workbench.files import file_name
 from workbench.registry import PROBES, TECHNIQUES
 from workbench.studies.plain import KEYS
 
@@ -302,8 +303,18 @@ def test_observe_writes_one_file_for_each_prompt(shell, tmp_path):
     file = tmp_path / "p.jsonl"
     file.write_text('{"id": "../a b", "prompt": "abc"}\n{"id": "two", "prompt": "bcd"}')
     result = shell("observe", "any", "--prompts", file, "--probe", "logit_lens", "--out", tmp_path / "o.nc")
-    assert sorted(item.name for item in tmp_path.glob("*.nc")) == ["o--a-b.nc", "o-two.nc"]
-    assert result.stdout.split() == [str(tmp_path / "o--a-b.nc"), str(tmp_path / "o-two.nc")]
+    names = [f"o-{file_name('../a b')}.nc", "o-two.nc"]
+    assert sorted(item.name for item in tmp_path.glob("*.nc")) == names
+    assert names[0].startswith("o-a-b~") and result.stdout.split() == [str(tmp_path / name) for name in names]
+
+
+def test_observe_writes_ids_of_any_script_apart(shell, tmp_path):
+    file = tmp_path / "p.jsonl"
+    ids = ["日本", "中国", "Q1", "q1", "a/b", "a b"]
+    file.write_text("".join(json.dumps({"id": each, "prompt": "abc"}) + "\n" for each in ids))
+    result = shell("observe", "any", "--prompts", file, "--probe", "logit_lens", "--out", tmp_path / "o.html")
+    assert result.exit_code == 0, result.stderr
+    assert len({item.name.casefold() for item in tmp_path.glob("*.html")}) == len(ids)
 
 
 @pytest.mark.parametrize(
@@ -403,6 +414,14 @@ def test_compare_asks_before_or_after_compressing(shell, tmp_path, monkeypatch):
     assert [each["context_tokens"] for each in asked] == ["marked", None, "marked"]
     assert (asked[2]["stop_text"], asked[2]["min_new_tokens"]) == (["END"], 3)
     assert (tuple(asked[0]["stop_text"]), asked[0]["min_new_tokens"]) == ((), 0)
+
+
+def test_compare_reads_prompts_in_chunks(shell, tmp_path):
+    written, options = tmp_path / "j.json", ("--max-new-tokens", 3, "--repeats", 1, "--prefill-chunk")
+    shell("compare", "any", "--prompt", "abcabcabcabc", *options, 4, "--json", written)
+    content = json.loads(written.read_text())
+    assert content["recipe"]["options"]["prefill_chunk"] == 4
+    assert shell("compare", "any", "--prompt", "a", *options, 0).exit_code == 2
 
 
 def test_compare_says_which_it_was(shell):

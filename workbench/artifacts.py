@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import ArtifactError, CorruptModel
+from workbench.files import replacing, save_tensors, write_atomically
 from workbench.models.manifest import read_json, sha256
 from workbench.models.weight_files import read_safetensors
 
@@ -28,6 +27,11 @@ if TYPE_CHECKING:
 def folder() -> Path:
     """Where the artefacts lie that come with the workbench."""
     return Path(str(files("workbench_data").joinpath("artifacts")))
+
+
+def place(name: str, weights: str = "bundled") -> Path:
+    """The file that :func:`load` reads."""
+    return folder() / f"{name}.safetensors" if weights == "bundled" else Path(weights).expanduser()
 
 
 def load(name: str, model: Model, weights: str = "bundled") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -49,7 +53,7 @@ def load(name: str, model: Model, weights: str = "bundled") -> tuple[dict[str, T
     CorruptModel
         If the file or its card is damaged.
     """
-    path = folder() / f"{name}.safetensors" if weights == "bundled" else Path(weights).expanduser()
+    path = place(name, weights)
     found = card(path)
     made_for = found["model"]["name"]
     if found["recipe"] != name:
@@ -112,19 +116,12 @@ def save(name: str, tensors: dict[str, Tensor], facts: dict[str, Any], where: Pa
         What the card says beside ``recipe`` and ``sha256``; its ``model`` has ``name`` and ``revision``.
     where : Path
     """
-    from safetensors.torch import save_file
-
-    where.mkdir(parents=True, exist_ok=True)
     stored = {key: rounded(tensor).cpu().contiguous() for key, tensor in tensors.items()}
     path = where / f"{name}.safetensors"
-    with tempfile.TemporaryDirectory(dir=where, prefix=f".{name}-") as scratch:
-        made = Path(scratch) / path.name
-        save_file(stored, made)
+    with replacing(path) as made:
+        save_tensors(made, stored)
         found = {"recipe": name, **facts, "bytes": made.stat().st_size, "sha256": sha256(made)}
-        beside = made.with_suffix(".json")
-        beside.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-        os.replace(made, path)
-        os.replace(beside, path.with_suffix(".json"))
+        write_atomically(path.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
     return found
 
 

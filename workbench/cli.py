@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import signal
 import sys
 import threading
@@ -21,10 +20,19 @@ from typer.core import TyperGroup
 
 import workbench as wb
 from workbench import listing
-from workbench.errors import CorruptModel, NumericalError, OutOfMemory, PromptError, SettingError, WorkbenchError
+from workbench.errors import (
+    CorruptModel,
+    NumericalError,
+    OutOfMemory,
+    OutputError,
+    PromptError,
+    SettingError,
+    WorkbenchError,
+)
+from workbench.files import file_name
 from workbench.settings import build, parse
 
-_RUNNING = (CorruptModel, NumericalError, OutOfMemory)
+_RUNNING = (CorruptModel, NumericalError, OutOfMemory, OutputError)
 
 
 class _Commands(TyperGroup):
@@ -193,6 +201,9 @@ def compare(
         ),
     ] = True,
     quality: Annotated[bool, typer.Option(help="Measure the teacher-forced quality.")] = True,
+    prefill_chunk: Annotated[
+        int | None, typer.Option(min=1, help="Read prompts in chunks of so many tokens: less memory, sooner cancelled.")
+    ] = None,
     compiled: Annotated[bool, typer.Option("--compiled", help="Use the compiled single-token step.")] = False,
     out: Annotated[Path | None, typer.Option(help="The report (.html), or the study itself (.zarr, .nc).")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the runs' numbers as JSON.")] = None,
@@ -218,7 +229,7 @@ def compare(
     with _interrupt(cancel):
         study = wb.compare(
             loaded, asked, recipes, max_new_tokens, repeats, temperature, top_p, top_k, seed,
-            _progress(), cancel, quality, () if ignore_stop else None, None, resume, compiled=compiled,
+            _progress(), cancel, quality, () if ignore_stop else None, None, resume, prefill_chunk, compiled,
             context_tokens="marked" if context_first else None, stop_text=stop_text or (),
             min_new_tokens=min_new_tokens,
         )  # fmt: skip
@@ -295,11 +306,21 @@ def train(
 @app.command("app")
 def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where on this machine it listens.")] = 7860,
+    model: Annotated[
+        str, typer.Option(help="Chosen at first: a bundled name, a Hugging Face id, or a path.")
+    ] = "smollm2-135m",
+    offer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PATH",
+            help="A model's folder, a trained part or a text file that visitors may choose; repeatable. No other path.",
+        ),
+    ] = None,
 ) -> None:
     """Open the dashboard in the browser's reach, on this machine only."""
     from workbench_app.main import launch
 
-    launch(port=port)
+    launch(port=port, model=model, offer=offer or ())
 
 
 def _print_json(value: Any) -> None:
@@ -327,7 +348,7 @@ def _place(file: Path, suffixes: tuple[str, ...], name: str | None = None) -> Pa
     if file.suffix not in suffixes:
         raise SettingError(f"{file} should end in {' or '.join(suffixes)}")
     if name is not None:
-        file = file.with_name(f"{file.stem}-{re.sub(r'[^A-Za-z0-9_-]+', '-', name)}{file.suffix}")
+        file = file.with_name(f"{file.stem}-{file_name(name)}{file.suffix}")
     if file.is_dir():
         raise SettingError(f"{file} exists already: choose another name")
     try:

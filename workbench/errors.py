@@ -47,3 +47,7 @@ class OutOfMemory(WorkbenchError, MemoryError):
 
 class TraceError(WorkbenchError, ValueError):
     """A trace lacks what every trace has, or its files on disk are damaged."""
+
+
+class OutputError(WorkbenchError):
+    """A file could not be written; what stood in its place before is still there."""

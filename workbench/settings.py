@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from workbench.errors import SettingError
@@ -14,6 +14,25 @@ from workbench.errors import SettingError
 settings = dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
 """Decorator of a technique's or a probe's class: a frozen dataclass whose fields are checked against their types and
 bounds, ``Annotated[int, Field(ge=1, le=64, description="…")]``."""
+
+Outside = Literal["model", "part", "text", "technique", "device"]
+"""What a text may name that is no part of a recipe itself: a model or draft model, trained weights, a text file,
+another technique's specification, a device."""
+
+
+def outside(what: Outside, description: str, **bounds: Any) -> Any:
+    """The ``Field`` of a setting that names something outside the recipe, ``Annotated[str, outside("text", "…")]``.
+
+    It tells the page that no visitor may write a path there, and a study to look at the content behind the name.
+    """
+    return Field(description=description, json_schema_extra={"outside": what}, **bounds)
+
+
+def references(instance: Any) -> Iterator[tuple[str, Outside, str]]:
+    """The settings of an instance that name something outside it: setting, what it names, and its value."""
+    for name, field in describe(type(instance)).items():
+        if "outside" in field:
+            yield name, field["outside"], getattr(instance, name)
 
 
 def build(kind: type, values: dict[str, Any]) -> Any:

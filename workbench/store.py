@@ -1,15 +1,16 @@
 """Traces on disk: a Zarr folder or one netCDF file, whole or not there, and never silently wrong.
 
-A Zarr store that lost a chunk reads back as NaN, so a folder is written once and never changed: beside Zarr's own files
-it holds ``manifest.json`` with the SHA-256 of each and, written last, ``status.json`` with the manifest's own. It grows
-in a temporary folder next to its place and is moved there in one step. A netCDF file ends with the SHA-256 of all that
-stands before; HDF5 readers do not look beyond their own end, so other tools read it as usual.
+A Zarr store that lost a chunk would read back as NaN, so a folder is written once and never changed: beside Zarr's own
+files it holds ``manifest.json`` with the SHA-256 of each and, written last, ``status.json`` with the manifest's own. It
+grows in a temporary folder next to its place and is moved there in one step. A netCDF file ends with the SHA-256 of all
+that stands before; HDF5 readers do not look beyond their own end, so other tools read it as usual.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -21,9 +22,12 @@ import numpy as np
 import xarray as xr
 
 from workbench.errors import TraceError
+from workbench.files import PARTIAL
+from workbench.store_zarr import MOST_BYTES, check_members
 
 MANIFEST, STATUS = "manifest.json", "status.json"
-_PARTIAL = ".partial"
+_SUFFIXES = (".zarr", ".nc")
+_FINITE = "all_finite"
 _SEAL = b"\nworkbench sha256 "
 _SEAL_LENGTH = len(_SEAL) + 64
 _JSON_LIMIT = 64_000_000  # bytes
@@ -45,32 +49,45 @@ def write(tree: xr.DataTree, path: str | Path) -> Path:
         raise TraceError(f"{path} is a link: give the place itself")
     if suffix == ".zarr" and path.exists():
         raise TraceError(f"{path} exists already, and a stored trace is never changed: choose another name")
+    if tree.nbytes > MOST_BYTES:
+        raise TraceError(f"the trace has {tree.nbytes:,} bytes, and {MOST_BYTES:,} are the most that is read back")
+    marked = _mark(tree)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _partial(path) as scratch:
             if suffix == ".zarr":
                 built = scratch / "store"
-                tree.to_zarr(built, mode="w-", consolidated=False, zarr_format=3)
+                # Every chunk is written, so that one that is not there was lost.
+                marked.to_zarr(built, mode="w-", consolidated=False, zarr_format=3, write_empty_chunks=True)
                 _seal_folder(built)
             else:
                 built = scratch / "store.nc"
-                tree.to_netcdf(built, engine="h5netcdf")
+                marked.to_netcdf(built, engine="h5netcdf")
                 with built.open("ab") as file:
                     file.write(_SEAL + _digest(built).encode())
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(built, path)
     except OSError as error:
         raise TraceError(f"{path} could not be written: {error.strerror or error}") from error
     return path
 
 
-def read(path: str | Path) -> xr.DataTree:
-    """Read a tree back into memory, every checksum verified first.
+def read(path: str | Path, incomplete: bool = False) -> xr.DataTree:
+    """Read a tree back into memory, every checksum verified first, and nothing that this library does not write.
+
+    Parameters
+    ----------
+    path : path
+    incomplete : bool
+        Read a store that lacks numbers all the same. Those of earlier versions may: chunks of one value were left out.
 
     Raises
     ------
     TraceError
         If there is nothing, the writing was interrupted ("incomplete"), or a file is missing, damaged, unknown, a link,
-        or outside the store; it names the file.
+        or outside the store; it names the file. If a store is not complete, holds what this library does not write
+        (:mod:`workbench.store_zarr`, :mod:`workbench.store_netcdf`), or NaN where numbers were stored.
     """
     path = Path(path)
     suffix = _suffix(path)
@@ -81,13 +98,14 @@ def read(path: str | Path) -> xr.DataTree:
     if path.is_symlink() or path.is_dir() != (suffix == ".zarr"):
         raise TraceError(f"{path} is not a {'folder' if suffix == '.zarr' else 'file'} of its own")
     try:
-        if suffix == ".zarr":
-            return _open_verified(_verified_members(path))
-        _verify_file(path)
-        with xr.open_datatree(path, engine="h5netcdf") as tree:
-            return _plain_attributes(tree.load())
+        found = _verified_members(path) if suffix == ".zarr" else _verified_content(path)
     except OSError as error:
         raise TraceError(f"{path} could not be read: {error.strerror or error}") from error
+    try:
+        return _unmark((_open_folder if isinstance(found, dict) else _open_file)(found, incomplete))
+    except Exception as error:  # a stranger's file makes the libraries under this raise whatever they raise
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TraceError(f"{path} {'is refused' if isinstance(error, TraceError) else 'is damaged'}: {said}") from error
 
 
 def entries(folder: str | Path) -> list[tuple[Path, str]]:
@@ -100,8 +118,10 @@ def entries(folder: str | Path) -> list[tuple[Path, str]]:
     for item in sorted(folder.iterdir()) if folder.is_dir() else ():
         if item.is_symlink():
             continue
-        if item.name.startswith(".") and item.name.endswith(_PARTIAL):
-            found.setdefault(folder / item.name[1:].rsplit("~", 1)[0], "incomplete")
+        if item.name.startswith(".") and item.name.endswith(PARTIAL):
+            meant = folder / item.name[1:].rsplit("~", 1)[0]
+            if meant.suffix in _SUFFIXES:
+                found.setdefault(meant, "incomplete")
         elif item.suffix == ".zarr" and item.is_dir():
             found[item] = "complete" if (item / STATUS).is_file() else "incomplete"
         elif item.suffix == ".nc" and item.is_file():
@@ -110,7 +130,7 @@ def entries(folder: str | Path) -> list[tuple[Path, str]]:
 
 
 def _suffix(path: Path) -> str:
-    if path.suffix not in (".zarr", ".nc"):
+    if path.suffix not in _SUFFIXES:
         raise TraceError(f"a trace is stored as .zarr or .nc, and {path.name!r} ends in neither")
     return path.suffix
 
@@ -118,7 +138,7 @@ def _suffix(path: Path) -> str:
 @contextlib.contextmanager
 def _partial(path: Path) -> Iterator[Path]:
     """A scratch folder on the same disk whose name says what it was to become."""
-    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}~", suffix=_PARTIAL))
+    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}~", suffix=PARTIAL))
     try:
         yield scratch
     finally:
@@ -128,9 +148,7 @@ def _partial(path: Path) -> Iterator[Path]:
 def _leftovers(path: Path) -> bool:
     if not path.parent.is_dir():
         return False
-    return any(
-        item.name.startswith(f".{path.name}~") and item.name.endswith(_PARTIAL) for item in path.parent.iterdir()
-    )
+    return any(item.name.startswith(f".{path.name}~") and item.name.endswith(PARTIAL) for item in path.parent.iterdir())
 
 
 def _digest(file: Path) -> str:
@@ -171,6 +189,7 @@ def _verified_members(folder: Path) -> dict[str, bytes]:
     manifest = _read_json(folder / MANIFEST).get("files")
     if not isinstance(manifest, dict):
         raise TraceError(f"{MANIFEST} in {folder} lists no files")
+    _check_size(folder, sum((folder / name).stat().st_size for name in present))
     found = {}
     for name, entry in manifest.items():
         parts = PurePosixPath(name).parts
@@ -187,13 +206,37 @@ def _verified_members(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def _open_verified(members: dict[str, bytes]) -> xr.DataTree:
+def _open_folder(members: dict[str, bytes], incomplete: bool) -> xr.DataTree:
     """A tree from the very bytes that were verified, so that nothing can change in between."""
+    check_members(members, incomplete)
     from zarr.buffer.cpu import Buffer
     from zarr.storage import MemoryStore
 
     store = MemoryStore({name: Buffer.from_bytes(content) for name, content in members.items()}, read_only=True)
-    return xr.open_datatree(store, engine="zarr", consolidated=False).load()
+    return _in_memory(xr.open_datatree(store, engine="zarr", consolidated=False, decode_times=False))
+
+
+def _open_file(content: bytes, incomplete: bool) -> xr.DataTree:
+    """The same of a netCDF file."""
+    import h5py
+
+    from workbench.store_netcdf import check_file
+
+    with h5py.File(io.BytesIO(content), "r") as file:
+        check_file(file, incomplete)
+    with xr.open_datatree(io.BytesIO(content), engine="h5netcdf", decode_times=False) as tree:
+        return _in_memory(tree)
+
+
+def _in_memory(tree: xr.DataTree) -> xr.DataTree:
+    """The tree with its numbers read, and attributes as Python's own: netCDF gives numpy's, which JSON does not take.
+
+    ``DataTree.load`` leaves out a variable that is called like a group.
+    """
+    for node in tree.subtree:
+        for held in (node, *(array.load() for array in node.variables.values())):
+            held.attrs.update({key: value.item() for key, value in held.attrs.items() if isinstance(value, np.generic)})
+    return tree
 
 
 def _seal_of(file: Path) -> str | None:
@@ -207,24 +250,39 @@ def _seal_of(file: Path) -> str | None:
     return seal[len(_SEAL) :].decode("ascii", "replace") if seal.startswith(_SEAL) else None
 
 
-def _verify_file(file: Path) -> None:
+def _verified_content(file: Path) -> bytes:
+    """What stands before the checksum that a netCDF file ends with."""
     seal = _seal_of(file)
     if seal is None:
         raise TraceError(f"{file} is incomplete or damaged, or was not written by this library: it has no checksum")
-    digest, left = hashlib.sha256(), file.stat().st_size - _SEAL_LENGTH
-    with file.open("rb") as stream:
-        while left and (block := stream.read(min(left, 1 << 20))):
-            digest.update(block)
-            left -= len(block)
-    if digest.hexdigest() != seal:
+    _check_size(file, file.stat().st_size)
+    content = file.read_bytes()[:-_SEAL_LENGTH]
+    if hashlib.sha256(content).hexdigest() != seal:
         raise TraceError(f"{file} is damaged: its content does not have the checksum it ends with")
+    return content
 
 
-def _plain_attributes(tree: xr.DataTree) -> xr.DataTree:
-    """Attributes as Python's own numbers: netCDF gives numpy's, which JSON does not take."""
+def _check_size(path: Path, size: int) -> None:
+    if size > MOST_BYTES:
+        raise TraceError(f"{path} has {size:,} bytes; {MOST_BYTES:,} are the most that is read")
+
+
+def _mark(tree: xr.DataTree) -> xr.DataTree:
+    """The tree with a mark on every variable whose numbers are all finite: so they must come back."""
+    tree = tree.copy()
     for node in tree.subtree:
-        for attrs in (node.attrs, *(array.attrs for array in node.variables.values())):
-            attrs.update({key: value.item() for key, value in attrs.items() if isinstance(value, np.generic)})
+        for array in node.variables.values():
+            if array.dtype.kind == "f" and np.isfinite(array.values).all():
+                array.attrs[_FINITE] = 1
+    return tree
+
+
+def _unmark(tree: xr.DataTree) -> xr.DataTree:
+    """The tree without the marks, if they hold."""
+    for node in tree.subtree:
+        for name, array in node.variables.items():
+            if array.attrs.pop(_FINITE, 0) and not np.isfinite(array.values).all():
+                raise TraceError(f"{node.path.rstrip('/')}/{name} holds NaN or infinity where numbers were stored")
     return tree
 
 

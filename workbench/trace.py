@@ -150,11 +150,23 @@ def save(tree: xr.DataTree, path: str | Path) -> Path:
     return write(check(tree), Path(path))
 
 
-def open(path: str | Path) -> xr.DataTree:
-    """Read a trace back, its checksums verified, and check it."""
+def open(path: str | Path, incomplete: bool = False) -> xr.DataTree:
+    """Read a trace back, its checksums verified, and check it.
+
+    Parameters
+    ----------
+    path : path
+    incomplete : bool
+        Read a store that lacks numbers all the same: stores of earlier versions may.
+
+    Raises
+    ------
+    TraceError
+        If it is damaged, not complete, no trace, or holds what no trace does.
+    """
     from workbench.store import read
 
-    return check(read(Path(path)))
+    return check(read(Path(path), incomplete))
 
 
 __all__ = ["SCHEMA", "build", "check", "open", "save", "tokens", "variable", "versions", "vocabulary"]

@@ -7,8 +7,7 @@ from typing import Any
 import pandas as pd
 
 import workbench as wb
-from workbench_app.controls import words
-from workbench_app.plain import message, note, problem, safe
+from workbench_app.plain import message, note, problem, safe, words
 
 
 def figures(trace: Any, runs: list[str] | None = None, scheme: str = "auto") -> str:

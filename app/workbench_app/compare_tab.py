@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 
-import workbench as wb
+from workbench.errors import WorkbenchError
 from workbench_app import loaded, tokens_view
 from workbench_app.controls import QUICK, RecipeControls
 from workbench_app.plain import caught, note, problem
-from workbench_app.race import Column, Race, Stop
+from workbench_app.progress import said
+from workbench_app.race import Column, Race
 from workbench_app.request_controls import RequestControls
+from workbench_app.runs import Runs, Stop
+from workbench_app.worker import Worker
+from workbench_app.worker.columns import add, fail
+from workbench_app.worker.recipes import plain
 
 SIDES = ("left", "right")
 FIRST_RIGHT = "prompt_lookup"  # what is chosen when the page opens, if it is registered
@@ -29,23 +35,28 @@ class CompareTab:
 
     request: RequestControls
     recipes: list[RecipeControls]
-    stop: gr.State
+    runs: gr.State
+    worker: Worker
     run: gr.Button
     cancel: gr.Button
     trouble: gr.HTML
 
 
-def render(model: gr.Dropdown, dtype: gr.Dropdown, status: gr.HTML, shared: dict[str, Any]) -> CompareTab:
+def render(
+    model: gr.Dropdown, dtype: gr.Dropdown, status: gr.HTML, worker: Worker, shared: dict[str, Any]
+) -> CompareTab:
     """Make the tab in the layout that is open, and wire its run.
 
     Parameters
     ----------
     model, dtype, status
         Of the page.
+    worker : Worker
+        Where it runs.
     shared : dict
         Arguments of every event that calls a model.
     """
-    stop = gr.State(Stop())
+    runs = gr.State(Runs())
     request, recipes = RequestControls.render(), []
     with gr.Row(elem_classes="sides"):
         for side in SIDES:
@@ -63,59 +74,103 @@ def render(model: gr.Dropdown, dtype: gr.Dropdown, status: gr.HTML, shared: dict
     with gr.Row():
         views = [gr.HTML(elem_id=f"{side}-view") for side in SIDES]
     colour.change(None, colour, None, js=_COLOUR, api_visibility="private")
-    tab = CompareTab(request, recipes, stop, run, cancel, trouble)
-    inputs = [stop, model, dtype, *request.inputs, *recipes[0].inputs, *recipes[1].inputs]
+    tab = CompareTab(request, recipes, runs, worker, run, cancel, trouble)
+    inputs = [runs, model, dtype, *request.inputs, *recipes[0].inputs, *recipes[1].inputs]
 
-    def stream(stopper: Stop, name: str, kind: str, *values: Any) -> Iterator[tuple[Any, ...]]:
-        problems: list[str] = []
-        with caught(problems):
-            yield from _stream(tab, stopper, name, kind, values)
-        if problems:
-            yield gr.skip(), problem(problems[0]), gr.skip(), gr.skip()
+    def stream(own: Runs, name: str, kind: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        yield from one_run(
+            own,
+            lambda stop: _stream(tab, worker, stop, name, kind, values),
+            lambda text: (gr.skip(), problem(text), gr.skip(), gr.skip()),
+        )
 
-    outputs = [status, trouble, *views]
-    started = run.click(begin, stop, [run, cancel], **QUICK)
-    ended = started.then(stream, inputs, outputs, show_progress="minimal", show_progress_on=trouble, **shared)
-    ended.then(end, None, [run, cancel], **QUICK)
-    cancel.click(halt, stop, cancel, **QUICK)
+    outputs = [run, cancel, status, trouble, *views]
+    ended = run.click(stream, inputs, outputs, show_progress="minimal", show_progress_on=trouble, **shared)
+    ended.then(settle, runs, [run, cancel], **QUICK)
+    cancel.click(halt, runs, cancel, **QUICK)
     return tab
 
 
-def begin(stopper: Stop) -> tuple[Any, Any]:
-    """Forget an earlier wish to stop, and let only Cancel be pressed."""
-    stopper.event.clear()
-    return gr.update(interactive=False), gr.update(interactive=True)
+def settle(runs: Runs) -> tuple[Any, Any]:
+    """Let Run be pressed again, and Cancel where another run of this visitor is left to be cancelled."""
+    return gr.update(interactive=True), gr.update(interactive=runs.cancellable)
 
 
-def end() -> tuple[Any, Any]:
-    """Let Run be pressed again."""
-    return gr.update(interactive=True), gr.update(interactive=False)
-
-
-def halt(stopper: Stop) -> Any:
-    """Wish that the run at hand, or the one that still waits its turn, should end."""
-    stopper.event.set()
+def halt(runs: Runs) -> Any:
+    """Wish that what runs or waits now should end; what is started later is not meant."""
+    runs.cancel()
     return gr.update(interactive=False)
 
 
-def _stream(tab: CompareTab, stopper: Stop, name: str, kind: str, values: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+def one_run(
+    runs: Runs, work: Callable[[Stop], Iterator[tuple[Any, ...]]], failed: Callable[[str], Any]
+) -> Iterator[Any]:
+    """One run of a visitor from the click to its end: its own button is off and Cancel on while it yields.
+
+    Parameters
+    ----------
+    runs : Runs
+        Of the visitor.
+    work : callable
+        What to show, given the wish to end.
+    failed : callable
+        What to show of an error's message.
+
+    Yields
+    ------
+    tuple
+        Values for the run's button, for Cancel, and what ``work`` or ``failed`` gave.
+    """
+    stop, problems = runs.begin(), []
+    on = gr.update(interactive=False), gr.update(interactive=True)
+    try:
+        with caught(problems), closing(work(stop)) as shown:
+            for values in shown:
+                yield *on, *values
+                on = gr.skip(), gr.skip()
+        if problems:
+            yield gr.skip(), gr.skip(), *failed(problems[0])
+    finally:
+        runs.end(stop)
+
+
+def _stream(
+    tab: CompareTab, worker: Worker, stop: Stop, name: str, kind: str, values: tuple[Any, ...]
+) -> Iterator[tuple[Any, ...]]:
+    yield gr.skip(), "", "", ""
     asked, chosen = split(tab, values)
     prompt, chat, options = RequestControls.read(asked)
     loaded.as_prompt(prompt, chat)
-    if not loaded.MODELS.holds(name, kind):
-        yield note(f"Loading {name} …"), "", "", ""
-    model = loaded.MODELS.get(name, kind)
-    ids, context = loaded.parts(model, prompt, chat)
-    yield note(f"{loaded.about(model)} · cache: {wb.tasks.question_view(context)}"), "", "", ""
-    race = Race(model, ids, columns_of(chosen), {**options, "context_tokens": context}, stopper.event)
-    shown = sides_of(race, chosen)
-    drawn = 0.0
-    with closing(race.turns()) as turns:
-        for _ in turns:
-            if time.monotonic() - drawn >= _EVERY:
-                yield gr.skip(), "", *pictures(race, shown)
-                drawn = time.monotonic()
-    yield gr.skip(), "", *pictures(race, shown)
+    race = Race(None, [], columns_of(chosen), options, stop)
+    shown, drawn, lost = sides_of(race, chosen), 0.0, None
+    recipes = [[plain(each) for each in column.techniques] for column in race.columns]
+    arguments = {
+        "model": name, "dtype": kind, "prompt": prompt, "chat": chat, "recipes": recipes, "options": options
+    }  # fmt: skip
+    try:
+        with closing(worker.run("race", arguments, stop)) as events:
+            for event in events:
+                if event["kind"] == "model":
+                    race.model = SimpleNamespace(layers=event["layers"], dtype=event["dtype"])
+                    yield note(f"{event['about']} · cache: {event['cache']}"), "", "", ""
+                elif event["kind"] == "columns":
+                    add(race.columns, event["columns"])
+                    if time.monotonic() - drawn >= _EVERY:
+                        yield gr.skip(), "", *pictures(race, shown)
+                        drawn = time.monotonic()
+                else:
+                    line = said(event, name)
+                    yield gr.skip(), gr.skip() if line is None else line, gr.skip(), gr.skip()
+    except WorkbenchError as error:
+        fail(race.columns, str(error))
+        lost = error
+    if race.model is not None:
+        # What was written stays, also where the worker was lost in the middle.
+        yield gr.skip(), "", *pictures(race, shown)
+    elif lost is None:
+        yield gr.skip(), note("Cancelled before it began."), gr.skip(), gr.skip()
+    if lost is not None:
+        raise lost
 
 
 def split(tab: CompareTab, values: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[list[Any]]]:

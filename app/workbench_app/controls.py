@@ -17,20 +17,16 @@ import gradio as gr
 
 from workbench.errors import SettingError
 from workbench.registry import TECHNIQUES
-from workbench.settings import build, describe, parse
+from workbench.settings import Outside, build, describe, parse
 from workbench.techniques import SLOTS  # the import also fills the registry
-from workbench_app.plain import safe
+from workbench_app.offers import OFFERED
+from workbench_app.plain import safe, words
 
 NONE = "none"
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """Arguments of an event that calls no model and may pass those that do."""
 
 _WIDEST_SLIDER = 5_000  # steps; beyond that a slider cannot be set with a mouse
-
-
-def words(name: str) -> str:
-    """A name in snake case as words."""
-    return name.replace("_", " ")
 
 
 def bounds(field: dict[str, Any]) -> tuple[float | None, float | None]:
@@ -63,6 +59,10 @@ def control(name: str, field: dict[str, Any]) -> gr.components.Component:
     kind = field.get("type")
     if "enum" in field:
         return gr.Dropdown(choices=list(field["enum"]), value=default, **shared)
+    choices = OFFERED.choices(field["outside"], default) if "outside" in field else None
+    if choices is not None:
+        # A model may also be one on the hub, or a cut.
+        return gr.Dropdown(choices, value=default, allow_custom_value=field["outside"] == "model", **shared)
     if kind == "boolean":
         return gr.Checkbox(value=bool(default), **shared)
     if kind in ("integer", "number") and default is not None:
@@ -113,8 +113,16 @@ class Settings:
                     value = json.loads(value)
                 except ValueError:
                     raise SettingError(f"{self.kind.name}: {name} must be JSON, not {value!r}") from None
+            if "outside" in described:
+                value = self._offered(name, described["outside"], str(value))
             given[name] = value
         return build(self.kind, given)
+
+    def _offered(self, name: str, what: Outside, value: str) -> str:
+        try:
+            return OFFERED.setting(what, value)
+        except SettingError as error:
+            raise SettingError(f"{self.kind.name}: {name}: {error}") from None
 
 
 def by_slot() -> dict[str, list[type]]:

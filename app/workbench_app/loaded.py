@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import workbench as wb
 from workbench.errors import PromptError, SettingError
+from workbench_app.memory import check_memory
+from workbench_app.offers import OFFERED
 
 DTYPES = ("float32", "bfloat16")
-MOST_CHARACTERS = 20_000
-MOST_TOKENS = 4_096
+MOST_CHARACTERS = 200_000
+MOST_TOKENS = 32_768
 MOST_NEW_TOKENS = 512
 _KEPT = 2
 _LONGEST_NAME = 300
@@ -28,6 +31,10 @@ class Models:
     def holds(self, name: str, dtype: str) -> bool:
         """Whether a model is at hand without loading."""
         return (name, dtype) in self._models
+
+    def items(self) -> list[tuple[tuple[str, str], Any]]:
+        """What is at hand, by name and number format."""
+        return list(self._models.items())
 
     def put(self, name: str, dtype: str, model: Any) -> None:
         """Keep a model that is already in memory."""
@@ -45,20 +52,18 @@ class Models:
         """
         name = (name or "").strip()
         if not name or len(name) > _LONGEST_NAME or not name.isprintable():
-            raise SettingError("name a model: a bundled one, a Hugging Face id, or the full path of a local folder")
+            raise SettingError("name a model: a bundled one, one that is offered here, or a Hugging Face id")
         if dtype not in DTYPES:
             raise SettingError(f"the number format must be one of {', '.join(DTYPES)}")
         with self._lock:
             if not self.holds(name, dtype):
-                model = wb.load(name, dtype=dtype)
+                # A report names an offer as its visitor did, not where it lies.
+                model = replace(wb.load(OFFERED.model(name), dtype=dtype), name=name)
                 for _ in wb.generate(model, [0, 0], max_new_tokens=2, stop_tokens=()):
                     pass
                 self.put(name, dtype, model)
             self._models.move_to_end((name, dtype))
             return self._models[name, dtype]
-
-
-MODELS = Models()
 
 
 def about(model: Any) -> str:
@@ -81,6 +86,11 @@ def examples() -> dict[str, wb.tasks.Prompt]:
     return {prompt.id: prompt for prompt in wb.tasks.load_prompts("mixed")}
 
 
+def limits() -> str:
+    """One line on how long a prompt may be."""
+    return f"at most {MOST_CHARACTERS:,} characters and {MOST_TOKENS:,} tokens, and what the model has positions for"
+
+
 def as_prompt(text: str, chat: bool) -> wb.tasks.Prompt:
     """The text as a prompt; an example that was left as it is keeps its reference and task.
 
@@ -92,7 +102,7 @@ def as_prompt(text: str, chat: bool) -> wb.tasks.Prompt:
     if not (text or "").strip():
         raise PromptError("The prompt is empty: type one, or take an example.")
     if len(text) > MOST_CHARACTERS:
-        raise PromptError(f"The prompt has {len(text):,} characters; the page takes {MOST_CHARACTERS:,}.")
+        raise PromptError(f"The prompt has {len(text):,} characters; the page takes {MOST_CHARACTERS:,}: shorten it.")
     for prompt in examples().values():
         if prompt.prompt == text and prompt.chat == chat:
             return prompt
@@ -111,7 +121,8 @@ def parts(model: Any, text: str, chat: bool) -> tuple[list[int], int | None]:
     read, context = (text, None) if model.tokenizer is None else wb.tasks.encode_parts(model.tokenizer, prompt)
     ids = model.encode(read)
     if len(ids) > MOST_TOKENS:
-        raise PromptError(f"The prompt has {len(ids):,} tokens; the page takes {MOST_TOKENS:,}.")
+        raise PromptError(f"The prompt has {len(ids):,} tokens; the page takes {MOST_TOKENS:,}: shorten it.")
+    check_memory(model, len(ids))
     return ids, context
 
 

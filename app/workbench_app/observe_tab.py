@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import gradio as gr
 
-import workbench as wb
-import workbench.probes
+import workbench.probes  # noqa: F401 (fills the registry)
 from workbench.errors import SettingError
 from workbench.registry import PROBES
-from workbench_app import charts, loaded
-from workbench_app.controls import QUICK, Settings, words
-from workbench_app.plain import caught, note, problem
+from workbench_app import loaded
+from workbench_app.controls import QUICK, Settings
+from workbench_app.plain import caught, note, problem, words
+from workbench_app.progress import said
 from workbench_app.request_controls import prompt_box
+from workbench_app.runs import Stop
+from workbench_app.worker import Worker
+from workbench_app.worker.recipes import plain
 
 FIRST_PROMPT = "The capital of France is Paris, and the capital of Italy is"
 FIRST_PROBE = "logit_lens"  # what is ticked when the page opens, if it is registered
 
 
-def render(model: gr.Dropdown, dtype: gr.Dropdown, scheme: gr.Textbox, status: gr.HTML, shared: dict[str, Any]) -> None:
+def render(
+    model: gr.Dropdown,
+    dtype: gr.Dropdown,
+    scheme: gr.Textbox,
+    status: gr.HTML,
+    worker: Worker,
+    shared: dict[str, Any],
+) -> None:
     """Make the tab in the layout that is open, and wire it; arguments as in `compare_tab.render`."""
     boxes, settings = [], []
     with gr.Row():
@@ -42,15 +53,20 @@ def render(model: gr.Dropdown, dtype: gr.Dropdown, scheme: gr.Textbox, status: g
         with caught(problems):
             probes = chosen(settings, values[: len(boxes)], values[len(boxes) :])
             loaded.as_prompt(text, is_chat)
-            yield (
-                note(f"Loading {name} …") if not loaded.MODELS.holds(name, kind) else gr.skip(),
-                note("Observing …"),
-                "",
-            )
-            model = loaded.MODELS.get(name, kind)
-            trace = wb.observe(model, loaded.encode(model, text, is_chat), probes)
-            yield note(loaded.about(model)), note("Drawing …"), gr.skip()
-            yield gr.skip(), "", charts.figures(trace, scheme=ink or "auto")
+            yield gr.skip(), note("Starting …"), ""
+            arguments = {
+                "model": name, "dtype": kind, "prompt": text, "chat": is_chat,
+                "probes": [plain(each) for each in probes], "scheme": ink or "auto",
+            }  # fmt: skip
+            with closing(worker.run("observe", arguments, Stop())) as events:
+                for event in events:
+                    if event["kind"] == "figures":
+                        yield gr.skip(), "", event["html"]
+                    elif event["kind"] == "model":
+                        yield note(event["about"]), gr.skip(), gr.skip()
+                    else:
+                        line = said(event, name)
+                        yield gr.skip(), gr.skip() if line is None else line, gr.skip()
         if problems:
             yield gr.skip(), problem(problems[0]), gr.skip()
 

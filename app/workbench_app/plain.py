@@ -6,12 +6,15 @@ import contextlib
 import html
 import logging
 import secrets
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
 from workbench.errors import OutOfMemory, WorkbenchError
+from workbench_app.logs import clipped
 
 log = logging.getLogger("workbench_app")
+_LONGEST_MESSAGE = 2_000
 
 
 def safe(text: Any) -> str:
@@ -19,14 +22,19 @@ def safe(text: Any) -> str:
     return html.escape(str(text), quote=True)
 
 
+def words(name: str) -> str:
+    """A name in snake case as words."""
+    return name.replace("_", " ")
+
+
 def message(error: BaseException) -> str:
     """What the person at the page is told of an error; an unexpected one goes to the log under a short number."""
     if isinstance(error, WorkbenchError):
-        return str(error)
+        return clipped(str(error), _LONGEST_MESSAGE)
     if isinstance(error, MemoryError):
         return str(OutOfMemory("The machine has no memory left for this: shorten the prompt or take a smaller model."))
     number = secrets.token_hex(4)
-    log.error("unexpected error %s", number, exc_info=error)
+    log.error("unexpected error %s\n%s", number, clipped("".join(traceback.format_exception(error))))
     return f"Something went wrong that should not have. The server's log has the details under {number}."
 
 

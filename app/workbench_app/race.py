@@ -15,16 +15,6 @@ from workbench_app.plain import message
 BASELINE = "baseline"
 
 
-class Stop:
-    """The wish of one visitor that the run at hand should end. A copy is a fresh one, so that no two visitors share."""
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Stop:
-        return Stop()
-
-
 @dataclass
 class Column:
     """One recipe and what it has done so far.

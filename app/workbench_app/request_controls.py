@@ -69,9 +69,10 @@ def prompt_box(name: str, text: str, chat: bool) -> tuple[gr.Textbox, gr.Checkbo
     box = gr.Textbox(
         value=text,
         label="prompt",
+        # Said, and checked when it is run: a box with a length of its own would cut what is pasted without a word.
+        info=loaded.limits(),
         lines=6,
         max_lines=14,
-        max_length=loaded.MOST_CHARACTERS,
         elem_id=name,
         autofocus=True,
     )

@@ -7,17 +7,29 @@ needs none of that but the reports in its own folder, so everything else is refu
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import json
 import os
-import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
-from workbench.errors import SettingError, WorkbenchError
+from workbench.errors import SettingError
+from workbench_app.limits import (
+    MOST_BODY,
+    MOST_LOGIN,
+    Refused,
+    announced,
+    check_head,
+    check_shape,
+    replayed,
+    whole_body,
+)
+from workbench_app.login import Attempts, Door
 
 POLICY = "; ".join(
     [
@@ -40,8 +52,24 @@ HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
 }
-_REFUSED = ("/upload", "/proxy=", "/process_recording", "/stream/", "/component_server", "/deep_link", "/vibe")
+_PAGES = ("/", "/config", "/login", "/logout", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json")
+_CALLS = ("queue/join", "queue/data", "cancel", "reset", "info", "app_id", "login_check", "theme.css")
+_FOLDERS = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/", "/gradio_api/run/", "/gradio_api/file=")
+_BEFORE_LOGIN = ("/", "/login", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json", "/gradio_api/theme.css")
+_FOLDERS_BEFORE_LOGIN = ("/assets/", "/static/", "/svelte/")
 _FILE = "/file="
+_READ = ("GET", "HEAD")
+# What a proxy would say of the one who asks. There is none that this page knows of, so it is only what a stranger says;
+# Gradio would put it into the addresses of the page.
+_SAID_BY_PROXIES = (
+    b"forwarded",
+    b"x-forwarded",
+    b"x-gradio-server",
+    b"x-real-ip",
+    b"x-original",
+    b"x-rewrite",
+    b"x-client-ip",
+)
 
 Scope = dict[str, Any]
 
@@ -69,28 +97,14 @@ def check_address(host: str, password: str | None) -> None:
         )
 
 
-def check_port(host: str, port: int | None) -> None:
-    """Refuse a port that somebody else listens on.
-
-    Raises
-    ------
-    WorkbenchError
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.create_server((host.strip("[]"), port or 0), family=family):
-            pass
-    except OSError as error:
-        raise WorkbenchError(f"port {port} cannot be opened at {host} ({error.strerror}): name another") from error
-
-
 def host_of(header: str) -> str:
     """Host of a ``Host`` header, without its port."""
     return header.rpartition("]")[0] + "]" if header.startswith("[") else header.partition(":")[0]
 
 
 class Guard:
-    """ASGI middleware that refuses what this page never needs, and sends the content security policy.
+    """ASGI middleware in front of everything: passes on only what this page itself asks for, from this page itself, in
+    the size that it needs, and sends the content security policy.
 
     Parameters
     ----------
@@ -101,39 +115,83 @@ class Guard:
     loopback : bool
         Whether only loopback names may stand in ``Host``, which keeps out a page elsewhere whose name was pointed at
         this machine.
+    door : Door, optional
+        Who has given the password; None where there is none to give.
     """
 
-    def __init__(self, app: Callable[..., Any], folder: Path, loopback: bool = True) -> None:
-        self.app, self.folder, self.loopback = app, folder.resolve(), loopback
+    def __init__(self, app: Callable[..., Any], folder: Path, loopback: bool = True, door: Door | None = None) -> None:
+        self.app, self.folder, self.loopback, self.door = app, folder.resolve(), loopback, door
+        self.attempts = Attempts()
 
     async def __call__(self, scope: Scope, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
-            return
-        refusal = self.refusal(scope)
-        if refusal:
-            await _refuse(send, *refusal)
-            return
+        elif scope["type"] == "http":
+            try:
+                await self._answer(scope, receive, send)
+            except Refused as refused:
+                await _refuse(scope, send, refused)
+        else:
+            # The page opens no sockets.
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _answer(self, scope: Scope, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+        check_head(scope)
+        headers = dict(scope["headers"])
+        self.check(scope, headers)
+        scope = {**scope, "headers": [pair for pair in scope["headers"] if not pair[0].startswith(_SAID_BY_PROXIES)]}
+        inside = self.door is None or self.door.knows(headers.get(b"cookie", b""))
+        path = _path(scope)
+        if not inside and not (path in _BEFORE_LOGIN or path.startswith(_FOLDERS_BEFORE_LOGIN)):
+            raise Refused(401, "The password is asked for first.")
+        length, most = announced(headers), MOST_BODY if inside and path != "/login" else MOST_LOGIN
+        if scope["method"] in _READ:
+            if length != 0:
+                raise Refused(413, "A request of this kind brings nothing.")
+        else:
+            body = await whole_body(receive, length, most)
+            check_shape(body)
+            receive = replayed(body, receive)
+        status = [0]
 
         async def with_headers(event: dict[str, Any]) -> None:
             if event["type"] == "http.response.start":
-                kept = [(name, value) for name, value in event["headers"] if name.lower() not in HEADERS]
-                event = {**event, "headers": kept + list(HEADERS.items())}
+                status[0] = event["status"]
+                event = {**event, "headers": _own(event["headers"])}
             await send(event)
 
+        if path == "/login" and self.door is not None:
+            await self._turn(scope)
         await self.app(scope, receive, with_headers)
+        if path == "/login" and status[0] == 200:
+            self.attempts.right(_address(scope))
 
-    def refusal(self, scope: Scope) -> tuple[int, str] | None:
-        """Status and reason if a request is refused."""
-        header = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
-        if self.loopback and not is_loopback(host_of(header)):
-            return 421, "This page answers on this machine only."
-        path = unquote(scope["path"])
-        if any(part in path for part in _REFUSED):
-            return 404, "There is nothing here."
+    async def _turn(self, scope: Scope) -> None:
+        wait = self.attempts.turn(_address(scope))
+        if wait is None:
+            raise Refused(429, "Too many attempts: wait half a minute, then try again.")
+        await asyncio.sleep(wait)
+
+    def check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        """Refuse what the page never asks for, or what another page asks.
+
+        Raises
+        ------
+        Refused
+        """
+        host = headers.get(b"host", b"").decode("latin-1")
+        if self.loopback and not is_loopback(host_of(host)):
+            raise Refused(421, "This page answers on this machine only.")
+        if scope["method"] not in (*_READ, "POST"):
+            raise Refused(405, "There is nothing of this kind here.")
+        path = _path(scope)
         if _FILE in path and not self.serves(path.partition(_FILE)[2]):
-            return 403, "This file is not served."
-        return None
+            raise Refused(403, "This file is not served.")
+        known = path in _PAGES or path.removeprefix("/gradio_api/") in _CALLS or path.startswith(_FOLDERS)
+        if not known or b"deep_link" in unquote_to_bytes(scope.get("query_string", b"")):
+            raise Refused(404, "There is nothing here.")
+        if not _same_origin(scope["method"], host, headers):
+            raise Refused(403, "Another page may not ask this one.")
 
     def serves(self, name: str) -> bool:
         """Whether a file lies in the page's own folder, links followed."""
@@ -143,10 +201,44 @@ class Guard:
             return False
 
 
-async def _refuse(send: Callable[..., Any], status: int, reason: str) -> None:
-    body = reason.encode()
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers + list(HEADERS.items())})
+def _path(scope: Scope) -> str:
+    path = unquote(scope["path"])
+    return path.rstrip("/") or "/"
+
+
+def _address(scope: Scope) -> str:
+    return (scope.get("client") or ("",))[0]
+
+
+def _same_origin(method: str, host: str, headers: dict[bytes, bytes]) -> bool:
+    """Whether a request comes from this page, or is a person who opens it."""
+    origin = headers.get(b"origin")
+    if origin is not None and origin.decode("latin-1").partition("://")[2].lower() != host.lower():
+        return False
+    # Browsers say this of every request; another port of this machine is the same site, but another page.
+    site, mode = headers.get(b"sec-fetch-site", b""), headers.get(b"sec-fetch-mode", b"")
+    opened = mode == b"navigate" and method in _READ
+    return site not in (b"cross-site", b"same-site") or opened
+
+
+def _own(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Headers of an answer without any leave for other pages, and with the policy."""
+    kept = [(name, value) for name, value in headers if not name.lower().startswith(b"access-control-")]
+    return [pair for pair in kept if pair[0].lower() not in HEADERS] + list(HEADERS.items())
+
+
+async def _refuse(scope: Scope, send: Callable[..., Any], refused: Refused) -> None:
+    # The page's own script reads the reason from JSON, a person reads it as it is.
+    called = scope["path"].startswith("/gradio_api/") and scope["method"] not in _READ
+    body = json.dumps({"detail": refused.reason}).encode() if called else refused.reason.encode()
+    headers = [
+        (b"content-type", b"application/json" if called else b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(body)).encode()),
+        # What is still on its way is not waited for.
+        (b"connection", b"close"),
+        *HEADERS.items(),
+    ]
+    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 

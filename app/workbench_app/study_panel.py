@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,18 +9,16 @@ from typing import Any
 
 import gradio as gr
 
-import workbench as wb
 from workbench.errors import SettingError
 from workbench.settings import spell
-from workbench_app import charts, loaded
-from workbench_app.background import watched
-from workbench_app.compare_tab import CompareTab, begin, end, split
+from workbench_app import loaded
+from workbench_app.compare_tab import CompareTab, one_run, settle, split
 from workbench_app.controls import QUICK
-from workbench_app.plain import caught, note, problem, safe
-from workbench_app.race import Stop
+from workbench_app.plain import note, problem, safe
+from workbench_app.progress import said
 from workbench_app.request_controls import RequestControls
-
-_KEPT_REPORTS = 20
+from workbench_app.runs import Runs, Stop
+from workbench_app.worker.recipes import plain
 
 
 def render(
@@ -48,34 +45,31 @@ def render(
     with gr.Row(elem_classes="bar"):
         more = gr.Slider(0, 12, value=5, step=1, label="further bundled prompts", elem_id="more-prompts", min_width=180)
         repeats = gr.Slider(1, 5, value=2, step=1, label="repeats", elem_id="repeats", min_width=140)
-        compare = gr.Button("Compare properly", variant="primary", elem_id="compare", min_width=170, scale=0)
-        report = gr.DownloadButton("Save the report", elem_id="report", interactive=False, min_width=160, scale=0)
+        compare = gr.Button("Compare properly", variant="primary", elem_id="compare", min_width=190, scale=0)
+        report = gr.DownloadButton("Save the report", elem_id="report", interactive=False, min_width=180, scale=0)
     progress, table, figures = (
         gr.HTML(elem_id="study-progress"),
         gr.HTML(elem_id="study-table"),
         gr.HTML(elem_id="figures"),
     )
-    inputs = [tab.stop, model, dtype, scheme, more, repeats, *tab.request.inputs]
+    inputs = [tab.runs, model, dtype, scheme, more, repeats, *tab.request.inputs]
     inputs += [*tab.recipes[0].inputs, *tab.recipes[1].inputs]
 
-    def study(stopper: Stop, *values: Any) -> Iterator[tuple[Any, ...]]:
-        problems: list[str] = []
-        with caught(problems):
-            yield from _study(tab, stopper, files, *values)
-        if problems:
-            yield problem(problems[0]), gr.skip(), gr.skip(), gr.skip()
+    def study(own: Runs, *values: Any) -> Iterator[tuple[Any, ...]]:
+        yield from one_run(
+            own,
+            lambda stop: _study(tab, stop, files, *values),
+            lambda text: (problem(text), gr.skip(), gr.skip(), gr.skip()),
+        )
 
-    buttons = [compare, tab.cancel]
-    started = compare.click(begin, tab.stop, buttons, **QUICK)
-    ended = started.then(
-        study, inputs, [progress, table, figures, report], show_progress="minimal", show_progress_on=progress, **shared
-    )
-    ended.then(end, None, buttons, **QUICK)
+    outputs = [compare, tab.cancel, progress, table, figures, report]
+    ended = compare.click(study, inputs, outputs, show_progress="minimal", show_progress_on=progress, **shared)
+    ended.then(settle, tab.runs, [compare, tab.cancel], **QUICK)
 
 
 def _study(
     tab: CompareTab,
-    stopper: Stop,
+    stop: Stop,
     files: Path,
     name: str,
     kind: str,
@@ -86,42 +80,29 @@ def _study(
 ) -> Iterator[tuple[Any, ...]]:
     asked, chosen = split(tab, values)
     text, chat, options = RequestControls.read(asked)
-    prompts, recipes = prompts_of(text, chat, int(more)), recipes_of(chosen)
-    yield (
-        note(f"Loading {name} …" if not loaded.MODELS.holds(name, kind) else "Starting …"),
-        "",
-        "",
-        gr.update(interactive=False),
-    )
-    model = loaded.MODELS.get(name, kind)
-    loaded.encode(model, text, chat)
-
-    def work(report: Any, stop: Any) -> Any:
-        return wb.compare(model, prompts, recipes, repeats=int(repeats), progress=report, cancel=stop, **options)
-
-    steps, shown = watched(work, stopper.event), None
-    with closing(steps):
-        while True:
-            try:
-                at = next(steps)
-            except StopIteration as finished:
-                study = finished.value
-                break
-            if at != shown:
-                shown = at
-                yield bar(*at), gr.skip(), gr.skip(), gr.skip()
+    loaded.as_prompt(text, chat)
+    recipes = [[plain(each) for each in techniques] for techniques in recipes_of(chosen).values()]
+    yield note("Starting …"), gr.skip(), gr.skip(), gr.skip()
+    arguments = {
+        "model": name, "dtype": kind, "prompt": text, "chat": chat, "more": int(more), "repeats": int(repeats),
+        "recipes": recipes, "options": options, "scheme": scheme or "auto", "files": str(files),
+    }  # fmt: skip
+    over = False
+    with closing(tab.worker.run("study", arguments, stop)) as events:
+        for event in events:
+            if event["kind"] == "progress":
+                yield bar(event["done"], event["total"], event["message"]), gr.skip(), gr.skip(), gr.skip()
+            elif event["kind"] == "table":
+                yield gr.skip(), event["html"], gr.skip(), gr.skip()
+            elif event["kind"] == "study":
+                over = True
+                save = gr.update(value=event["report"], interactive=True)
+                yield event["html"], gr.skip(), event["figures"], save
             else:
-                yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
-    yield note("Drawing …"), charts.table(study.table(text=True)), gr.skip(), gr.skip()
-    drawn = charts.figures(study.tree, [run["name"] for run in study.runs], scheme or "auto")
-    yield outcome(study), gr.skip(), drawn, gr.update(value=str(write(study, files)), interactive=True)
-
-
-def prompts_of(text: str, chat: bool, more: int) -> list[wb.tasks.Prompt]:
-    """The prompt of the page and as many bundled ones, tasks in turn."""
-    first = loaded.as_prompt(text, chat)
-    others = [prompt for prompt in loaded.examples().values() if prompt.id != first.id]
-    return [first, *others[: max(0, more)]]
+                line = said(event, name)
+                yield gr.skip() if line is None else line, gr.skip(), gr.skip(), gr.skip()
+    if not over:
+        yield note("Cancelled before anything was measured."), gr.skip(), gr.skip(), gr.skip()
 
 
 def recipes_of(chosen: list[list[Any]]) -> dict[str, list[Any]]:
@@ -144,22 +125,3 @@ def bar(done: int, total: int, said: str) -> str:
         f'<div class="progress" role="status"><progress max="{total}" value="{done}"></progress> '
         f"<span>{done} of {total}: {safe(said)}</span></div>"
     )
-
-
-def outcome(study: Any) -> str:
-    """What came of a study, failures by their message."""
-    failed = "".join(problem(f"{run['name']} failed: {run['failed']}") for run in study.runs if run["failed"])
-    prompts = len(study.prompts)
-    kind = "Partial: cancelled, and only what was finished is shown" if study.partial else "Finished"
-    said = f"{kind}. {len(study.runs)} runs on {prompts} prompt{'s' * (prompts != 1)}."
-    return failed + note(said) + "".join(map(note, study.remarks))
-
-
-def write(study: Any, files: Path) -> Path:
-    """Write a study's report under a name that nobody can guess; only the newest reports are kept."""
-    folder = files / "reports"
-    folder.mkdir(exist_ok=True)
-    path = study.save_html(folder / f"report-{secrets.token_hex(8)}.html")
-    for old in sorted(folder.glob("report-*.html"), key=lambda file: file.stat().st_mtime)[:-_KEPT_REPORTS]:
-        old.unlink(missing_ok=True)
-    return path

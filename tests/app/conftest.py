@@ -1,77 +1,13 @@
 """The dashboard, served once for all tests of the page, and a browser that reaches nothing but this machine."""
 
 import asyncio
-import time
-from typing import Annotated, Literal
 
+import page_puppet
 import pytest
 from playwright.sync_api import sync_playwright
-from pydantic import Field
 
 from workbench.registry import TECHNIQUES
-from workbench.settings import settings
-from workbench.techniques import Technique, register
 
-MARKUP = "<img src=x onerror=window.pwned=1></script>${window.pwned=1}{{7*7}}"
-FORCED = f"forced {MARKUP}"
-
-
-class Sayer:
-    """Policy that says a text, then ends, slowly if told so; and one that ends with an error."""
-
-    def __init__(self, technique, run):
-        self.technique = technique
-        self.words = run.model.tokenizer(technique.text)["input_ids"]
-        self.start = len(run.prompt)
-
-    def adjust(self, tokens, logits):
-        done = len(tokens) - self.start
-        Puppet.calls += 1
-        if self.technique.fails:
-            raise RuntimeError("a secret that belongs into the log")
-        if self.technique.delay:
-            time.sleep(self.technique.delay)
-        if done < len(self.words):
-            logits = logits.clone().fill_(-100.0)
-            logits[self.words[done]] = 100.0
-        return logits
-
-    def stop(self, generated):
-        return self.technique.mode == "short" and len(generated) >= len(self.words)
-
-
-def register_puppet():
-    """Register a technique with a setting of every kind, as somebody's new file would."""
-
-    @register
-    @settings
-    class Puppet(Technique):
-        """Says what it is told to."""
-
-        text: Annotated[str, Field(min_length=1, max_length=400, description="what it says")] = FORCED
-        delay: Annotated[float, Field(ge=0.0, le=1.0, description="pause before every token [s]")] = 0.0
-        weight: Annotated[int, Field(ge=0, description="an unbounded whole number")] = 7
-        depth: Annotated[int | None, Field(ge=1, description="a number that may be none")] = None
-        fails: Annotated[bool, Field(description="whether it raises")] = False
-        mode: Annotated[Literal["short", "long"], Field(description="whether it ends with its text")] = "short"
-
-        slots = ("logits", "stop")
-        exact = False
-        stepwise = True
-        paper = "None, a puppet for tests, 2026"
-        calls = 0
-
-        def start(self, run):
-            return Sayer(self, run)
-
-        @classmethod
-        def neutral(cls):
-            return cls()
-
-    return Puppet
-
-
-Puppet = register_puppet()
 TECHNIQUES._classes.pop("puppet")  # only there while these tests run
 
 
@@ -88,25 +24,71 @@ def no_stray_event_loops():
 @pytest.fixture
 def markup():
     """Text that would run, if anything took it for markup or for a template."""
-    return MARKUP
+    return page_puppet.MARKUP
+
+
+@pytest.fixture(scope="session")
+def puppet_log(tmp_path_factory):
+    """Where the worker's process notes how often the puppet was asked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PUPPET_LOG", str(tmp_path_factory.mktemp("puppet") / "log"))
+        yield
 
 
 @pytest.fixture(scope="module")
-def puppet():
-    TECHNIQUES._classes["puppet"] = Puppet
-    yield Puppet
+def puppet(puppet_log):
+    TECHNIQUES._classes["puppet"] = page_puppet.Puppet
+    yield page_puppet.Puppet
     TECHNIQUES._classes.pop("puppet")
 
 
-@pytest.fixture(scope="module")
-def address(puppet, bundled):
-    """The page with the bundled model already loaded."""
-    from workbench_app import loaded
-    from workbench_app.main import served
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Write a tiny random model with a tokenizer of 90 words: ``folder(template)``, its path."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
 
-    loaded.MODELS.put("smollm2-135m", "float32", bundled)
-    with served(port=None) as url:
-        yield url
+    from workbench.models.tiny import tiny
+
+    def write(template=None):
+        place = tmp_path_factory.mktemp("model")
+        words = Tokenizer(models.WordLevel({f"w{number}": number for number in range(96)}, unk_token="w5"))
+        words.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(place)
+        tiny("llama").hf.save_pretrained(place)
+        return str(place)
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def workers():
+    """Every worker that a page in this module was given."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def address(puppet, bundled, workers):
+    """The page with the bundled model; ``bundled`` has seen to it that it is there."""
+    from workbench_app import main
+
+    class Known(main.Worker):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            workers.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(main, "Worker", Known)
+        with main.served(port=None) as url:
+            yield url
+
+
+@pytest.fixture
+def page_worker(address, workers):
+    """The worker of the page."""
+    return workers[-1]
 
 
 @pytest.fixture(scope="module")

@@ -4,54 +4,11 @@ import re
 
 import httpx
 import pytest
+from driving import ask, choose, number, puppet, run
 from playwright.sync_api import expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.bundled]
 expect.set_options(timeout=20_000)
-
-
-def number(page, place, value):
-    """Set a slider's or a number's value."""
-    box = page.locator(f"{place} input[type=number]")
-    box.fill(str(value))
-    box.press("Tab")
-
-
-def choose(page, place, option):
-    """Choose from a list."""
-    page.locator(f"{place} input").click()
-    page.get_by_role("option", name=option, exact=True).click()
-    page.keyboard.press("Escape")
-
-
-def puppet(page, side="right", **values):
-    """Choose the technique that the tests registered, with settings."""
-    choose(page, f"#{side}-slot-logits", "puppet")
-    group = page.locator(f"#{side}-puppet")
-    expect(group).to_be_visible()
-    for name, value in values.items():
-        if value is True:
-            group.get_by_label(name).check()
-        elif isinstance(value, str):
-            group.get_by_label(name).fill(value)
-        else:
-            group.get_by_role("spinbutton", name=re.compile(name)).fill(str(value))
-            group.get_by_role("spinbutton", name=re.compile(name)).press("Tab")
-
-
-def run(page, tokens=8, wait=True):
-    """Press Run, and wait until it may be pressed again."""
-    number(page, "#max-new-tokens", tokens)
-    page.click("#run")
-    expect(page.locator("#cancel")).to_be_enabled()
-    if wait:
-        expect(page.locator("#run")).to_be_enabled(timeout=60_000)
-
-
-def ask(page, prompt):
-    page.fill("#prompt textarea", prompt)
-    # What is typed next must not land here, however slow the page is.
-    page.locator("#prompt textarea").blur()
 
 
 def test_two_recipes_run_side_by_side_and_colours_follow_the_choice(visit):
@@ -188,7 +145,7 @@ def test_errors_are_plain_and_the_page_goes_on(visit):
     ask(page, "   ")
     run(page, 2)
     expect(page.locator("#trouble [role=alert]")).to_contain_text("The prompt is empty")
-    ask(page, "a b c d e f " * 900)
+    ask(page, "a b c d e f " * 20_000)
     run(page, 2)
     expect(page.locator("#trouble [role=alert]")).to_contain_text("the page takes")
     ask(page, "Hello")
@@ -233,26 +190,69 @@ def test_the_list_of_techniques_is_the_registry(visit):
     expect(frame.locator("body")).to_contain_text("prompt lookup")
 
 
-def test_a_full_queue_says_so(visit, address):
+def test_a_full_queue_says_so_and_the_page_goes_on(visit, monkeypatch, address, page_worker):
     page = visit()
     puppet(page, delay=0.4)
     run(page, 100, wait=False)
     expect(page.locator("#right-view .token")).not_to_have_count(0)
-    config = httpx.get(f"{address}config", timeout=30).json()
-    calls = [each["id"] for each in config["dependencies"] if each["queue"] and each["backend_fn"] and not each["js"]]
-    body = {"data": [], "fn_index": max(calls), "session_hash": "crowd"}
-    answers = [httpx.post(f"{address}gradio_api/queue/join", json=body, timeout=30) for _ in range(14)]
-    assert {answer.status_code for answer in answers} == {200, 503}
-    assert "full" in answers[-1].text
+    monkeypatch.setattr(page_worker, "_most", 1)
+    second, third = visit(), visit()
+    second.click("#run")
+    expect(second.locator("#trouble")).to_contain_text("Waiting: 1 run is before this one.")
+    third.click("#run")
+    expect(third.locator("#trouble [role=alert]")).to_contain_text("queue is full (1 waiting): try again")
+    expect(third.locator("#run")).to_be_enabled()
+    expect(third.locator("#cancel")).to_be_disabled()
+    second.click("#cancel")
+    expect(second.locator("#trouble")).to_contain_text("Cancelled before it began.")
     page.click("#cancel")
     expect(page.locator("#run")).to_be_enabled()
+    run(third, 2)
+    expect(third.locator("#left-view .token")).to_have_count(2)
+
+
+def test_cancel_right_after_run_and_a_new_run_right_after_that(visit):
+    page = visit()
+    puppet(page, delay=0.3)
+    run(page, 300, wait=False)
+    page.click("#cancel")
+    expect(page.locator("#run")).to_be_enabled()
+    page.click("#run")
+    page.locator("#cancel:enabled").click()
+    page.locator("#run:enabled").wait_for()
+    run(page, 300, wait=False)
+    expect(page.locator("#right-view .token")).not_to_have_count(0)
+    expect(page.locator("#right-view .answer")).to_have_attribute("data-state", "running")
+    page.click("#compare")  # waits behind its own page's run
+    expect(page.locator("#study-progress")).to_contain_text("Waiting")
+    page.click("#cancel")
+    expect(page.locator("#study-progress")).to_contain_text("Cancelled before anything was measured.")
+    expect(page.locator("#right-view .badge.warning").last).to_contain_text("partial: cancelled after")
+    expect(page.locator("#cancel")).to_be_disabled()
+    expect(page.locator("#compare")).to_be_enabled()
+
+
+def test_the_page_outlives_its_worker(visit, page_worker):
+    page = visit()
+    ask(page, "Hello")
+    puppet(page, fault="killed", after=3, delay=0.2, text="one two three four five six")
+    run(page, 20)
+    said = "was killed, most often because the machine ran out of memory"
+    expect(page.locator("#trouble [role=alert]")).to_contain_text(said)
+    for side in ("left", "right"):
+        expect(page.locator(f"#{side}-view .badge.bad")).to_contain_text(said)
+        expect(page.locator(f"#{side}-view .token")).not_to_have_count(0)
+    other = visit()
+    ask(other, "Hello")
+    run(other, 2)
+    expect(other.locator("#left-view .token")).to_have_count(2, timeout=60_000)
 
 
 @pytest.fixture
 def puppet_calls(puppet):
     """How often the puppet was asked since the test began."""
-    before = puppet.calls
-    return lambda: puppet.calls - before
+    before = calls()
+    return lambda: calls() - before
 
 
 def test_only_this_page_is_served(address):

@@ -10,9 +10,9 @@ import workbench as wb
 from workbench.errors import PromptError, SettingError, WorkbenchError
 from workbench.techniques import PromptLookup, StreamingLLM, UnifiedLayerSkip
 from workbench_app import charts, loaded, study_panel, tokens_view
-from workbench_app.background import watched
 from workbench_app.plain import caught, message
 from workbench_app.race import Column, Race, first_difference, pieces
+from workbench_app.worker import studies
 
 OPTIONS = {"max_new_tokens": 8, "temperature": 0.0, "seed": 0, "stop_tokens": ()}
 
@@ -176,51 +176,14 @@ def test_an_unexpected_error_keeps_its_secret(caplog):
     assert "memory" in message(MemoryError())
 
 
-def test_background_work_reports_and_returns():
-    def work(report, stop):
-        report(1, 2, "half")
-        return "done"
-
-    stream, seen = watched(work, threading.Event()), []
-    while True:
-        try:
-            seen.append(next(stream))
-        except StopIteration as finished:
-            assert finished.value == "done"
-            break
-    assert (1, 2, "half") in seen
-
-
-def test_background_work_ends_when_nobody_listens_any_more():
-    ended = threading.Event()
-
-    def work(report, stop):
-        report(1, 2, "begun")
-        assert stop.wait(30)
-        ended.set()
-
-    stream = watched(work, threading.Event())
-    next(stream)
-    stream.close()
-    assert ended.is_set()
-
-
-def test_background_errors_come_back():
-    def work(report, stop):
-        raise SettingError("no")
-
-    with pytest.raises(SettingError, match="no"):
-        list(watched(work, threading.Event()))
-
-
 def test_a_study_is_written_shown_and_its_old_reports_go(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(study_panel, "_KEPT_REPORTS", 2)
+    monkeypatch.setattr(studies, "KEPT_REPORTS", 2)
     name = "<img src=x>"
     study = wb.compare(tiny("llama"), [[1, 5, 7]], {name: [PromptLookup()]}, max_new_tokens=3, repeats=1, hardware=())
-    assert "Finished. 2 runs on 1 prompt." in study_panel.outcome(study)
+    assert "Finished. 2 runs on 1 prompt." in studies.outcome(study)
     page = charts.table(study.table(text=True)) + charts.figures(study.tree, [run["name"] for run in study.runs])
     assert "<img src=x>" not in page and "&lt;img src=x&gt;" in page and "<iframe" in page
-    paths = [study_panel.write(study, tmp_path) for _ in range(3)]
+    paths = [studies.write(study, tmp_path) for _ in range(3)]
     assert [path.exists() for path in paths] == [False, True, True]
 
 
@@ -230,7 +193,7 @@ def test_a_study_that_was_cancelled_at_once_is_still_shown(tiny):
     study = wb.compare(
         tiny("llama"), [[1, 5, 7]], {"lookup": [PromptLookup()]}, max_new_tokens=3, cancel=stop, hardware=()
     )
-    assert "Partial" in study_panel.outcome(study)
+    assert "Partial" in studies.outcome(study)
     assert "<table" in charts.table(study.table(text=True))
     assert "Something went wrong" not in charts.figures(study.tree, [run["name"] for run in study.runs])
 

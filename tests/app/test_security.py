@@ -32,7 +32,7 @@ async def answer(guard, path, host="127.0.0.1:7860"):
     async def send(event):
         sent.append(event)
 
-    scope = {"type": "http", "path": path, "headers": [(b"host", host.encode())]}
+    scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"host", host.encode())]}
     await guard(scope, None, send)
     return sent[0]["status"], dict(sent[0]["headers"])
 
@@ -78,7 +78,9 @@ def test_only_files_of_its_own_folder_are_served(tmp_path):
     assert ask(guard, f"/gradio_api/file={own}/%2e%2e/other")[0] == 403
 
 
-@pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/proxy=http://a", "/gradio_api/component_server"])
+@pytest.mark.parametrize(
+    "path", ["/gradio_api/upload", "/gradio_api/proxy=http://a", "/gradio_api/component_server", "/x"]
+)
 def test_what_the_page_never_needs_is_not_there(tmp_path, path):
     assert ask(Guard(page, tmp_path), path)[0] == 404
 

@@ -14,12 +14,13 @@ from workbench.techniques import UnifiedLayerSkip
 
 def _counted(model, tokens):
     """What torch counts for a forward of the transformers model; it sees attention only where it is written out."""
+    own = model.hf.config._attn_implementation
     model.hf.set_attn_implementation("eager")
     try:
         with FlopCounterMode(display=False) as counter:
             model.hf(torch.tensor([tokens]))
     finally:
-        model.hf.set_attn_implementation("sdpa")
+        model.hf.set_attn_implementation(own)
     return counter.get_total_flops()
 
 

@@ -345,3 +345,41 @@ def test_every_head_may_have_marks_of_its_own() -> None:
     mask[..., -4:] |= torch.eye(4, dtype=torch.bool)
     found = native_attention(query, keys, values, mask.to(torch.uint8), SCALE)
     assert error(found, masked(query, keys, values, mask)) < 2e-6
+
+
+SHAPED = {"capped": {"softcap": 1.5}, "sinks": {"sinks": True}, "both": {"softcap": 4.0, "sinks": True}}
+
+
+@native
+@pytest.mark.parametrize("flags", TAKEN_AWAY.values(), ids=TAKEN_AWAY)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 3e-6), (torch.bfloat16, 4e-3)])
+@pytest.mark.parametrize("shaped", SHAPED)
+def test_soft_caps_and_sinks(shaped: str, dtype: torch.dtype, tolerance: float, flags: tuple) -> None:
+    with_flags(flags)
+    for tokens, held, heads, kv_heads in ((1, 1, 1, 1), (1, 33, 9, 3), (5, 47, 6, 2), (16, 130, 8, 1)):
+        query, keys, values = make(held, (heads, kv_heads), tokens, dtype)
+        # Some sinks that take nearly all, and some that take nearly nothing.
+        more = {**SHAPED[shaped]}
+        if "sinks" in more:
+            more["sinks"] = 4 * torch.randn(heads, generator=torch.Generator().manual_seed(heads)).to(dtype)
+        visible = ancestors("random", tokens) | torch.eye(tokens, dtype=torch.bool)
+        found = native_attention(query, keys, values, visible.to(torch.uint8), SCALE, *flags, **more)
+        expected = reference_attention(query, keys, values, visible, SCALE, torch.float64, **more)
+        plain = reference_attention(query, keys, values, visible, SCALE, torch.float64)
+        assert error(found, expected) < tolerance, (tokens, held)
+        assert held == 1 or error(plain, expected) > 4 * tolerance, "the case shows nothing"
+
+
+@native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 7])
+def test_a_capped_chain_with_sinks_is_attended_as_its_tokens_alone(window: int | None, dtype: torch.dtype) -> None:
+    query, keys, values = make(70, tokens=33, dtype=dtype)
+    more = {"softcap": 3.0, "sinks": torch.linspace(-2, 3, 6)}
+    found = native_attention(query, keys, values, None, SCALE, window=window, **more)
+    for token in range(33):
+        seen = slice(max(0, 38 + token - (window or 70)), 38 + token)
+        alone = native_attention(
+            query[:, :, token : token + 1], keys[:, :, seen], values[:, :, seen], None, SCALE, **more
+        )
+        assert torch.equal(alone[:, :, 0], found[:, :, token]), token

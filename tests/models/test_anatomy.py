@@ -30,7 +30,7 @@ def test_residual_stream_of_every_layer_is_the_models_own(family):
     torch.testing.assert_close(x, hidden[0])
     for block in model.anatomy.blocks[:-1]:
         query, key, value = block.enter(x, ropes.get(block.rope_kind))
-        rows = attention_rows(query, key, block.scale, block.window)
+        rows = attention_rows(query, key, block.scoring, block.window)
         x = block.leave(x, rows @ value.repeat_interleave(block.heads // block.kv_heads, 1))
         torch.testing.assert_close(x, hidden[block.index + 1], rtol=1e-4, atol=1e-4)
 

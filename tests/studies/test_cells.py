@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -45,6 +49,41 @@ def test_a_damaged_cell_is_not_believed(cell, tmp_path):
         assert Cells(tmp_path).get("abc") is None
     file.write_text(whole)
     assert Cells(tmp_path).get("abc") is not None
+
+
+def test_what_a_killed_process_left_half_written_is_removed(cell, tmp_path):
+    running = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    try:
+        here = socket.gethostname().replace("-", "").replace("_", "")
+        left = {pid: tmp_path / f".cell-{pid}@{here}-abcd.partial" for pid in (ended.pid, running.pid, os.getpid())}
+        left |= {"other": tmp_path / ".cell-1@elsewhere-x.partial", "old": tmp_path / ".cell-xyz.partial"}
+        for file in left.values():
+            file.write_text("{")
+        os.utime(left["old"], (0, 0))
+        Cells(tmp_path)
+        assert {name for name, file in left.items() if file.exists()} == {running.pid, os.getpid(), "other"}
+    finally:
+        running.kill()
+        running.wait()
+
+
+def test_a_write_that_fails_leaves_nothing(cell, tmp_path, monkeypatch):
+    cells = Cells(tmp_path)
+    monkeypatch.setattr("workbench.studies.cells.json.dump", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(WorkbenchError, match="could not keep"):
+        cells.put("abc", cell)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cell_under_the_same_names_says_what_they_stood_for(cell, tmp_path):
+    cells = Cells(tmp_path)
+    cells.put("names-one", cell, {"model": "a"})
+    assert cells.content_of_other("names-two") == {"model": "a"}
+    assert cells.content_of_other("names-one") is None and cells.content_of_other("others-two") is None
+    (tmp_path / "names-one.json").write_text("[" * 100_000)
+    assert cells.content_of_other("names-two") == {}
 
 
 def test_without_a_folder_nothing_is_kept(cell):

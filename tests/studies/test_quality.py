@@ -61,10 +61,19 @@ def test_tokens_fed_one_by_one_are_held_against_their_own_rows(forced):
     assert single == pytest.approx(together, rel=1e-3)
 
 
-def test_cancelled_it_says_nothing(forced):
+def test_cancelled_it_says_nothing(tiny):
     cancel = threading.Event()
+    forced = Forced(tiny("llama"), PROMPT, [7, 8, 9], cancel=cancel)
+    assert forced.compare([]) is not None
     cancel.set()
-    assert forced.compare([], cancel) is None
+    assert forced.compare([]) is None
+    assert Forced(tiny("llama"), PROMPT, [7, 8, 9], prefill_chunk=2, cancel=cancel).logits.size == 0
+
+
+def test_a_prompt_read_in_chunks_is_held_against_the_same_rows(tiny):
+    plain, chunked = (Forced(tiny("llama"), PROMPT, [7, 8, 9], prefill_chunk=chunk) for chunk in (None, 2))
+    np.testing.assert_allclose(chunked.logits, plain.logits, atol=1e-4)
+    assert chunked.compare([])["kl"] == pytest.approx(0, abs=1e-6)
 
 
 def test_one_token_is_enough(tiny):

@@ -63,14 +63,14 @@ class Masked:
     def __init__(self, blocks, held, chunk, budget):
         self._blocks, self._held, self._chunk, self._budget = blocks, held, chunk, budget
 
-    def attend(self, layer, query, cache, mask, scale):
+    def attend(self, layer, query, cache, mask, scoring):
         count, keys, values = query.shape[2], cache.keys[0], cache.values[0]
         if cache.length == self._held:
             return None
         heads = keys.shape[0]
         window = self._blocks[layer].window
         if window is None:
-            chosen = slow_choice(query[0, :, 0], keys[:, : self._held], self._chunk, self._budget, scale)
+            chosen = slow_choice(query[0, :, 0], keys[:, : self._held], self._chunk, self._budget, scoring.scale)
         else:
             chosen = [list(range(self._held))] * heads
         out = torch.zeros_like(query)
@@ -80,7 +80,7 @@ class Masked:
                 seen = [*chosen[own], *range(self._held, self._held + row + 1)]
                 if window is not None:
                     seen = [place for place in seen if self._held + row - place < window]
-                weights = (keys[own, seen] @ query[0, head, row] * scale).softmax(0)
+                weights = (keys[own, seen] @ query[0, head, row] * scoring.scale).softmax(0)
                 out[0, head, row] = weights @ values[own, seen]
         return out, 0.0
 

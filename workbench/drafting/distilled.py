@@ -18,10 +18,11 @@ from workbench import artifacts
 from workbench.errors import ArtifactError
 from workbench.models import Anatomy, Block, Model
 from workbench.models.block import Norm
+from workbench.models.fingerprint import stamps
 
 NAME = "draft_model"
 
-_LOADED: weakref.WeakKeyDictionary[Model, dict[str, Model]] = weakref.WeakKeyDictionary()
+_LOADED: weakref.WeakKeyDictionary[Model, dict[tuple, Model]] = weakref.WeakKeyDictionary()
 
 
 def load(main: Model, weights: str = "bundled") -> Model | None:
@@ -47,15 +48,20 @@ def load(main: Model, weights: str = "bundled") -> Model | None:
         If the file is damaged.
     """
     known = _LOADED.setdefault(main, {})
-    if weights not in known:
+    # A file may be written anew while the program runs.
+    path = artifacts.place(NAME, weights)
+    key = weights, stamps(path) if path.exists() else ()
+    if key not in known:
         try:
             tensors, _ = artifacts.load(NAME, main, weights)
         except ArtifactError:
             if weights != "bundled":
                 raise
             return None
-        known[weights] = assemble(main, tensors)
-    return known[weights]
+        for earlier in [each for each in known if each[0] == weights]:
+            del known[earlier]
+        known[key] = assemble(main, tensors)
+    return known[key]
 
 
 def assemble(main: Model, tensors: Mapping[str, Tensor]) -> Model:

@@ -7,19 +7,20 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from workbench.drafting import distilled
 from workbench.engine import Decoder, Run, Sampler
+from workbench.engine.rotation import outgrown
 from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.models.companion import companion
+from workbench.settings import outside
 
 _HALF = "/0.5"
 
 DrafterName = Annotated[
-    str, Field(min_length=1, description="drafter: auto, distilled, /layers, /share, or a model's name")
+    str, outside("model", "drafter: auto, distilled, /layers, /share, or a model's name", min_length=1)
 ]
 """Type of a technique's setting that :func:`drafter_model` reads."""
 
@@ -99,7 +100,8 @@ class ModelDrafter:
     Notes
     -----
     Use it as ``follow`` (the text), then ``extend`` (a chain) or ``grow`` (a tree). Rows of a draft that was accepted
-    stay in its cache, so that each token goes through it once.
+    stay in its cache, so that each token goes through it once; where a text leaves the short rotary factors of the
+    draft model, or comes back to them, it is read anew.
     """
 
     def __init__(self, model: Model, reserve: int = 0) -> None:
@@ -150,6 +152,8 @@ class ModelDrafter:
     def follow(self, tokens: Sequence[int]) -> Tensor:
         """Logits [small] after ``tokens`` (the whole text), of which only what is new goes through the model."""
         self._settle(tokens)
+        if outgrown(self.decoder, len(tokens)):
+            self._forget()
         # The last token always goes through, as its logits are wanted.
         end = min(len(self._held), len(tokens) - 1)
         common = min(self._sure, end)
@@ -167,6 +171,10 @@ class ModelDrafter:
     def extend(self, tokens: Sequence[int]) -> Tensor:
         """Logits [small] after a chain of drafted tokens, which is kept as if it were text until :meth:`follow`."""
         self._held += tokens
+        if outgrown(self.decoder, len(self._held)):
+            text = self._held
+            self._forget()
+            self._held, tokens = text, text
         return self.decoder.forward(tokens)[0]
 
     def chain(
@@ -264,6 +272,10 @@ class ModelDrafter:
         if sampler.greedy:
             return tokens, (values.float() - logits.float().logsumexp(-1, keepdim=True)).exp()
         return tokens, sampler.distribution(values)
+
+    def _forget(self) -> None:
+        self.decoder.cache.crop_to(0)
+        self._held, self._sure = [], 0
 
     def _settle(self, tokens: Sequence[int]) -> None:
         """Keep the rows of the last tree that the text went along, and drop the others."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from workbench.engine import Decoder, KeyValueCache, LayerCache
 from workbench.engine.attention import attend, mean_keys, visible
 from workbench.models import Block, Model
+from workbench.models.attention import Scoring
 
 
 class RetrievedDecoder:
@@ -45,6 +46,7 @@ class RetrievedDecoder:
         self.retrievals = 0
         self._chunk, self._budget, self._reserve = chunk, budget, reserve
         self._source: KeyValueCache | None = None
+        self._chosen_from: KeyValueCache | None = None
         self._copied: list[int] = []
         self._seen: list[tuple[int, int]] = []
 
@@ -59,18 +61,23 @@ class RetrievedDecoder:
     def retrieve(self, cache: KeyValueCache) -> None:
         """Forget all and choose chunks of ``cache`` anew, layer by layer, in the next forward."""
         self.decoder.cache = KeyValueCache(self.decoder.model.layers, self._reserve)
-        self.decoder.cache.length = cache.length
-        self._source, self._copied = cache, []
+        self.decoder.cache.length, self.decoder.cache.read_as = cache.length, cache.read_as
+        self._source = self._chosen_from = cache
+        self._copied = []
         self._seen = [(layer.length, layer.evictions) for layer in cache.layers]
         self.retrievals += 1
 
     @torch.inference_mode()
     def follow(self, cache: KeyValueCache) -> bool:
         """Take over what ``cache`` gained since the chunks were chosen, in place of this decoder's own approximation of
-        it; False if it lost something, so that they must be chosen anew."""
-        if not self._copied or any(
-            layer.evictions != evictions or layer.length < length
-            for layer, (length, evictions) in zip(cache.layers, self._seen)
+        it; False if it lost something, or is another, so that they must be chosen anew."""
+        if (
+            not self._copied
+            or cache is not self._chosen_from
+            or any(
+                layer.evictions != evictions or layer.length < length
+                for layer, (length, evictions) in zip(cache.layers, self._seen)
+            )
         ):
             return False
         for own, layer, copied, (seen, _) in zip(self.decoder.cache.layers, cache.layers, self._copied, self._seen):
@@ -93,7 +100,7 @@ class RetrievedDecoder:
         self.decoder.cache.commit(passed, range(kept))
 
     def attend(
-        self, layer: int, query: Tensor, cache: LayerCache, mask: Tensor | None, scale: float
+        self, layer: int, query: Tensor, cache: LayerCache, mask: Tensor | None, scoring: Scoring
     ) -> tuple[Tensor, float] | None:
         """Slot ``attention`` of the decoder: with the first query of a layer choose what the layer will read."""
         if self._source is None:
@@ -113,7 +120,7 @@ class RetrievedDecoder:
             cache.append(keys, values, positions)
             cache.mark_positions(positions.expand(heads, -1))
         mask = visible(cache, count, positions, None, block.window)
-        return attend(query, cache.keys, cache.values, mask, scale), mean_keys(mask, cache.length)
+        return attend(query, cache.keys, cache.values, mask, scoring), mean_keys(mask, cache.length)
 
 
 def chosen_entries(query: Tensor, cache: LayerCache, chunk: int, budget: int, block: Block) -> Tensor:
@@ -140,7 +147,7 @@ def chosen_entries(query: Tensor, cache: LayerCache, chunk: int, budget: int, bl
         return torch.arange(first, held, device=keys.device).expand(heads, -1)
     means = keys[:, : chunks * chunk].unflatten(1, (chunks, chunk)).mean(2, dtype=torch.float32)
     grouped = query.float().unflatten(0, (heads, -1))
-    votes = (grouped @ means.transpose(1, 2) * block.scale).softmax(-1).sum(1)
+    votes = block.scoring.scores(grouped @ means.transpose(1, 2)).softmax(-1).sum(1)
     votes[:, 0] = float("inf")
     best = votes.topk(wanted, -1, sorted=False).indices.sort(-1).values
     entries = best[:, :, None] * chunk + torch.arange(chunk, device=keys.device)

@@ -36,6 +36,15 @@ class SuffixAutomaton:
         for token in text:
             self.append(token)
 
+    @classmethod
+    def closed(cls, text: Iterable[int]) -> SuffixAutomaton:
+        """Of a text that goes on no more: all substrings but those that stand at its very end alone, which nothing
+        follows, so that every place :meth:`ended` names is one of ``text``."""
+        tokens = list(text)
+        automaton = cls(tokens[:-1])
+        automaton.text = tokens
+        return automaton
+
     def append(self, token: int) -> None:
         """Add a token at the end."""
         self.text.append(token)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.engine.cache import LayerCache
+from workbench.models.attention import Scoring
 from workbench_kernels.arithmetic import computes
 from workbench_kernels.tree_attention.native import native_attention
 
@@ -19,7 +20,7 @@ def attend(
     keys: Float[Tensor, "batch kv_heads keys head_dim"],
     values: Float[Tensor, "batch kv_heads keys head_dim"],
     mask: Bool[Tensor, "*kv_heads tokens keys"] | None,
-    scale: float,
+    scoring: Scoring,
 ) -> Float[Tensor, "batch heads tokens head_dim"]:
     """Weighted values [batch, heads, tokens, head_dim] over all given keys.
 
@@ -29,7 +30,7 @@ def attend(
     keys, values : Tensor [batch, kv_heads, keys, head_dim]
     mask : bool Tensor [tokens, keys] or [kv_heads, tokens, keys], or None
         True where visible.
-    scale : float
+    scoring : Scoring
 
     Notes
     -----
@@ -39,7 +40,10 @@ def attend(
     if computes(query):
         # A last key that everybody sees: all keys are visible.
         marks = query.new_ones(query.shape[2], 1, dtype=torch.uint8) if mask is None else mask.view(torch.uint8)
-        return native_attention(query, keys, values, marks, scale)
+        return native_attention(query, keys, values, marks, scoring.scale, softcap=scoring.softcap, sinks=scoring.sinks)
+    if not scoring.plain:
+        return scoring.attend(query, keys, values, None if mask is None else ~mask)
+    scale = scoring.scale
     groups = query.shape[1] // keys.shape[1]
     if groups == 1:
         mask = mask if mask is None or mask.dim() == 2 else mask[None]

@@ -188,22 +188,30 @@ class KeyValueCache:
     ----------
     length : int
         Tokens of the text that have been through the model; evicted ones count.
+    read_as : int
+        Tokens of the text that the first of them were read as a part of: where a model has rotary factors for short and
+        for long texts, they decide which of them all keys are rotated with.
     peak_bytes : int
         The most that was ever allocated.
     """
 
     def __init__(self, layers: int, reserve: int) -> None:
         self.layers = [LayerCache(reserve) for _ in range(layers)]
-        self.length = 0
+        self.length = self.read_as = 0
         self.peak_bytes = 0
 
     def copy(self, reserve: int) -> KeyValueCache:
         """A cache of the same text that shares no memory with this one, with room for ``reserve`` more tokens."""
         made = KeyValueCache(0, reserve)
         made.layers = [layer.copy(reserve) for layer in self.layers]
-        made.length = self.length
+        made.length, made.read_as = self.length, self.read_as
         made.note_peak()
         return made
+
+    @property
+    def complete(self) -> bool:
+        """Whether every layer holds every token: nothing was evicted or left out."""
+        return all(layer.contiguous and layer.length == self.length for layer in self.layers)
 
     @property
     def bytes(self) -> int:

@@ -7,8 +7,12 @@ reported; where it fails (no C++ compiler, say) the plain steps run and the reas
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
 import time
+from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,7 +20,9 @@ from torch import Tensor
 
 from workbench.models.anatomy import Anatomy
 from workbench.models.block import Block, Rope
+from workbench_kernels.private_folder import is_private, private_folder
 
+_FOLDER, _HEADERS = "TORCHINDUCTOR_CACHE_DIR", "cpp_cache_precompile_headers"
 _KNOWN: WeakKeyDictionary[Anatomy, CompiledSteps] = WeakKeyDictionary()
 
 
@@ -35,9 +41,13 @@ class CompiledSteps:
         self._blocks = [copy.copy(block) for block in anatomy.blocks]
         for block in self._blocks:
             block.multiply = _sum_of_products
-        self._between = torch.compile(_leave_and_enter, dynamic=False)
         self.warm_up_seconds = 0.0
         self.failure = ""
+        try:
+            self._between = torch.compile(_leave_and_enter, dynamic=False, options=_keep_to_ourselves())
+        except OSError as error:
+            self.failure = str(error)
+            return
         self._warm_up(anatomy)
 
     def usable(self, index: int, upcoming: int | None) -> bool:
@@ -68,6 +78,30 @@ class CompiledSteps:
         except Exception as error:  # the compiler raises whatever its backends raise
             self.failure = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         self.warm_up_seconds = time.perf_counter() - start
+
+
+def _keep_to_ourselves() -> dict[str, Any]:
+    """Let torch keep what it compiles in the user's own cache folder, and return the compiler's options for that.
+
+    What lies in torch's folder is loaded and unpickled. Its default is a name in the temporary directory that anybody
+    can guess and make first; ``TORCHINDUCTOR_CACHE_DIR`` says another, is read at every compilation, and is set by
+    torch itself at the first. One that was chosen stays. Headers are kept in the default folder whatever the variable
+    says: where that is another user's, they are not.
+
+    Raises
+    ------
+    OSError
+        If there is no folder that is the user's alone.
+    """
+    from torch._inductor import config
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    guessable = Path(default_cache_dir())
+    if os.environ.get(_FOLDER, str(guessable)) == str(guessable):
+        os.environ[_FOLDER] = str(private_folder("compiled"))
+    with contextlib.suppress(FileExistsError):
+        guessable.mkdir(mode=0o700)
+    return {} if is_private(guessable) or not hasattr(config, _HEADERS) else {_HEADERS: False}
 
 
 def compiled_steps(anatomy: Anatomy) -> CompiledSteps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,9 +14,14 @@ from workbench.engine.attention import ancestors, node_depths
 from workbench.engine.cache import KeyValueCache, LayerCache
 from workbench.engine.draft import Lookahead
 from workbench.engine.layer_attention import LayerAttention, Masks
+from workbench.engine.rotation import ropes
 from workbench.models import Block, Model
 
 Watch = Callable[[str, int, Any], None]
+
+
+class Cancelled(Exception):
+    """A prompt was not read to its end, as somebody wished; the engine's own, nobody outside sees it."""
 
 
 class Decoder:
@@ -88,7 +94,13 @@ class Decoder:
 
     @torch.inference_mode()
     def prefill(
-        self, tokens: Sequence[int], chunk: int | None = None, logits: str = "last", context: int | None = None
+        self,
+        tokens: Sequence[int],
+        chunk: int | None = None,
+        logits: str = "last",
+        context: int | None = None,
+        length: int | None = None,
+        cancel: threading.Event | None = None,
     ) -> Tensor | None:
         """Run a prompt into the cache, whole or in chunks of ``chunk`` tokens.
 
@@ -101,19 +113,30 @@ class Decoder:
             The first so many tokens are prefilled, and the ``cache`` policy compresses them; the others, the question,
             are then read after what is left, as decoded tokens are: neither the ``context`` nor the ``cache`` policy
             takes any of them away. By default all are context; 0 reads all after what the cache already holds.
+        length : int, optional
+            Tokens of the text that these are a part of; by default it ends with them. It decides the rotary factors
+            where they hang on it.
+        cancel : threading.Event, optional
+            Looked at before every chunk but the first.
 
         Returns
         -------
         Tensor
             Logits [1, vocabulary] after the last token; with ``logits="all"`` [tokens, vocabulary]; None with "none".
+
+        Raises
+        ------
+        Cancelled
+            The cache then holds a part of the prompt.
         """
         context = len(tokens) if context is None else context
+        length = self.cache.length + len(tokens) if length is None else length
         rows, hidden = [], []
         for start, end in _parts(len(tokens), context, chunk):
+            if start and cancel is not None and cancel.is_set():
+                raise Cancelled
             wanted = logits if end == len(tokens) or logits == "all" else "none"
-            rows.append(
-                self.forward(tokens[start:end], None, wanted, prefill=end <= context, last_chunk=end == context)
-            )
+            rows.append(self.forward(tokens[start:end], None, wanted, end <= context, end == context, length=length))
             hidden.append(self.hidden)
             if end == context < len(tokens) and self.cache_policy is not None:
                 self.cache_policy.settled(self.cache)
@@ -130,6 +153,7 @@ class Decoder:
         last_chunk: bool = False,
         ahead: Lookahead | None = None,
         inputs: Tensor | None = None,
+        length: int | None = None,
     ) -> Tensor | None:
         """Run tokens after those already in the cache.
 
@@ -147,6 +171,9 @@ class Decoder:
         inputs : Tensor [tokens, width], optional
             Rows of the residual stream that enter the first block in place of the tokens' embeddings; then ``tokens``
             only says how many there are.
+        length : int, optional
+            Tokens of the text that these are read as a part of; see :meth:`prefill`. By default the first of a text
+            are all of it, and later ones are read as if each had come alone.
 
         Returns
         -------
@@ -154,13 +181,15 @@ class Decoder:
         """
         anatomy, cache = self.anatomy, self.cache
         count, start = len(tokens), cache.length
+        if not start:
+            length = cache.read_as = length or count
         depths = node_depths(parents, count)
         positions = torch.tensor([start + depth for depth in depths], device=anatomy.device)
         if inputs is None:
             x = anatomy.embed(torch.tensor([list(tokens)], device=anatomy.device), positions)
         else:
             x = inputs[None]
-        ropes = anatomy.rope(positions)
+        tables = ropes(anatomy, cache, positions, length)
         tree = None if parents is None or depths == list(range(count)) else ancestors(parents, count, anatomy.device)
         masks: Masks = {}
         for layer in cache.layers:
@@ -178,13 +207,13 @@ class Decoder:
                 depths = node_depths(parents, len(parents))
                 positions = torch.tensor([start + depth for depth in depths], device=anatomy.device)
                 tree = ancestors(parents, len(parents), anatomy.device)
-                ropes, masks, carried, waiting = anatomy.rope(positions), {}, None, None
+                tables, masks, carried, waiting = ropes(anatomy, cache, positions, length), {}, None, None
             if self.context is not None and prefill:
                 kept = self.context.select(index, x, positions)
                 if kept is not None:
                     x, positions, carried = x[:, kept], positions[kept], None
-                    ropes, masks = anatomy.rope(positions), {}
-            rope = ropes.get(block.rope_kind)
+                    tables, masks = ropes(anatomy, cache, positions, length), {}
+            rope = tables.get(block.rope_kind)
             query, key, value = carried if carried is not None else block.enter(x, rope)
             carried = None
             layer = cache.layers[index]
@@ -198,7 +227,7 @@ class Decoder:
             upcoming = index + 1 if index + 1 < anatomy.layers else None
             fused = self._compiled is not None and self.depth is None and x.shape[1] == 1
             if fused and self._compiled.usable(index, upcoming):
-                x, carried = self._compiled.leave_and_enter(index, upcoming, x, attended, ropes)
+                x, carried = self._compiled.leave_and_enter(index, upcoming, x, attended, tables)
             else:
                 x = block.leave(x, attended, self._watch_layer(index), self._choose_experts(block))
                 upcoming = self._next(index, x)

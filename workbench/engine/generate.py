@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from workbench.engine.decoder import Cancelled
 from workbench.engine.loop import Loop
 from workbench.engine.options import Options, check_context
 from workbench.engine.recipe import Recipe
+from workbench.engine.rotation import room
 from workbench.engine.sampling import Chance, Sampler, entropy
 from workbench.engine.session import Generation, State
 from workbench.engine.slots import Run, TechniqueLike
@@ -54,7 +57,8 @@ def generate(
         See :class:`workbench.engine.Sampler`; temperature 0 is greedy.
     seed : int
     prefill_chunk : int, optional
-        Run the prompt in chunks of that many tokens, which bounds the memory of its attention.
+        Run the prompt in chunks of that many tokens, which bounds the memory of its attention, and lets ``cancel`` end
+        a long prompt between two of them.
     compiled : bool
         Use torch's compiled single-token step, whose sums have another order than those of the tokens that a draft is
         verified with.
@@ -76,7 +80,18 @@ def generate(
         Let every step report the logits of each of its tokens: ``Step.logits``.
     past : State, optional
         ``Generation.state`` of an earlier run. This one goes on after its text and computes only what its caches do not
-        hold yet; what was evicted stays evicted, and nothing more of the prompt is: the new tokens are a question.
+        hold yet; what was evicted stays evicted, and nothing more of the prompt is: the new tokens are a question. Keys
+        stay as they were rotated when they came, except where the cache is computed anew.
+
+    Notes
+    -----
+    Rotary factors that hang on the length of the text are those that transformers generates with. Long-rope of Phi-3: a
+    text of up to its original positions is read with the short factors; once it is longer, the cache is computed anew
+    with the long ones, in the step that comes to it. Techniques of the slots ``context``, ``depth``, ``experts``,
+    ``attention`` and ``cache`` then start anew: the prompt is compressed once more, and what was written is read after
+    it as a question. Long-rope of other families, and dynamic scaling: keys stay as they were rotated. Either way no
+    pass reads a token with other factors than if it had come alone, so drafts and ``prefill_chunk`` leave the text as
+    it is.
 
     Returns
     -------
@@ -106,6 +121,8 @@ def generate(
         raise PromptError(f"min_new_tokens must lie in 0 … max_new_tokens ({max_new_tokens}), not {min_new_tokens}")
     if logprobs < 0:
         raise SettingError(f"logprobs must be 0 (none) or more, not {logprobs}")
+    if past is not None:
+        past.check_switch(model, len(tokens), max_new_tokens)
     if context_tokens is not None and past is not None:
         raise PromptError("context_tokens does not go with past: what the state holds is the context")
     check_context(context_tokens, len(tokens))
@@ -146,6 +163,8 @@ def teacher_force(
     techniques: Sequence[TechniqueLike] = (),
     seed: int = 0,
     context_tokens: int | None = None,
+    prefill_chunk: int | None = None,
+    cancel: threading.Event | None = None,
 ) -> Iterator[Tensor]:
     """Next-token logits of a recipe along a given continuation: what likelihoods and divergences are made of.
 
@@ -163,12 +182,18 @@ def teacher_force(
         As in :func:`workbench.generate`. Without it the first row comes from full attention over the prompt, and what
         is evicted after it was chosen with the question in sight: the likelihood of an answer of one token is then the
         baseline's whatever a cache technique evicts.
+    prefill_chunk : int, optional
+        As in :func:`workbench.generate`.
+    cancel : threading.Event, optional
+        Ends the rows before the next one once it is set, in a prompt between two chunks.
 
     Yields
     ------
     Tensor [rows, vocabulary]
         Logits for the tokens of ``continuation``, in order: first one row, then all others at once where no technique
-        acts between tokens, else one by one.
+        acts between tokens, else one by one. They are those that generation would choose from: where rotary factors
+        hang on the length of the text, of the text up to each token. (:func:`workbench.engine.score` reads a whole
+        text with the factors of its whole length.) Where a cache is computed anew there is a break.
 
     Raises
     ------
@@ -190,20 +215,22 @@ def teacher_force(
     check_context(context_tokens, len(tokens))
     run = Run(model, tuple(tokens), len(continuation), Sampler(chance=Chance(seed)), seed)
     recipe = Recipe(techniques).without("draft", "draft_length", "accept", "stop")
-    return _forced(Loop(run, recipe, Options(context_tokens=context_tokens)), continuation)
+    options = Options(context_tokens=context_tokens, prefill_chunk=prefill_chunk)
+    return _forced(Loop(run, recipe, options), continuation, cancel)
 
 
-def _forced(loop: Loop, continuation: list[int]) -> Iterator[Tensor]:
-    run = loop.run
-    with loop.open():
+def _forced(loop: Loop, continuation: list[int], cancel: threading.Event | None) -> Iterator[Tensor]:
+    run, loop.cancel = loop.run, cancel
+    with loop.open(), contextlib.suppress(Cancelled):
         text, entropies = list(run.prompt), []
-        while len(text) < len(run.prompt) + len(continuation):
+        while len(text) < len(run.prompt) + len(continuation) and not loop.cancelled:
             done = len(text) - len(run.prompt)
-            decoder = loop.decoder(entropies)
-            whole = done == 1 and not loop.recipe.stepwise
+            decoder = loop.decoder(text, entropies)
+            whole = done > 0 and not loop.recipe.stepwise and decoder.cache.length == len(text) - 1
             with torch.inference_mode():
                 if whole:
-                    logits = decoder.forward(continuation[:-1], logits="all")
+                    end = min(len(continuation) - 1, done + room(decoder, len(text)))
+                    logits = decoder.forward(continuation[done - 1 : end], logits="all")
                 else:
                     logits = loop.advance(decoder, text)
                 if decoder.cache_policy is not None:

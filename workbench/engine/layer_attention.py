@@ -59,10 +59,14 @@ class LayerAttention:
         """
         if self.policy is not None:
             mask, keys_read = self._mask(block, query, layer, positions, tree, masks)
-            chosen = self.policy.attend(block.index, query, layer, mask, block.scale)
-            return chosen or (attend(query, layer.keys, layer.values, mask, block.scale), keys_read)
+            chosen = self.policy.attend(block.index, query, layer, mask, block.scoring)
+            return chosen or (attend(query, layer.keys, layer.values, mask, block.scoring), keys_read)
         if self._compiled:
             return self._one_way(block, query, layer, positions, tree, masks)
+        if not block.scoring.plain:
+            # Neither torch's fused attention nor the verification kernel knows soft caps and sinks.
+            mask, keys_read = self._mask(block, query, layer, positions, tree, masks)
+            return attend(query, layer.keys, layer.values, mask, block.scoring), keys_read
         count, held, keys, values = query.shape[2], layer.length, layer.keys, layer.values
         if 1 < count == held and tree is None and block.window is None:
             scale = block.scale
@@ -80,9 +84,9 @@ class LayerAttention:
             verification, own_keys = masks["drafted"]
             return verification(query, keys, values, block.scale), held - count + own_keys
         if count == 1 and uncut:
-            return attend(query, keys, values, None, block.scale), float(held)
+            return attend(query, keys, values, None, block.scoring), float(held)
         mask, keys_read = self._mask(block, query, layer, positions, tree, masks)
-        return attend(query, keys, values, mask, block.scale), keys_read
+        return attend(query, keys, values, mask, block.scoring), keys_read
 
     def _one_way(
         self, block: Block, query: Tensor, layer: LayerCache, positions: Tensor, tree: Tensor | None, masks: Masks
@@ -99,7 +103,11 @@ class LayerAttention:
         else:
             mask, keys_read = self._mask(block, query, layer, positions, tree, masks)
             marks, window = None if mask is None else mask.view(torch.uint8), None
-        return native_attention(query, layer.keys, layer.values, marks, block.scale, window=window), keys_read
+        scale, softcap, sinks = block.scoring.scale, block.scoring.softcap, block.scoring.sinks
+        out = native_attention(
+            query, layer.keys, layer.values, marks, scale, window=window, softcap=softcap, sinks=sinks
+        )
+        return out, keys_read
 
     @staticmethod
     def _mask(

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from workbench.engine.accept import accept
-from workbench.engine.decoder import Decoder
+from workbench.engine.decoder import Cancelled, Decoder
 from workbench.engine.draft import Draft, Verification
 from workbench.engine.logprobs import top_logprobs
 from workbench.engine.options import Options
 from workbench.engine.recipe import Recipe
+from workbench.engine.rotation import outgrown, room
 from workbench.engine.sampling import check_any_left, check_finite, entropy
 from workbench.engine.session import State, key_of
 from workbench.engine.slots import Run
@@ -38,6 +39,7 @@ class Loop:
         past: State | None = None,
     ) -> None:
         self.run, self.recipe, self.past = run, recipe, past
+        self.cancel: threading.Event | None = None
         self.options = options or Options()
         self.finished = False
         self.prompt, self.output = list(run.prompt), []
@@ -67,29 +69,57 @@ class Loop:
                     stack.enter_context(policy.weights(model))
             yield
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody wishes that this run should end."""
+        return self.cancel is not None and self.cancel.is_set()
+
     def steps(self, cancel: threading.Event | None) -> Iterator[Step]:
+        self.cancel = cancel
         with self.open():
             index = 0
-            while not self.finished and not (cancel is not None and cancel.is_set()):
-                with _plain_memory_errors():
-                    step = self._turn(index)
+            while not self.finished and not self.cancelled:
+                try:
+                    with _plain_memory_errors():
+                        step = self._turn(index)
+                except Cancelled:
+                    self._forget_half_read()
+                    return
                 yield step
                 index += 1
 
-    def decoder(self, entropies: Sequence[float] = ()) -> Decoder:
-        """The decoder that takes the next step, after tokens from distributions of these entropies [nats]."""
+    def _forget_half_read(self) -> None:
+        """A cache with a part of the prompt is none to go on from: policies act on a prompt that was read whole."""
+        length = len(self.prompt)
+        self.decoders = {place: each for place, each in self.decoders.items() if each.cache.length >= length}
+
+    def decoder(self, text: Sequence[int], entropies: Sequence[float] = ()) -> Decoder:
+        """The decoder that takes the next step after ``text``, whose last tokens came from distributions of these
+        entropies [nats]."""
         place = 0 if self.switch is None else self.switch.choose_model(entropies)
+        run = replace(self.run, model=self.models[place])
         if place not in self.decoders:
-            run = replace(self.run, model=self.models[place])
-            policies = {slot: self.recipe.policy(slot, run) for slot in _DECODER_SLOTS}
-            reserve = self.run.max_new_tokens + self.recipe.slack
             # A question has its room beside the context, or beside what an earlier run left.
             first = self.options.context_tokens if self.past is None else self.past.cached
-            reserve += len(self.prompt) - first if first else 0
-            decoder = self.decoders[place] = Decoder(run.model, reserve, policies, compiled=self.options.compiled)
+            reserve = self._reserve + (len(self.prompt) - first if first else 0)
+            self.decoders[place] = self._new_decoder(run, reserve)
             if self.past is not None:
-                decoder.cache = self.past.copy_for(run.model, reserve) or decoder.cache
+                cache = self.past.copy_for(run.model, reserve)
+                self.decoders[place].cache = cache or self.decoders[place].cache
+        if outgrown(self.decoders[place], len(text)):
+            # All is read anew, and policies see the text as it is now: they begin with what was the prompt.
+            run = replace(run, prompt=tuple(text), max_new_tokens=len(self.prompt) + run.max_new_tokens - len(text))
+            self.recipe.start_anew(_DECODER_SLOTS, run)
+            self.decoders[place] = self._new_decoder(run, self._reserve)
         return self.decoders[place]
+
+    @property
+    def _reserve(self) -> int:
+        return self.run.max_new_tokens + self.recipe.slack
+
+    def _new_decoder(self, run: Run, reserve: int) -> Decoder:
+        policies = {slot: self.recipe.policy(slot, run) for slot in _DECODER_SLOTS}
+        return Decoder(run.model, reserve, policies, compiled=self.options.compiled)
 
     def state(self) -> State:
         """What another run can go on from, once this one is over."""
@@ -102,10 +132,11 @@ class Loop:
     @torch.inference_mode()
     def _turn(self, index: int) -> Step:
         start = time.perf_counter()
-        decoder = self.decoder(self._entropies)
-        decoder.reset_counts()
         text = self.prompt + self.output
-        draft, draft_seconds = self._propose(text) if self.output else (Draft(), 0.0)
+        decoder = self.decoder(text, self._entropies)
+        decoder.reset_counts()
+        reads_text = decoder.cache.length == 0
+        draft, draft_seconds = self._propose(text, decoder) if self.output else (Draft(), 0.0)
         forward_start = time.perf_counter()
         logits = self.advance(decoder, text, draft)
         self._wait(decoder)
@@ -134,7 +165,7 @@ class Loop:
             self.drafter.verified(verification)
             self._wait(decoder)
             draft_seconds += time.perf_counter() - learning
-        if self.length is not None and index > 0:
+        if self.length is not None and index > 0 and not reads_text:
             self.length.measured(verification, draft_seconds, verify_seconds)
         self.output += produced
         if self.switch is not None:
@@ -171,14 +202,16 @@ class Loop:
 
     def advance(self, decoder: Decoder, text: Sequence[int], draft: Draft | None = None) -> Tensor:
         """Bring a decoder up to ``text`` and return the logits after it, and after every node of a draft."""
-        if decoder.cache.length < len(self.prompt):
-            held, chunk = decoder.cache.length, self.options.prefill_chunk
-            logits = decoder.prefill(self.prompt[held:], chunk, context=0 if held else self.options.context_tokens)
+        held, chunk = decoder.cache.length, self.options.prefill_chunk
+        if held < len(self.prompt):
+            # On top of another run's cache, even of one that had to be computed anew, the prompt is a question.
+            context = 0 if self.past is not None and self.past.cached else self.options.context_tokens
+            logits = decoder.prefill(self.prompt[held:], chunk, context=context, length=len(text), cancel=self.cancel)
             if len(text) == len(self.prompt):
                 return logits
         behind = text[decoder.cache.length : -1]
         if behind:
-            decoder.forward(behind, logits="none")
+            decoder.prefill(behind, chunk, "none", context=0, length=len(text))
         if draft is None or not (draft.tokens or draft.ahead):
             return decoder.forward(text[-1:])
         parents = None if draft.parents is None else [-1, *(parent + 1 for parent in draft.parents)]
@@ -190,11 +223,12 @@ class Loop:
             logits = policy.adjust(text, logits)
         return logits
 
-    def _propose(self, text: list[int]) -> tuple[Draft, float]:
-        # The step itself adds one token, and positions beyond the model's must not be touched.
-        limit = min(self.run.max_new_tokens - len(self.output) - 1, self.run.model.anatomy.positions - len(text))
+    def _propose(self, text: list[int], decoder: Decoder) -> tuple[Draft, float]:
         if self.drafter is None:
             return Draft(), 0.0
+        # The step itself adds one token, and positions beyond the model's must not be touched.
+        limit = min(self.run.max_new_tokens - len(self.output) - 1, self.run.model.anatomy.positions - len(text))
+        limit = min(limit, room(decoder, len(text)))
         start = time.perf_counter()
         if self.length is not None and limit > 0:
             limit = self.length.limit(text, limit)

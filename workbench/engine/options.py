@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from workbench.engine.slots import LogitsPolicy, StopPolicy
-from workbench.errors import PromptError
+from workbench.errors import PromptError, SettingError
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,10 @@ class Options:
     compiled: bool = False
     logprobs: int = 0
     logits: bool = False
+
+    def __post_init__(self) -> None:
+        if self.prefill_chunk is not None and self.prefill_chunk < 1:
+            raise SettingError(f"prefill_chunk must be at least 1, not {self.prefill_chunk}: leave it out for one pass")
 
     def ends(self, output: Sequence[int]) -> bool:
         """Whether the text ends after ``output``, the tokens generated so far."""

@@ -67,6 +67,12 @@ class Recipe:
         found = self.policies(slot, run)
         return found[0] if found else None
 
+    def start_anew(self, slots: Sequence[str], run: Run) -> None:
+        """Forget the policies of ``run``'s model that serve none but these slots, so that they start anew."""
+        for place, technique in enumerate(self.techniques):
+            if set(technique.slots) <= set(slots):
+                self._started.pop((place, id(run.model)), None)
+
     def close(self) -> None:
         """Let every started policy go; one that holds something says so with a ``close`` method."""
         for policy in self._started.values():

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from workbench.engine.attention import attend
-from workbench.models import Model
+from workbench.models import Anatomy, Model
+from workbench.models.block import Rope
 
 
 @torch.inference_mode()
@@ -24,7 +25,9 @@ def score(model: Model, texts: Sequence[str | Sequence[int]]) -> list[Tensor]:
     Returns
     -------
     list of Tensor [tokens, vocabulary]
-        One for each text, as long as it is.
+        One for each text, as long as it is: what transformers gives for that text alone. Where rotary factors hang on
+        the length of the text, all of it is read with those of its whole length, while generation, and
+        :func:`workbench.teacher_force`, read each token with those of the text up to it.
 
     Raises
     ------
@@ -39,9 +42,17 @@ def score(model: Model, texts: Sequence[str | Sequence[int]]) -> list[Tensor]:
     padded = torch.tensor([each + [each[-1]] * (longest - len(each)) for each in ids], device=anatomy.device)
     positions = torch.arange(longest, device=anatomy.device)
     distance = positions[:, None] - positions
-    x, ropes = anatomy.embed(padded, positions), anatomy.rope(positions)
+    x, ropes = anatomy.embed(padded, positions), _ropes(anatomy, positions, list(map(len, ids)))
     for block in anatomy.blocks:
         query, key, value = block.enter(x, ropes.get(block.rope_kind))
         visible = distance >= 0 if block.window is None else (distance >= 0) & (distance < block.window)
-        x = block.leave(x, attend(query, key, value, visible, block.scale))
+        x = block.leave(x, attend(query, key, value, visible, block.scoring))
     return [anatomy.unembed(row[: len(each)]) for row, each in zip(x, ids, strict=True)]
+
+
+def _ropes(anatomy: Anatomy, positions: Tensor, lengths: Sequence[int]) -> dict[str, Rope]:
+    """Tables of a batch: one for all texts, or [texts, tokens, 1, rotary_dim] where each has its own."""
+    if not anatomy.rope_grows:
+        return anatomy.rope(positions)
+    each = [anatomy.rope(positions, length) for length in lengths]
+    return {kind: tuple(map(torch.stack, zip(*(ropes[kind] for ropes in each)))) for kind in each[0]}

@@ -65,6 +65,24 @@ class State:
             name = " ".join(part for part in self.model if part)
             raise PromptError(f"this state is of {name} and cannot go on with {' '.join(part for part in own if part)}")
 
+    def check_switch(self, model: Model, tokens: int, new: int) -> None:
+        """Refuse to go on from a cache with gaps where it would have to be computed anew, which would fill them.
+
+        Raises
+        ------
+        PromptError
+        """
+        cache, switch = self.caches.get(self.model), model.anatomy.switch
+        if switch is None or cache is None or cache.complete or cache.read_as > switch:
+            return
+        room = switch - tokens + 1
+        if new > room:
+            fewer = f"ask for at most {room:,} new tokens, or " if room > 0 else ""
+            raise PromptError(
+                f"this state has lost entries of its cache, and {model.name} computes its cache anew once a text is "
+                f"longer than {switch:,} tokens: {fewer}begin without the state"
+            )
+
     def copy_for(self, model: Model, reserve: int) -> KeyValueCache | None:
         """A copy of a model's cache with room for ``reserve`` more tokens; None if it has none."""
         cache = self.caches.get(key_of(model))

@@ -19,6 +19,7 @@ from workbench.engine.sampling import Sampler
 if TYPE_CHECKING:
     from workbench.engine.cache import KeyValueCache, LayerCache
     from workbench.models import Block, Model
+    from workbench.models.attention import Scoring
 
 SLOTS: dict[str, str] = {
     "weights": "stack",
@@ -96,12 +97,12 @@ class AttentionPolicy(Protocol):
     """Slot ``attention``."""
 
     def attend(
-        self, layer: int, query: Tensor, cache: LayerCache, mask: Tensor | None, scale: float
+        self, layer: int, query: Tensor, cache: LayerCache, mask: Tensor | None, scoring: Scoring
     ) -> tuple[Tensor, float] | None:
         """Weighted values [1, heads, tokens, head_dim] and the number of keys a query read on average; None leaves the
         layer to the engine. The new keys are already in ``cache``; ``mask`` [tokens or heads' groups, keys] is True
-        where a key is visible, None where all are. It is asked in every pass, those of the context and of the question
-        included."""
+        where a key is visible, None where all are; ``scoring`` is what makes the layer's weights of products. It is
+        asked in every pass, those of the context and of the question included."""
 
 
 class CachePolicy(Protocol):

@@ -95,7 +95,9 @@ def verify_cost(model: Model, kind: str = "measured") -> VerifyCost:
     known = _KNOWN.setdefault(model.anatomy, {})
     key = kind, torch.get_num_threads()
     if key not in known:
-        known[key] = VerifyCost(_ROWS, _seconds(model, repeats=4) if kind == "measured" else _seconds(model, repeats=0))
+        # A model with few positions cannot be asked for more.
+        sizes = [rows for rows in _ROWS if rows < model.anatomy.positions]
+        known[key] = VerifyCost(sizes, _seconds(model, sizes, repeats=4 if kind == "measured" else 0))
     return known[key]
 
 
@@ -105,16 +107,16 @@ def assume(model: Model, cost: VerifyCost) -> None:
         _KNOWN.setdefault(model.anatomy, {})[kind, torch.get_num_threads()] = cost
 
 
-def _seconds(model: Model, repeats: int) -> list[float]:
+def _seconds(model: Model, sizes: Sequence[int], repeats: int) -> list[float]:
     """Of every size the best of ``repeats`` timings; without repeats what its counts would take."""
-    decoder = Decoder(model, reserve=_ROWS[-1])
-    held = min(_HELD, model.anatomy.positions - _ROWS[-1])
+    decoder = Decoder(model, reserve=sizes[-1])
+    held = min(_HELD, model.anatomy.positions - sizes[-1])
     decoder.prefill([0] * held)
     dtype = str(model.dtype).removeprefix("torch.")
-    best = dict.fromkeys(_ROWS, float("inf"))
+    best = dict.fromkeys(sizes, float("inf"))
     # Round by round rather than size by size, so that a busy moment hits all alike.
     for _ in range(max(1, repeats)):
-        for rows in _ROWS:
+        for rows in sizes:
             decoder.reset_counts()
             start = time.perf_counter()
             decoder.forward([0] * rows, logits="all")
@@ -125,4 +127,4 @@ def _seconds(model: Model, repeats: int) -> list[float]:
                 took = float(step_seconds(decoder.flops, decoder.bytes, modelled_on(model.device), dtype))
             best[rows] = min(best[rows], took)
             decoder.cache.crop_to(held)
-    return [best[rows] for rows in _ROWS]
+    return [best[rows] for rows in sizes]

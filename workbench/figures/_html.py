@@ -21,6 +21,7 @@ from typing import Any
 import vl_convert
 
 from workbench.figures._theme import BACKGROUNDS, INKS, configuration
+from workbench.files import write_atomically
 
 SCHEMES = ("auto", "light", "dark")
 
@@ -184,11 +185,8 @@ def save_html(chart: Any, path: str | Path, title: str | None = None) -> Path:
 
 
 def write(text: str, path: str | Path) -> Path:
-    """Write a page as UTF-8 with plain newlines, so that its hashes hold."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", newline="\n")
-    return path
+    """Write a page, whole or not at all, as UTF-8 with plain newlines, so that its hashes hold."""
+    return write_atomically(path, text)
 
 
 def fragment(charts: Any, scheme: str = "auto", height: int | None = None) -> str:

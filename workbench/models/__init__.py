@@ -2,7 +2,8 @@
 
 from workbench.models.anatomy import SITES, Anatomy
 from workbench.models.block import Block
-from workbench.models.families import FAMILIES, Family
+from workbench.models.families import FAMILIES
+from workbench.models.family import Family
 from workbench.models.load import Model, load
 
 __all__ = ["FAMILIES", "SITES", "Anatomy", "Block", "Family", "Model", "load"]

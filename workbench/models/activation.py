@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from workbench_kernels.activation import activate
 from workbench_kernels.arithmetic import computes
@@ -33,3 +33,24 @@ class Activation:
             return self.function(inner)
         gate, up = inner.chunk(2, -1)
         return self.function(gate) * up
+
+
+class ClampedSwiglu:
+    """GPT-OSS's activation of an expert: gate and up stand in turn, both are clamped, and up is raised by one.
+
+    ``(up + 1) * gate * sigmoid(alpha * gate)``; ``called(inner, gated)`` as an :class:`Activation` is.
+
+    Parameters
+    ----------
+    alpha : float
+    limit : float
+        The gate is at most that, and up at most that far from zero.
+    """
+
+    def __init__(self, alpha: float, limit: float) -> None:
+        self.alpha, self.limit = alpha, limit
+        self._silu = Activation(nn.SiLU())
+
+    def __call__(self, inner: Tensor, gated: bool) -> Tensor:
+        gate, up = inner[..., ::2].clamp(max=self.limit), inner[..., 1::2].clamp(-self.limit, self.limit)
+        return (up + 1) * (self._silu(gate * self.alpha, False) / self.alpha)

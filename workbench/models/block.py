@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench.models.activation import Activation
+from workbench.models.activation import Activation, ClampedSwiglu
+from workbench.models.attention import Scoring
+from workbench.models.experts import Router, SharedExpert, apply_experts
 from workbench.models.multiply import Multiply
 from workbench_kernels.arithmetic import computes
 from workbench_kernels.rms_norm import rms_norm
@@ -62,28 +64,6 @@ class Projection:
     bias: Tensor | None = None
 
 
-@dataclass
-class Router:
-    """Router and experts of a mixture-of-experts MLP.
-
-    Attributes
-    ----------
-    weight : Tensor [experts, width]
-    chosen : int
-        Experts per token.
-    normalised : bool
-        Whether the chosen experts' weights are made to sum to one.
-    gate_up : Tensor [experts, 2 * inner, width]
-    down : Tensor [experts, width, inner]
-    """
-
-    weight: Tensor
-    chosen: int
-    normalised: bool
-    gate_up: Tensor
-    down: Tensor
-
-
 Rope = tuple[Tensor, Tensor]
 Watch = Callable[[str, Tensor], None]
 ChooseExperts = Callable[[int, Tensor], tuple[Tensor, Tensor]]
@@ -98,21 +78,26 @@ class Block:
     index : int
         Layer number, from 0.
     heads, kv_heads, head_dim : int
-    scale : float
-        What query-key products are multiplied by.
+    scoring : Scoring
+        What makes attention weights of query-key products.
     window : int or None
         Sliding window in tokens, the query's own included.
     rope_kind : str or None
-        Which of the model's rotary tables this layer reads; None where positions are learned.
+        Which of the model's rotary tables this layer reads; None where positions are learned, or there are none.
+    rotary_pairs : bool
+        Whether neighbouring dimensions of the projections turn together. Queries and keys come out with the first of
+        all pairs in front and the second behind: no product of them changes, and everybody turns them alike.
     parallel : bool
         Whether the MLP reads the same residual stream as the attention.
+    residual_multiplier : float
+        What is multiplied with whatever a sublayer adds to the residual stream.
     """
 
     index: int
     heads: int
     kv_heads: int
     head_dim: int
-    scale: float
+    scoring: Scoring
     window: int | None
     rope_kind: str | None
     parallel: bool
@@ -130,8 +115,16 @@ class Block:
     up: Projection | None
     down: Projection | None
     router: Router | None
-    activation: Activation
+    activation: Activation | ClampedSwiglu
+    shared: SharedExpert | None = None
+    rotary_pairs: bool = False
+    residual_multiplier: float = 1.0
     multiply: Multiply = field(default_factory=Multiply)
+
+    @property
+    def scale(self) -> float:
+        """What query-key products are multiplied by."""
+        return self.scoring.scale
 
     def enter(self, x: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of a residual stream.
@@ -167,7 +160,7 @@ class Block:
             query, key = rotated.split((heads, kv_heads), 2)
             rotated = torch.cat((self.query_norm(query), self.key_norm(key)), 2)
         if rope is not None:
-            rotated = rotate(rotated, rope)
+            rotated = rotate(_halves(rotated, rope[0].shape[-1]) if self.rotary_pairs else rotated, rope)
         query, key = rotated.split((heads, kv_heads), 2)
         return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
@@ -186,7 +179,7 @@ class Block:
         out = self.multiply(
             attended.transpose(1, 2).flatten(2), self.attention_output.weight, self.attention_output.bias
         )
-        return out if self.attention_post_norm is None else self.attention_post_norm(out)
+        return self._added(out, self.attention_post_norm)
 
     def mlp_sublayer(self, x: Tensor, watch: Watch | None = None, choose: ChooseExperts | None = None) -> Tensor:
         """What the MLP (or the chosen experts) adds to the residual stream ``x`` [batch, tokens, width].
@@ -200,7 +193,11 @@ class Block:
         else:
             inner = self.activation(self.multiply(normed, self.up.weight, self.up.bias), self.gated)
             out = self.multiply(inner, self.down.weight, self.down.bias)
-        return out if self.mlp_post_norm is None else self.mlp_post_norm(out)
+        return self._added(out, self.mlp_post_norm)
+
+    def _added(self, out: Tensor, norm: Norm | None) -> Tensor:
+        out = out if norm is None else norm(out)
+        return out if self.residual_multiplier == 1 else out * self.residual_multiplier
 
     def leave(
         self, x: Tensor, attended: Tensor, watch: Watch | None = None, choose: ChooseExperts | None = None
@@ -226,18 +223,20 @@ class Block:
 
     def _experts(self, normed: Tensor, watch: Watch | None, choose: ChooseExperts | None) -> Tensor:
         rows = normed.reshape(-1, normed.shape[-1])
-        logits = self.multiply(rows, self.router.weight)
+        router = self.router
+        logits = self.multiply(rows, router.weight, router.bias)
         if watch is not None:
             watch("router_logits", logits)
         weights, indices = self.route(logits) if choose is None else choose(self.index, logits)
-        weights = weights.to(rows.dtype)
-        out = torch.zeros_like(rows)
-        for expert in indices.unique().tolist():
-            token, place = torch.where(indices == expert)
-            inner = self.activation(self.multiply(rows[token], self.router.gate_up[expert]), True)
-            result = self.multiply(inner, self.router.down[expert])
-            out.index_add_(0, token, result * weights[token, place, None])
+        out = apply_experts(rows, weights, indices, router, self.shared, self.activation, self.multiply)
         return out.view_as(normed)
+
+
+def _halves(x: Tensor, width: int) -> Tensor:
+    """``x`` [..., head_dim] with the pairs of neighbours among its first ``width`` dimensions torn apart: the first of
+    all pairs in front, the second behind them."""
+    turned = x[..., :width].unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+    return turned if width == x.shape[-1] else torch.cat((turned, x[..., width:]), -1)
 
 
 def rotate(x: Tensor, rope: Rope) -> Tensor:

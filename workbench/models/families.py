@@ -6,88 +6,9 @@ proven when a model is loaded (:mod:`workbench.models.proof`), so a wrong row is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-
-@dataclass(frozen=True)
-class Family:
-    """Where one architecture keeps its parts.
-
-    Attributes
-    ----------
-    name : str
-        ``model_type`` of the Hugging Face configuration.
-    title : str
-        What people call it.
-    embedding, blocks, final_norm : str
-        Paths from the causal language model.
-    attention : str
-        Path of the attention module in a block.
-    query_key_value : tuple of str
-        Projections: three separate ones, or a single fused one.
-    interleaved : bool
-        Whether the fused projection holds (query, key, value) head by head (GPT-NeoX) rather than part by part.
-    attention_output : str
-        Output projection of the attention.
-    up, down : tuple of str, str
-        Projections of the MLP: ``up`` is (gate, up), one fused gate-and-up, or one plain projection.
-    activation : str
-        Path of the activation function.
-    gated : bool
-        Whether the MLP multiplies the activated gate with the up projection.
-    attention_norm, mlp_norm : str or None
-        Norm of the residual stream before each sublayer.
-    attention_post_norm, mlp_post_norm : str or None
-        Norm of each sublayer's output before it is added to the residual stream.
-    query_norm, key_norm : str or None
-        Norms of queries and keys.
-    norm_over_all_heads : bool
-        Whether those norms see all heads as one vector (OLMo 2, OLMoE) rather than one head at a time.
-    rotary : str or None
-        Rotary embedding module; None where positions are learned.
-    position_embedding : str or None
-        Learned position embedding.
-    position_offset : int
-        What is added to a position before it is looked up.
-    parallel_residual : str or None
-        Name of the configuration flag that makes both sublayers read the same residual stream.
-    window : str or None
-        Where the sliding window of a layer stands: in its ``"attention"`` module, in the ``"config"``, or nowhere.
-    router, experts : str or None
-        Router and experts of a mixture-of-experts block; a block that has neither is dense.
-    required : dict
-        Configuration values that the family's steps rely on; anything else is refused with its name.
-    """
-
-    name: str
-    title: str
-    embedding: str = "model.embed_tokens"
-    blocks: str = "model.layers"
-    final_norm: str = "model.norm"
-    attention: str = "self_attn"
-    query_key_value: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-    interleaved: bool = False
-    attention_output: str = "self_attn.o_proj"
-    up: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
-    down: str = "mlp.down_proj"
-    activation: str = "mlp.act_fn"
-    gated: bool = True
-    attention_norm: str | None = "input_layernorm"
-    mlp_norm: str | None = "post_attention_layernorm"
-    attention_post_norm: str | None = None
-    mlp_post_norm: str | None = None
-    query_norm: str | None = None
-    key_norm: str | None = None
-    norm_over_all_heads: bool = False
-    rotary: str | None = "model.rotary_emb"
-    position_embedding: str | None = None
-    position_offset: int = 0
-    parallel_residual: str | None = None
-    window: str | None = None
-    router: str | None = None
-    experts: str | None = None
-    required: tuple[tuple[str, object], ...] = ()
-
+from workbench.models.family import Family
 
 _LLAMA = Family("llama", "Llama (SmolLM)")
 _QWEN3 = replace(
@@ -103,11 +24,27 @@ _OLMO2 = replace(
     name="olmo2",
     title="OLMo 2",
     window=None,
+    norm_weight="late",
     attention_norm=None,
     mlp_norm=None,
     attention_post_norm="post_attention_layernorm",
     mlp_post_norm="post_feedforward_layernorm",
     norm_over_all_heads=True,
+)
+_GEMMA2 = replace(
+    _LLAMA,
+    name="gemma2",
+    title="Gemma 2",
+    window="attention",
+    norm_weight="one_plus",
+    attention_post_norm="post_attention_layernorm",
+    mlp_norm="pre_feedforward_layernorm",
+    mlp_post_norm="post_feedforward_layernorm",
+    attention_softcap="attn_logit_softcapping",
+    required=(("use_bidirectional_attention", (None, False)),),
+)
+_GLM = replace(
+    _LLAMA, name="glm", title="GLM", rotary_pairs=True, up=("mlp.gate_up_proj",), activation="mlp.activation_fn"
 )
 _GPT2 = Family(
     "gpt2",
@@ -136,14 +73,26 @@ FAMILIES: dict[str, Family] = {
         replace(_LLAMA, name="mistral", title="Mistral", window="config"),
         replace(_LLAMA, name="qwen2", title="Qwen2", window="attention"),
         _QWEN3,
+        _GEMMA2,
         replace(
-            _QWEN3,
-            name="gemma3_text",
-            title="Gemma 3",
-            attention_post_norm="post_attention_layernorm",
-            mlp_norm="pre_feedforward_layernorm",
-            mlp_post_norm="post_feedforward_layernorm",
-            required=(("attn_logit_softcapping", None), ("use_bidirectional_attention", False)),
+            _GEMMA2, name="gemma3_text", title="Gemma 3", query_norm="self_attn.q_norm", key_norm="self_attn.k_norm"
+        ),
+        replace(_LLAMA, name="smollm3", title="SmolLM3", window="attention", unrotated="no_rope_layers"),
+        replace(
+            _LLAMA,
+            name="granite",
+            title="Granite",
+            embedding_multiplier="embedding_multiplier",
+            residual_multiplier="residual_multiplier",
+            logits_divisor="logits_scaling",
+        ),
+        _GLM,
+        replace(
+            _GLM,
+            name="glm4",
+            title="GLM-4",
+            attention_post_norm="post_self_attn_layernorm",
+            mlp_post_norm="post_mlp_layernorm",
         ),
         _GPT2,
         Family(
@@ -186,11 +135,27 @@ FAMILIES: dict[str, Family] = {
             name="phi3",
             title="Phi-3",
             window="config",
+            reads_anew=True,
             query_key_value=("self_attn.qkv_proj",),
             up=("mlp.gate_up_proj",),
             activation="mlp.activation_fn",
         ),
+        replace(
+            _LLAMA,
+            name="phi",
+            title="Phi",
+            final_norm="model.final_layernorm",
+            attention_output="self_attn.dense",
+            up=("mlp.fc1",),
+            down="mlp.fc2",
+            activation="mlp.activation_fn",
+            gated=False,
+            mlp_norm="input_layernorm",
+            parallel_residual=True,
+            required=(("qk_layernorm", False),),
+        ),
         _OLMO2,
+        replace(_OLMO2, name="olmo3", title="OLMo 3", window="attention"),
         replace(_LLAMA, name="mixtral", title="Mixtral", window="config", router="mlp.gate", experts="mlp.experts"),
         replace(
             _QWEN3,
@@ -202,6 +167,28 @@ FAMILIES: dict[str, Family] = {
             experts="mlp.experts",
             required=(("clip_qkv", None),),
         ),
+        replace(
+            _LLAMA,
+            name="qwen2_moe",
+            title="Qwen2-MoE",
+            window="attention",
+            router="mlp.gate",
+            experts="mlp.experts",
+            shared_expert="mlp.shared_expert",
+            shared_expert_gate="mlp.shared_expert_gate",
+        ),
         replace(_QWEN3, name="qwen3_moe", title="Qwen3-MoE", window="config", router="mlp.gate", experts="mlp.experts"),
+        replace(
+            _LLAMA,
+            name="gpt_oss",
+            title="GPT-OSS",
+            window="attention",
+            norm_weight="late",
+            rotary_half=True,
+            sinks="self_attn.sinks",
+            router="mlp.router",
+            experts="mlp.experts",
+            experts_by_column=True,
+        ),
     )
 }

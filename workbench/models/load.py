@@ -16,10 +16,12 @@ from torch import Tensor
 from workbench.errors import PromptError, SettingError
 from workbench.models import bundled, safety
 from workbench.models.anatomy import Anatomy
+from workbench.models.detokenise import label, pieces
 from workbench.models.families import FAMILIES
 from workbench.models.generation_settings import asked_for
 from workbench.models.proof import prove, untouched
 from workbench.models.reading import read, readable
+from workbench.tokenizing import prompt_ids, token_ids, write_chat
 from workbench_kernels import arithmetic
 
 _log = logging.getLogger("workbench")
@@ -86,23 +88,26 @@ class Model:
         Parameters
         ----------
         prompt : str or token ids
+            Ids as a sequence, array or tensor [n] or [1, n]: one prompt.
         start : bool
-            Whether the text begins here, so that it gets the tokens that the tokenizer puts around a text.
+            Whether the text begins here, so that it gets the tokens that the tokenizer puts around a text. A text that
+            :meth:`chat` wrote, or that begins with the start token's own text (``<s>``), has them already and gets no
+            second ones; ids are taken as they are.
 
         Raises
         ------
         PromptError
-            If the prompt is empty, longer than the model's positions, holds an id the model does not have, or is text
-            while the model has no tokenizer.
+            If the prompt is empty, several prompts, longer than the model's positions, holds what is no character or an
+            id that the model does not have, or is text while the model has no tokenizer.
         """
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise PromptError(f"{self.name} has no tokenizer: give the prompt as token ids")
             if not prompt.strip():
                 raise PromptError("the prompt is empty: give it some text")
-            ids = self.tokenizer(prompt, add_special_tokens=start)["input_ids"]
+            ids = token_ids(self.tokenizer, prompt, start)
         else:
-            ids = prompt.flatten().tolist() if isinstance(prompt, Tensor) else [int(token) for token in prompt]
+            ids = prompt_ids(prompt)
         if not ids:
             raise PromptError("the prompt is empty: give it at least one token")
         if min(ids) < 0 or max(ids) >= self.anatomy.vocabulary:
@@ -115,17 +120,34 @@ class Model:
         return ids
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of token ids; ids in angle brackets for a model without a tokenizer."""
+        """Text of token ids, no space in it taken for untidy; ids in angle brackets for a model without a tokenizer."""
         if self.tokenizer is None:
             return "".join(f"<{token}>" for token in tokens)
-        return self.tokenizer.decode(list(tokens))
+        return self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """The text that each token of a text adds: joined, they are :meth:`decode` of all.
+
+        A character spread over several tokens stands at the one that completes it; the others are empty. See
+        :class:`workbench.models.detokenise.Detokeniser`, which gives them as the tokens come.
+        """
+        return pieces(self.decode, tokens)
+
+    def label(self, token: int) -> str:
+        """What one token stands for within a text: with its leading space, and ``<0xE4>`` for a part of a character."""
+        return self.decode([token]) if self.tokenizer is None else label(self.tokenizer, token, self.decode)
 
     def chat(self, message: str) -> str:
-        """A user message in the model's own chat format, ready to be answered; unchanged if it has none."""
+        """A user message in the model's own chat format, ready to be answered; unchanged if it has none.
+
+        Raises
+        ------
+        PromptError
+            The chat template cannot write it.
+        """
         if self.tokenizer is None or not self.tokenizer.chat_template:
             return message
-        turn = [{"role": "user", "content": message}]
-        return self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        return write_chat(self.tokenizer, [{"role": "user", "content": message}])
 
     def shallow(self, layers: int) -> Model:
         """The same weights with fewer layers, spread evenly, first and last kept: a cheap model of the same vocabulary.
@@ -208,7 +230,11 @@ def wrap(hf: Any, tokenizer: Any, name: str, revision: str = "") -> Model:
         If the family is not in the table, or the proof fails.
     """
     hf.eval().requires_grad_(False)
-    expected = untouched(hf) if hf.config.model_type in FAMILIES else None  # of others the anatomy says what it needs
+    row = FAMILIES.get(hf.config.model_type)
+    if row is not None and (row.attention_softcap or row.sinks):
+        # Torch's fused attention knows neither soft caps nor sinks.
+        hf.set_attn_implementation("eager")
+    expected = None if row is None else untouched(hf)  # of others the anatomy says what it needs
     anatomy = Anatomy(hf)
     proof = prove(hf, anatomy, expected)
     return Model(hf, tokenizer, anatomy, name, revision, proof)

@@ -95,8 +95,10 @@ def prove(hf: nn.Module, anatomy: Anatomy, expected: tuple[Tensor, Tensor] | Non
         _shape(anatomy, block.index, "queries", query, (1, block.heads, length, block.head_dim))
         for name, tensor in (("keys", key), ("values", value)):
             _shape(anatomy, block.index, name, tensor, (1, block.kv_heads, length, block.head_dim))
-        rows = attention_rows(query, key, block.scale, block.window)
-        row_sum = max(row_sum, float((rows.sum(-1) - 1).abs().max()))
+        rows = attention_rows(query, key, block.scoring, block.window)
+        excess = rows.sum(-1) - 1
+        # A sink takes its share of a row.
+        row_sum = max(row_sum, float((excess.abs() if block.scoring.sinks is None else excess.clamp_min(0)).max()))
         attended = rows.to(value.dtype) @ value.repeat_interleave(block.heads // block.kv_heads, 1)
         x = block.leave(x, attended)
         _shape(anatomy, block.index, "residual stream", x, (1, length, anatomy.width))

@@ -75,7 +75,7 @@ def read(name: str, files: list[Path], dtype: torch.dtype) -> tuple[Any, Any, li
             source["use_safetensors"] = True
         try:
             hf, found = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, dtype=dtype, attn_implementation="sdpa", ignore_mismatched_sizes=True,
+                folder, config=config, dtype=dtype, ignore_mismatched_sizes=True,
                 output_loading_info=True, **source,
             )  # fmt: skip
         except RuntimeError:  # several tensors of the file make one of the model, and do not fit together
@@ -156,7 +156,7 @@ def _described(name: str, config: Any, contents: list[Contents]) -> Any:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        empty = AutoModelForCausalLM.from_config(config)
     asked = sum(tensor.numel() for tensor in empty.parameters())
     extra = sum(tensor.numel() for tensor in empty.buffers())
     held = sum(part.elements for part in contents)

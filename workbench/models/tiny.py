@@ -24,15 +24,49 @@ _SIZES: dict[str, Any] = {
     "pad_token_id": 0,
 }
 _EXPERTS = {"num_experts": 8, "num_local_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+_YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+# What makes each family what it is, small enough to matter in a few tokens.
 _SPECIAL: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 256, "n_inner": 48},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
-    "gemma3_text": {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16},
+    "gemma2": {
+        "head_dim": 16,
+        "sliding_window": 8,
+        "query_pre_attn_scalar": 16,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 4.0,
+    },
+    "gemma3_text": {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16, "sliding_window_pattern": 2},
     "mistral": {"sliding_window": 16},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 2},
     "qwen3": {"head_dim": 16},
+    "phi": {"partial_rotary_factor": 0.5},
+    "phi3": {"sliding_window": 14, "partial_rotary_factor": 0.5},
+    "smollm3": {"no_rope_layer_interval": 3},
+    "granite": {
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.6,
+        "attention_multiplier": 0.5,
+        "logits_scaling": 1.7,
+    },
+    "glm": {"head_dim": 16, "attention_bias": True},
+    "glm4": {"head_dim": 16, "attention_bias": True},
+    "olmo3": {
+        "sliding_window": 9,
+        "rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 1e4}, "full_attention": _YARN},
+    },
     "mixtral": _EXPERTS,
     "olmoe": _EXPERTS,
-    "qwen3_moe": {**_EXPERTS, "head_dim": 16, "mlp_only_layers": [1]},
+    "qwen2_moe": {**_EXPERTS, "shared_expert_intermediate_size": 40, "mlp_only_layers": [2]},
+    "qwen3_moe": {**_EXPERTS, "head_dim": 16, "mlp_only_layers": [1], "norm_topk_prob": True},
+    "gpt_oss": {
+        **_EXPERTS,
+        "num_experts_per_tok": 4,
+        "head_dim": 16,
+        "sliding_window": 8,
+        "swiglu_limit": 0.5,
+        "rope_parameters": _YARN,
+    },
 }
 
 
@@ -72,7 +106,7 @@ def tiny(
     generator_state = torch.get_rng_state()
     torch.manual_seed(seed)
     try:
-        hf = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        hf = AutoModelForCausalLM.from_config(config, dtype=dtype)
         for name, parameter in hf.named_parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.4 if "embed" in name or "wte" in name else 0.25)

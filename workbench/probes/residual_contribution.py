@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.models import Block, Model
+from workbench.models.attention import Scoring
 from workbench.probes._probe import Probe, Reader, axis, register, sample
 from workbench.settings import settings
 from workbench.trace import variable
@@ -62,7 +63,7 @@ class ResidualContribution(Probe):
     )
 
     def start(self, model: Model, tokens: Tensor) -> _Reader:
-        return _Reader(model, sample(len(tokens), self.positions).to(model.device))
+        return _Reader(model, sample(len(tokens), self.positions).to(model.device), len(tokens))
 
     @classmethod
     def examples(cls) -> tuple[ResidualContribution, ...]:
@@ -70,9 +71,9 @@ class ResidualContribution(Probe):
 
 
 class _Reader(Reader):
-    def __init__(self, model: Model, places: Tensor) -> None:
+    def __init__(self, model: Model, places: Tensor, tokens: int) -> None:
         self._anatomy, self._places = model.anatomy, places
-        self._ropes = model.anatomy.rope(places)
+        self._ropes = model.anatomy.rope(places, tokens)
         self._before: Tensor = torch.empty(0)
         self._variants = torch.empty(
             model.layers, len(places), model.anatomy.width, dtype=model.dtype, device=model.device
@@ -106,7 +107,7 @@ class _Reader(Reader):
                     value[:, :, index],
                     keys[0, :, start:place],
                     values[0, :, start:place],
-                    block.scale,
+                    block.scoring,
                 )
             rows.copy_(block.leave(rows, attended))
 
@@ -137,7 +138,7 @@ class _Reader(Reader):
         return xr.Dataset(variables, coordinates, {"positions": count})
 
 
-def attend_back(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+def attend_back(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, scoring: Scoring) -> Tensor:
     """Weighted values of rows at one position that share the past but each have a key and value of their own.
 
     Parameters
@@ -146,7 +147,7 @@ def attend_back(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values:
     key, value : Tensor [rows, kv_heads, head_dim]
         Of the rows themselves.
     keys, values : Tensor [kv_heads, past, head_dim]
-    scale : float
+    scoring : Scoring
 
     Returns
     -------
@@ -156,7 +157,10 @@ def attend_back(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values:
     own_key, own_value = key.transpose(0, 1)[:, :, None], value.transpose(0, 1)[:, :, None]
     past = grouped.flatten(1, 2) @ keys.transpose(1, 2)
     own = (grouped * own_key).sum(-1, keepdim=True).flatten(1, 2)
-    weights = (torch.cat((past, own), -1).float() * scale).softmax(-1).to(values.dtype)
+    # [kv_heads, groups, rows, keys]
+    products = torch.cat((past, own), -1).unflatten(1, grouped.shape[1:3]).transpose(1, 2)
+    weights = scoring.weights(products.flatten(0, 1)).to(values.dtype)
+    weights = weights.unflatten(0, products.shape[:2]).transpose(1, 2).flatten(1, 2)
     out = (weights[..., :-1] @ values).unflatten(1, grouped.shape[1:3])
     out = out + weights[..., -1:].unflatten(1, grouped.shape[1:3]) * own_value
     return out.transpose(0, 1).flatten(1, 2)

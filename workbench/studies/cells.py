@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import socket
 import tempfile
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,9 @@ from workbench.engine.step import Step
 from workbench.errors import WorkbenchError
 from workbench.studies.run import sha256
 
-_VERSION = 2
+_VERSION = 3
+_PARTIAL = ".partial"
+_OLD = 3600.0  # seconds after which nobody is still writing
 NAN = float("nan")
 
 
@@ -73,7 +79,7 @@ class Cells:
     """Finished cells in a folder, one JSON file each, named by the hash of their recipe; without a folder, none.
 
     A file is written beside its place and moved there, and carries a checksum: one that is damaged or half is computed
-    anew rather than believed.
+    anew rather than believed. What a killed process left half written is removed when the folder is next used.
 
     Parameters
     ----------
@@ -92,6 +98,9 @@ class Cells:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise WorkbenchError(f"{self.folder} cannot hold a study: {error.strerror}") from error
+            for file in self.folder.glob(f".cell-*{_PARTIAL}"):
+                if _abandoned(file):
+                    file.unlink(missing_ok=True)
 
     def get(self, recipe_hash: str) -> Cell | None:
         """The cell of a recipe, if it is there and whole."""
@@ -107,14 +116,27 @@ class Cells:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
-    def put(self, recipe_hash: str, cell: Cell) -> None:
-        """Keep a finished cell."""
+    def content_of_other(self, recipe_hash: str) -> Any:
+        """What the names in a recipe stood for when a cell was kept that differs in nothing else, the newest one; None
+        if there is none. The part of the hash before its first ``-`` is that of the names."""
+        names, dash, _ = recipe_hash.partition("-")
+        if self.folder is None or not dash:
+            return None
+        others = [file for file in self.folder.glob(f"{names}-*.json") if file.stem != recipe_hash]
+        try:
+            newest = max(others, key=lambda file: file.stat().st_mtime_ns, default=None)
+            return None if newest is None else json.loads(newest.read_text("utf-8")).get("content", {})
+        except (OSError, ValueError, AttributeError, RecursionError):
+            return {}
+
+    def put(self, recipe_hash: str, cell: Cell, content: Any = None) -> None:
+        """Keep a finished cell, and what the names in its recipe stood for."""
         if self.folder is None:
             return
-        content = json.loads(json.dumps(asdict(cell)))
-        stored = {"version": _VERSION, "hash": recipe_hash, "sha256": sha256(content), "cell": content}
+        plain = json.loads(json.dumps(asdict(cell)))
+        stored = {"version": _VERSION, "hash": recipe_hash, "sha256": sha256(plain), "content": content, "cell": plain}
         try:
-            handle, name = tempfile.mkstemp(dir=self.folder, prefix=".cell-", suffix=".partial")
+            handle, name = tempfile.mkstemp(dir=self.folder, prefix=_prefix(), suffix=_PARTIAL)
             try:
                 with os.fdopen(handle, "w", encoding="utf-8") as file:
                     json.dump(stored, file)
@@ -127,6 +149,28 @@ class Cells:
 
     def _file(self, recipe_hash: str) -> Path:
         return self.folder / f"{recipe_hash}.json"
+
+
+def _prefix() -> str:
+    """How the name of a file begins that this process has not finished."""
+    return f".cell-{os.getpid()}@{re.sub(r'[^A-Za-z0-9.]', '', socket.gethostname())}-"
+
+
+def _abandoned(file: Path) -> bool:
+    """Whether the process that began a file has ended, killed in the middle."""
+    found = re.match(r"\.cell-(\d+)@([A-Za-z0-9.]*)-", file.name)
+    here = _prefix().partition("@")[2].removesuffix("-")
+    if found is None or found[2] != here:
+        with contextlib.suppress(OSError):
+            return time.time() - file.stat().st_mtime > _OLD
+        return False
+    try:
+        os.kill(int(found[1]), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _tuples(value: Any) -> Any:

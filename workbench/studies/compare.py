@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from workbench.cost.hardware import Hardware, hardware_table
 from workbench.errors import WorkbenchError
-from workbench.models import Model
+from workbench.models import Model, fingerprint
 from workbench.studies.cases import Case, cases
 from workbench.studies.cells import NAN, Cell, Cells
+from workbench.studies.contents import changed
 from workbench.studies.plan import BASELINE, Plan, named_recipes, validate
 from workbench.studies.quality import Forced
 from workbench.studies.run import run
@@ -72,7 +74,9 @@ def compare(
         What to model seconds on; by default all that is known, this CPU measured first. ``()`` models nothing.
     folder : path, optional
         Keeps every finished recipe and prompt there, and takes from there what an earlier call with the same settings
-        finished. Where some recipes are new, the baseline is timed again beside them.
+        finished. Where some recipes are new, the baseline is timed again beside them. What names stand for is part of
+        the settings, by content: the model's weights, its tokenizer, draft models, trained parts, corpora and the
+        workbench's version. Where it changed the result is computed anew, which progress and remarks say.
     context_tokens : int, "marked" or None
         What of every prompt is context, compressed before the question is read (see :func:`workbench.generate`):
         ``"marked"`` takes what the prompt itself marks (``context`` in a prompts file; a needle's haystack) and reads
@@ -108,9 +112,12 @@ def compare(
     plan = Plan(model, cases(model, prompts, context_tokens), named_recipes(recipes), options, repeats, quality)
     validate(plan, hardware)
     cells = Cells(folder)
+    if folder is not None:
+        fingerprint.forget(model)
     plan.hardware = hardware_table(hardware, str(model.dtype).removeprefix("torch."))
-    made = _Work(plan, cells, progress, cancel).results()
-    return Study(build_tree(plan, made, partial=cancel is not None and cancel.is_set()))
+    work = _Work(plan, cells, progress, cancel)
+    made = work.results()
+    return Study(build_tree(plan, made, cancel is not None and cancel.is_set(), work.renewed))
 
 
 class _Work:
@@ -122,6 +129,7 @@ class _Work:
         self._per_recipe = plan.repeats + int(plan.quality)
         self._total = len(plan.recipes) * len(plan.cases) * self._per_recipe
         self._done = 0
+        self.renewed: Counter[str] = Counter()
 
     @property
     def cancelled(self) -> bool:
@@ -141,6 +149,7 @@ class _Work:
                     self._tick(self._per_recipe, f"{name} · {case.id} · kept from before")
                 else:
                     missing.append(name)
+                    self._note_other_content(name, case)
             if not missing or self.cancelled:
                 continue
             if not warm:
@@ -150,6 +159,15 @@ class _Work:
                 if name in missing:
                     made[name][place] = cell
         return made
+
+    def _note_other_content(self, name: str, case: Case) -> None:
+        """What changed since a result was kept under the same names, if one was."""
+        plan = self.plan
+        before = self.cells.content_of_other(plan.hash(name, case))
+        if before is not None:
+            found = changed(before, plan.content(name), plan.model, plan.recipes[name])
+            self.renewed.update(found)
+            self._tick(0, f"{name} · {case.id} · computed anew: {', '.join(found)} changed")
 
     def _warm_up(self, case: Case, names: Sequence[str]) -> None:
         """A few tokens of every recipe, so that nothing is compiled, loaded or paged in on the clock. What fails here
@@ -181,7 +199,7 @@ class _Work:
         if not self.cancelled:
             for name in missing:
                 if found[name].failed is None and (found[name].quality is not None or not plan.quality):
-                    self.cells.put(plan.hash(name, case), found[name])
+                    self.cells.put(plan.hash(name, case), found[name], plan.content(name))
         return found
 
     def _attempt(self, name: str, case: Case, cell: Cell, repeat: int, limit: int | None = None) -> None:
@@ -205,13 +223,15 @@ class _Work:
         forced = None
         if baseline.ran and not self.cancelled:
             try:
-                forced = Forced(plan.model, case.tokens, baseline.tokens, plan.seed, case.context_tokens)
+                chunk = plan.options["prefill_chunk"]
+                text = case.tokens, baseline.tokens
+                forced = Forced(plan.model, *text, plan.seed, case.context_tokens, chunk, self.cancel)
             except Exception as error:
                 baseline.failed = baseline.failed or _message(error)
         for name, cell in found.items():
             if forced is not None and cell.failed is None and cell.ran and not self.cancelled:
                 try:
-                    cell.quality = forced.compare(plan.recipes[name], self.cancel)
+                    cell.quality = forced.compare(plan.recipes[name])
                     if name == BASELINE and cell.quality is not None:
                         cell.quality["margins"] = forced.margins
                 except Exception as error:

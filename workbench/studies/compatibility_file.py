@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from workbench.errors import TraceError
+from workbench.files import write_atomically
 from workbench.studies.compatibility import CONDITIONS, STATUSES, matrix
 
 NAME = "compatibility.json"
@@ -93,10 +94,7 @@ def shipped() -> xr.DataTree:
 
 def write(tree: xr.DataTree, path: str | Path) -> Path:
     """Write a matrix as JSON (``.json``) or as a table for reading (``.md``)."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(markdown(tree) if path.suffix == ".md" else to_json(tree), encoding="utf-8", newline="\n")
-    return path
+    return write_atomically(path, markdown(tree) if Path(path).suffix == ".md" else to_json(tree))
 
 
 def summary(tree: xr.DataTree) -> str:

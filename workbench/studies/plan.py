@@ -14,6 +14,7 @@ from workbench.models import Model
 from workbench.models.stop_text import stop_texts
 from workbench.settings import parse
 from workbench.studies.cases import Case
+from workbench.studies.contents import contents
 from workbench.studies.run import recipe as recipe_of
 from workbench.studies.run import sha256
 
@@ -49,9 +50,15 @@ class Plan:
         return {**self.options, "context_tokens": case.context_tokens}
 
     def hash(self, name: str, case: Case) -> str:
-        """Name of a cell: everything that decides it."""
+        """Name of a cell: everything that decides it, after a part that only the names in it decide."""
         recipe = recipe_of(self.model, case.tokens, self.recipes[name], self.options_of(case))
-        return sha256([recipe["hash"], self.repeats, str(self.model.device)])
+        named = {key: value for key, value in recipe.items() if key not in ("content", "hash")}
+        where = [self.repeats, str(self.model.device)]
+        return f"{sha256([named, *where])[:16]}-{sha256([recipe['hash'], *where])}"
+
+    def content(self, name: str) -> dict[str, Any]:
+        """What the names in a recipe stand for now."""
+        return contents(self.model, self.recipes[name])
 
     def order(self, names: Sequence[str], place: int, repeat: int) -> list[str]:
         """Whose turn it is in one round: the same circle, started one further on with every prompt and repeat, so that

@@ -31,6 +31,10 @@ class Forced:
     seed : int
     context_tokens : int, optional
         See :func:`workbench.teacher_force`.
+    prefill_chunk : int, optional
+        Of the generations.
+    cancel : threading.Event, optional
+        Once set, what is not complete stays empty.
 
     Attributes
     ----------
@@ -44,25 +48,31 @@ class Forced:
         continuation: list[int],
         seed: int = 0,
         context_tokens: int | None = None,
+        prefill_chunk: int | None = None,
+        cancel: threading.Event | None = None,
     ) -> None:
-        self.model, self.prompt, self.continuation = model, prompt, continuation
-        self.seed, self.context_tokens = seed, context_tokens
-        self.logits = np.concatenate([_array(rows) for rows in self._forced(())])
+        self.model, self.prompt, self.continuation, self._cancel = model, prompt, continuation, cancel
+        self._options = {"seed": seed, "context_tokens": context_tokens, "prefill_chunk": prefill_chunk}
+        rows = [_array(each) for each in self._forced(())]
+        self.logits = np.empty((0, 0), np.float32) if self.cancelled else np.concatenate(rows)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the study was told to end."""
+        return self._cancel is not None and self._cancel.is_set()
 
     @property
     def margins(self) -> list[float]:
         """How far the baseline's best token led, at every position [logit]."""
         return margin(self.logits).tolist()
 
-    def compare(self, techniques: Sequence[Any], cancel: threading.Event | None = None) -> dict[str, float] | None:
+    def compare(self, techniques: Sequence[Any]) -> dict[str, float] | None:
         """Mean KL(baseline || recipe) [nats], share of equal best tokens, perplexity of the continuation.
 
         A recipe that only drafts runs too: that its divergence is nil is measured, not assumed. None if cancelled.
         """
         divergences, agreed, surprise, done = [], 0.0, 0.0, 0
         for rows in self._forced(techniques):
-            if cancel is not None and cancel.is_set():
-                return None
             logits = _array(rows)
             reference = self.logits[done : done + len(logits)]
             divergences.append(kl_divergence(reference, logits))
@@ -70,6 +80,8 @@ class Forced:
             tokens = np.asarray(self.continuation[done : done + len(logits)])
             surprise += len(logits) * float(np.log(perplexity(logits, tokens)))
             done += len(logits)
+        if self.cancelled:
+            return None
         return {
             "kl": float(np.concatenate(divergences).mean()),
             "top1_agreement": agreed / done,
@@ -78,7 +90,7 @@ class Forced:
 
     def _forced(self, techniques: Sequence[Any]) -> Iterator[Tensor]:
         return teacher_force(
-            self.model, self.prompt, self.continuation, techniques, self.seed, context_tokens=self.context_tokens
+            self.model, self.prompt, self.continuation, techniques, cancel=self._cancel, **self._options
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,13 +26,29 @@ def remarks(study: Study) -> list[str]:
     runs = [{**run, "name": run["name"][:_NAME]} for run in study.summary]
     others = [run for place, run in enumerate(runs) if place != int(study.tree.attrs["baseline"])]
     out = [run["name"] for run, may in zip(runs, comparable(study)) if not may]
-    return [*_intervals(runs), *_stopped(others, out), *_noise(study, others), *_modelled(others), *_needed(others)]
+    return [
+        *_renewed(study),
+        *_intervals(runs),
+        *_stopped(others, out),
+        *_noise(study, others),
+        *_modelled(others),
+        *_needed(others),
+    ]
 
 
 def comparable(study: Study) -> np.ndarray:
     """Which runs [run] may be on the Pareto front; see :func:`workbench.metrics.covers`."""
     written = study.tree["scores/new_tokens"].values
     return covers(written, written[int(study.tree.attrs["baseline"])])
+
+
+def _renewed(study: Study) -> list[str]:
+    """Of a study that found results under the same names for other content."""
+    renewed = json.loads(study.tree.attrs.get("renewed", "{}"))
+    return [
+        f"Computed anew, since {what[:_NAME]} changed after the results in the folder were kept: {count}."
+        for what, count in renewed.items()
+    ]
 
 
 def _intervals(runs: list[dict[str, Any]]) -> list[str]:

@@ -19,6 +19,7 @@ from workbench.engine.generate import generate, whole_text
 from workbench.engine.step import Step
 from workbench.models import Model
 from workbench.settings import spell
+from workbench.studies.contents import contents
 from workbench.studies.facts import drafted, drafts_dataset, layers_dataset, steps_dataset, text_dataset
 from workbench.tasks import question_view
 
@@ -137,7 +138,8 @@ def run(
 
 
 def recipe(model: Model, prompt: Sequence[int], techniques: Sequence[Any], options: dict[str, Any]) -> dict[str, Any]:
-    """All that decides a run's output, with its SHA-256 as ``hash``; of the prompt only its own SHA-256."""
+    """All that decides a run's output, with its SHA-256 as ``hash``; of the prompt only its own SHA-256, and of what
+    names stand for (the model's weights, draft models, trained parts, corpora) theirs as ``content``."""
     content = {
         "model": model.name,
         "revision": model.revision,
@@ -149,6 +151,7 @@ def recipe(model: Model, prompt: Sequence[int], techniques: Sequence[Any], optio
         ],
         "prompt_sha256": hashlib.sha256(json.dumps(list(prompt)).encode()).hexdigest(),
         "seed": options.get("seed", 0),
+        "content": contents(model, techniques),
         "options": {key: value for key, value in sorted(options.items()) if key not in _DECIDES_NOTHING},
     }
     if options.get("past") is not None:

@@ -14,6 +14,7 @@ import xarray as xr
 
 from workbench import trace
 from workbench.errors import TraceError
+from workbench.files import write_atomically
 from workbench.metrics import Interval, pareto_front
 from workbench.studies.groups import BY, groups, matrices
 from workbench.studies.plain import plain
@@ -64,6 +65,11 @@ class Study:
     def partial(self) -> bool:
         """Whether it was stopped before its end."""
         return bool(self.tree.attrs["partial"])
+
+    @property
+    def measured(self) -> bool:
+        """Whether any recipe was timed on any prompt; not so where it was stopped while it warmed up."""
+        return bool(self.tree["timing/seconds"].notnull().any())
 
     @cached_property
     def summary(self) -> list[dict[str, Any]]:
@@ -142,8 +148,7 @@ class Study:
         """:meth:`to_dict` as JSON text, also written to ``path`` if given."""
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
         if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            Path(path).write_text(text + "\n", encoding="utf-8")
+            write_atomically(path, text + "\n")
         return text
 
     def pareto(self, quality: str = "kl", speed: str = "speedup") -> list[str]:

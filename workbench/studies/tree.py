@@ -63,7 +63,9 @@ TIMING: dict[str, tuple[str, str]] = {
 }
 
 
-def build_tree(plan: Plan, cells: Mapping[str, Sequence[Cell]], partial: bool = False) -> xr.DataTree:
+def build_tree(
+    plan: Plan, cells: Mapping[str, Sequence[Cell]], partial: bool = False, renewed: Mapping[str, int] | None = None
+) -> xr.DataTree:
     """The study tree.
 
     Parameters
@@ -73,6 +75,8 @@ def build_tree(plan: Plan, cells: Mapping[str, Sequence[Cell]], partial: bool = 
         For every recipe of the plan a cell for every prompt, empty where it was not reached.
     partial : bool
         Whether the study was stopped before its end.
+    renewed : mapping of str to int, optional
+        What a kept result's names stood for and do no longer -> how many results were computed anew for it.
 
     Returns
     -------
@@ -98,6 +102,7 @@ def build_tree(plan: Plan, cells: Mapping[str, Sequence[Cell]], partial: bool = 
         "runs": {
             name: recipe_of(plan.model, [], each, plan.options)["techniques"] for name, each in plan.recipes.items()
         },
+        "content": {name: plan.content(name) for name in plan.recipes},
         "options": plan.options,
         "arithmetic": plan.model.arithmetic,
         "repeats": plan.repeats,
@@ -122,6 +127,7 @@ def build_tree(plan: Plan, cells: Mapping[str, Sequence[Cell]], partial: bool = 
         ],
         baseline=list(plan.recipes).index(BASELINE),
         partial=int(partial),
+        renewed=dict(renewed or {}),
     )
 
 

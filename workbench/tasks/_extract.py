@@ -22,6 +22,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from workbench.files import write_atomically
 from workbench.tasks import _selections as selections
 from workbench.tasks.prompts import Prompt, write_prompts
 
@@ -292,7 +293,7 @@ def main() -> None:
     for maker in MAKERS:
         write_prompts(maker(arguments.sources), arguments.out / "prompts" / f"{maker.__name__}.jsonl")
     verses = bible(arguments.sources, selections.HAYSTACK)
-    (arguments.out / "prompts" / "haystack" / "genesis.txt").write_text("\n".join(verses) + "\n", encoding="utf-8")
+    write_atomically(arguments.out / "prompts" / "haystack" / "genesis.txt", "\n".join(verses) + "\n")
 
 
 if __name__ == "__main__":

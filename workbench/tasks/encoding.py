@@ -6,6 +6,7 @@ from typing import Any
 
 from workbench.errors import PromptError
 from workbench.tasks.prompts import Prompt
+from workbench.tokenizing import ChatText, adds_special_tokens, check_characters, token_ids, write_chat
 
 __all__ = ["CONTEXT_FIRST", "QUESTION_SEEN", "encode_parts", "encode_prompt", "format_prompt", "question_view"]
 
@@ -32,20 +33,25 @@ def format_prompt(tokenizer: Any, prompt: Prompt, *, chat: bool | None = None) -
     Raises
     ------
     PromptError
-        The metadata's ``earlier_messages`` are not messages.
+        The metadata's ``earlier_messages`` are not messages, or the chat template cannot write them.
     """
     messages = [*_earlier_messages(prompt), {"role": "user", "content": prompt.prompt}]
     if not _takes_template(tokenizer, prompt, chat):
         return "\n\n".join(message["content"] for message in messages)
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return write_chat(tokenizer, messages, f"prompt {prompt.id!r}")
 
 
 def encode_prompt(tokenizer: Any, prompt: Prompt, *, chat: bool | None = None) -> list[int]:
-    """Token ids of `format_prompt`; special tokens are added only where no template has written them already."""
+    """Token ids of `format_prompt`; special tokens are added only where the text does not have them already.
+
+    Raises
+    ------
+    PromptError
+        As `format_prompt`; or the text holds what is no character, or there is no tokenizer.
+    """
     if tokenizer is None:
         raise PromptError("this model has no tokenizer: give its prompts as token ids")
-    text = format_prompt(tokenizer, prompt, chat=chat)
-    return list(tokenizer(text, add_special_tokens=not _templated(tokenizer, prompt, chat))["input_ids"])
+    return token_ids(tokenizer, _whole(tokenizer, prompt, chat))
 
 
 def encode_parts(tokenizer: Any, prompt: Prompt, *, chat: bool | None = None) -> tuple[list[int], int | None]:
@@ -73,9 +79,10 @@ def encode_parts(tokenizer: Any, prompt: Prompt, *, chat: bool | None = None) ->
             f"prompt {prompt.id!r} has a context, whose end only a fast tokenizer can find: ask with the question seen "
             "(context_tokens=None, --question-seen)"
         )
-    text = format_prompt(tokenizer, prompt, chat=chat)
+    text = _whole(tokenizer, prompt, chat)
+    check_characters(text)
     question = _question_at(text, prompt)
-    special = not _templated(tokenizer, prompt, chat)
+    special = adds_special_tokens(tokenizer, text)
     encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
     context = next(place for place, (_, end) in enumerate(encoded["offset_mapping"]) if end > question)
     if context == 0:
@@ -99,8 +106,10 @@ def _question_at(text: str, prompt: Prompt) -> int:
     raise PromptError(f"the chat template changes the text of prompt {prompt.id!r}, so its question cannot be found")
 
 
-def _templated(tokenizer: Any, prompt: Prompt, chat: bool | None) -> bool:
-    return _takes_template(tokenizer, prompt, chat) or bool(prompt.metadata.get("templated"))
+def _whole(tokenizer: Any, prompt: Prompt, chat: bool | None) -> str:
+    """`format_prompt`, known as a template's work also where the prompt itself was written with one."""
+    text = format_prompt(tokenizer, prompt, chat=chat)
+    return ChatText(text) if prompt.metadata.get("templated") else text
 
 
 def _earlier_messages(prompt: Prompt) -> list[dict[str, str]]:

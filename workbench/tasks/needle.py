@@ -22,6 +22,7 @@ from typing import Any
 from workbench.errors import PromptError
 from workbench.tasks.prompts import Prompt
 from workbench.tasks.scorers import contains
+from workbench.tokenizing import write_chat
 
 __all__ = ["TEMPLATES", "NeedleTemplate", "found", "haystack", "needle"]
 
@@ -141,8 +142,7 @@ def needle(tokenizer: Any, length: int, depth: float | int, seed: int = 0, *, te
         content = f"{INSTRUCTION}{' '.join([*before, sentence, *after])}\n\n{question}"
         if not templated:
             return f"{content}\n\n{opening}"
-        message = [{"role": "user", "content": content}]
-        return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True) + opening
+        return write_chat(tokenizer, [{"role": "user", "content": content}]) + opening
 
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=not templated)["input_ids"])

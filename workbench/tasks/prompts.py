@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import PromptError
+from workbench.files import write_atomically
 from workbench.tasks.prompt import CONTINUED_TASKS, Prompt
 
 __all__ = [
@@ -234,4 +235,4 @@ def check_text(text: str, name: str, place: str) -> None:
 def write_prompts(prompts: Iterable[Prompt], path: str | Path) -> None:
     """Write prompts as the JSON Lines file that `load_prompts` reads back to equal prompts."""
     lines = [json.dumps(prompt.as_record(), ensure_ascii=False) + "\n" for prompt in prompts]
-    Path(path).write_text("".join(lines), encoding="utf-8", newline="\n")
+    write_atomically(path, "".join(lines))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
-from workbench.settings import settings
+from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique
 
 
@@ -32,7 +32,7 @@ class TrainedTreeTechnique(Technique):
     tree: Annotated[Literal["adaptive", "fixed"], Field(description="chances of the moment, or held-out ones")] = (
         "adaptive"
     )
-    weights: Annotated[str, Field(min_length=1, description="bundled, untrained, or a .safetensors file")] = "bundled"
+    weights: Annotated[str, outside("part", "bundled, untrained, or a .safetensors file", min_length=1)] = "bundled"
     cost: Annotated[Literal["measured", "modelled"], Field(description="what a verification costs")] = "measured"
 
     slots = ("draft",)

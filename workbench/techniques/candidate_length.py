@@ -36,7 +36,7 @@ from workbench.drafting.acceptance_head import AcceptanceHead, acceptance_head
 from workbench.drafting.drafter import DrafterName, ModelDrafter
 from workbench.drafting.silent import Silent
 from workbench.engine import Draft, Run, Verification
-from workbench.settings import settings
+from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
 
 
@@ -58,9 +58,7 @@ class CandidateLength(Technique):
     """
 
     model: DrafterName = "auto"
-    weights: Annotated[str, Field(min_length=1, description="acceptance head: bundled, untrained, or a file")] = (
-        "bundled"
-    )
+    weights: Annotated[str, outside("part", "acceptance head: bundled, untrained, or a file", min_length=1)] = "bundled"
     threshold: Annotated[float, Field(ge=0, le=1, description="chance of a rejection at which drafting stops")] = 0.7
     draft: Annotated[int, Field(ge=0, le=64, description="most tokens drafted at once")] = 16
 

@@ -14,20 +14,18 @@ among them, have no text that the other tokenizer would know, and are left out.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Annotated, Self
 
-import torch
 from pydantic import Field
 
 from workbench.drafting.alignment import Alignment
 from workbench.drafting.drafter import ModelDrafter
 from workbench.engine import Draft, Run, Verification
 from workbench.errors import SettingError
-from workbench.models import Model, load
-from workbench.settings import settings
+from workbench.models.companion import second as _loaded
+from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
 
 
@@ -44,7 +42,7 @@ class CrossVocabularyDraft(Technique):
         The drafter's tokens drafted at once; 0 drafts nothing.
     """
 
-    model: Annotated[str, Field(min_length=1, description="drafter: a model's name, of any vocabulary")] = "gemma3-270m"
+    model: Annotated[str, outside("model", "drafter: a model's name, of any vocabulary", min_length=1)] = "gemma3-270m"
     draft: Annotated[int, Field(ge=0, le=32, description="tokens of the drafter drafted at once")] = 5
 
     slots = ("draft",)
@@ -112,8 +110,3 @@ class _Realigned:
 
     def verified(self, verification: Verification) -> None:
         pass
-
-
-@functools.lru_cache(maxsize=2)
-def _loaded(name: str, dtype: torch.dtype, device: str) -> Model:
-    return load(name, dtype, device)

@@ -26,7 +26,7 @@ from pydantic import Field
 from workbench.engine import Run
 from workbench.models import Model
 from workbench.models.companion import companion
-from workbench.settings import settings
+from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
 
 
@@ -47,7 +47,7 @@ class EntropyAdaptive(Technique):
         Least tokens between two switches.
     """
 
-    small: Annotated[str, Field(min_length=1, description="small model: /layers, /share, or a model's name")] = "/0.5"
+    small: Annotated[str, outside("model", "small model: /layers, /share, or a model's name", min_length=1)] = "/0.5"
     threshold: Annotated[float, Field(ge=0, le=32, description="mean entropy that calls the large model [bits]")] = 1.0
     window: Annotated[int, Field(ge=1, le=64, description="tokens the entropy is averaged over")] = 5
     dwell: Annotated[int, Field(ge=1, le=64, description="least tokens between two switches")] = 5

@@ -35,7 +35,7 @@ from workbench.drafting.parts import part_tensors
 from workbench.engine import Draft, Lookahead, Run, Sampler, Verification
 from workbench.errors import ArtifactError
 from workbench.models import Model
-from workbench.settings import settings
+from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
 
 
@@ -57,7 +57,7 @@ class LexicalUnits(Technique):
 
     alpha: Annotated[float, Field(gt=0, le=1, description="probability from which a token belongs to the unit")] = 0.5
     length: Annotated[int, Field(ge=0, le=8, description="most tokens of a unit after its first")] = 3
-    weights: Annotated[str, Field(min_length=1, description="padding: bundled, untrained, or a file")] = "bundled"
+    weights: Annotated[str, outside("part", "padding: bundled, untrained, or a file", min_length=1)] = "bundled"
 
     slots = ("draft", "accept")
     exact = False

@@ -36,7 +36,7 @@ from workbench.drafting.overlap import Ahead
 from workbench.drafting.placement import placed
 from workbench.engine import Draft, Lookahead, Run, Verification
 from workbench.errors import SettingError
-from workbench.settings import settings
+from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
 
 
@@ -74,7 +74,7 @@ class OverlappedDraft(Technique):
     model: DrafterName = "auto"
     draft: Annotated[int, Field(ge=0, le=32, description="tokens drafted beside a verification")] = 4
     first: Annotated[int, Field(ge=0, le=32, description="tokens drafted before a verification after a rejection")] = 0
-    device: Annotated[str, Field(description="device of the drafter, as cuda:1; empty for the model's")] = ""
+    device: Annotated[str, outside("device", "device of the drafter, as cuda:1; empty for the model's")] = ""
     exit_layer: Annotated[float, Field(ge=0, lt=1, description="share of layers before the early exit; 0: none")] = 0.0
     branches: Annotated[int, Field(ge=1, le=8, description="tokens of the early exit that are followed")] = 1
     at_once: Annotated[bool, Field(description="draft in a thread of its own")] = True
@@ -85,7 +85,7 @@ class OverlappedDraft(Technique):
 
     def start(self, run: Run) -> _Overlapped:
         model = placed(drafter_model(run.model, self.model), self.device or None)
-        if model.anatomy.positions < len(run.prompt) + run.max_new_tokens:
+        if model.anatomy.positions < len(run.prompt) + run.max_new_tokens - 1:
             raise SettingError(f"{model.name} knows {model.anatomy.positions:,} positions, too few for this run")
         drafter = ModelDrafter(model, run.max_new_tokens + 2 * self.draft + 2)
         sampler = replace(run.sampler, chance=run.sampler.chance.fork(0x5EED))

@@ -29,9 +29,10 @@ from workbench.drafting.drafter import ModelDrafter, drafter_model
 from workbench.drafting.retrieved_cache import RetrievedDecoder
 from workbench.engine import Draft, KeyValueCache, Run, Sampler, Verification
 from workbench.engine.accept import accept
+from workbench.engine.rotation import outgrown
 from workbench.errors import SettingError
 from workbench.models import Model
-from workbench.settings import settings
+from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
 
 
@@ -61,7 +62,7 @@ class RetrievalCacheDraft(Technique):
     budget: Annotated[int, Field(ge=2, le=65_536, description="cache entries the middle tier reads")] = 256
     chunk: Annotated[int, Field(ge=1, le=256, description="entries retrieved together")] = 8
     refresh: Annotated[int, Field(ge=1, le=4096, description="tokens between two retrievals")] = 8
-    model: Annotated[str, Field(min_length=1, description="small model: /layers, /share, a name, or none")] = "auto"
+    model: Annotated[str, outside("model", "small model: /layers, /share, a name, or none", min_length=1)] = "auto"
     guess: Annotated[int, Field(ge=1, le=16, description="tokens the small model drafts at once")] = 2
     sinks: Annotated[int, Field(ge=0, le=64, description="first tokens the small model reads")] = 4
     window: Annotated[int, Field(ge=1, le=4096, description="newest tokens the small model reads")] = 128
@@ -148,7 +149,7 @@ class _Streaming:
         self._vocabulary, self._sampler = run.model.anatomy.vocabulary, run.sampler
         self._sinks, self._window = technique.sinks, technique.window
         most = technique.sinks + 2 * technique.window + technique.draft + technique.guess
-        if min(most, len(run.prompt) + run.max_new_tokens) > model.anatomy.positions:
+        if min(most, len(run.prompt) + run.max_new_tokens - 1) > model.anatomy.positions:
             raise SettingError(
                 f"{model.name} knows {model.anatomy.positions:,} positions, too few for a window of up to "
                 f"{2 * technique.window:,} tokens: take a smaller window"
@@ -177,6 +178,8 @@ class _Streaming:
             (place for place, (held, new) in enumerate(zip(self._held, view[:-1])) if held != new),
             min(len(self._held), len(view) - 1),
         )
+        if outgrown(self._drafter.decoder, len(view)):
+            common = 0
         self._drafter.decoder.cache.crop_to(common)
         self._held = view
         return self._drafter.decoder.forward(view[common:])[0]

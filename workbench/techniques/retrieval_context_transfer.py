@@ -30,7 +30,7 @@ from torch import Tensor
 from workbench.drafting.passages import retrieved_context
 from workbench.drafting.reader import ContextDrafter
 from workbench.engine import Draft, Run, Verification
-from workbench.settings import settings
+from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
 
 _TAIL = 0.1
@@ -54,7 +54,7 @@ class RetrievalContextTransfer(Technique):
     budget: Annotated[int, Field(ge=2, le=65_536, description="tokens of the prompt the drafter reads")] = 512
     chunk: Annotated[int, Field(ge=1, le=4096, description="tokens of a passage")] = 64
     query: Annotated[int, Field(ge=1, le=4096, description="last tokens of the prompt, which ask")] = 64
-    model: Annotated[str, Field(min_length=1, description="drafter: /layers, /share, or a model's name")] = "/1.0"
+    model: Annotated[str, outside("model", "drafter: /layers, /share, or a model's name", min_length=1)] = "/1.0"
 
     slots = ("draft", "logits")
     exact = False

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from workbench.engine import LayerCache, Run
 from workbench.engine.eviction import PromptEviction
 from workbench.models import Block
+from workbench.models.attention import Scoring
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
 
@@ -85,7 +86,7 @@ class _LookedAt(PromptEviction):
 
     def scores(self, layer: int, query: Tensor, cache: LayerCache, earlier: int) -> Tensor:
         block = self._blocks[layer]
-        received = window_attention(query[0, :, -self.window :], cache, block.scale, block.window)[:, :earlier]
+        received = window_attention(query[0, :, -self.window :], cache, block.scoring, block.window)[:, :earlier]
         pad = self._kernel // 2
         if self._pooling == "avg":
             pooled = F.avg_pool1d(received, self._kernel, stride=1, padding=pad, count_include_pad=False)
@@ -95,7 +96,7 @@ class _LookedAt(PromptEviction):
         return pooled[:, :earlier]
 
 
-def window_attention(query: Tensor, cache: LayerCache, scale: float, window: int | None) -> Tensor:
+def window_attention(query: Tensor, cache: LayerCache, scoring: Scoring, window: int | None) -> Tensor:
     """Attention [kv_heads, entries] that every entry receives from the newest queries.
 
     Parameters
@@ -103,7 +104,7 @@ def window_attention(query: Tensor, cache: LayerCache, scale: float, window: int
     query : Tensor [heads, rows, head_dim]
         Queries of the ``rows`` newest entries, in order.
     cache : LayerCache
-    scale : float
+    scoring : Scoring
     window : int or None
         Sliding window of the layer; what lies outside receives nothing.
 
@@ -115,10 +116,10 @@ def window_attention(query: Tensor, cache: LayerCache, scale: float, window: int
     keys = cache.keys[0]
     rows, held = query.shape[1], cache.length
     grouped = query.unflatten(0, (keys.shape[0], -1)).flatten(1, 2)
-    scores = (grouped @ keys.transpose(1, 2)).float() * scale
-    scores = scores.unflatten(1, (-1, rows))
+    products = (grouped @ keys.transpose(1, 2)).unflatten(1, (-1, rows))
     hidden = torch.ones(rows, held, dtype=torch.bool, device=keys.device).triu(held - rows + 1)
     if window is not None:
         positions = cache.positions[0]
         hidden = hidden | (positions[held - rows :, None] - positions >= window)
-    return scores.masked_fill_(hidden, float("-inf")).softmax(-1).sum(2).mean(1)
+    weights = scoring.weights(products.flatten(0, 1), hidden).unflatten(0, products.shape[:2])
+    return weights.sum(2).mean(1)

@@ -66,7 +66,7 @@ class StreamingLLM(Technique):
                 f"streaming_llm needs rotary positions, and {anatomy.family.title} learns a vector for each position: "
                 "keys cannot be moved within the cache; take another cache technique or another model"
             )
-        rotations = _Rotations(run.model)
+        rotations = _Rotations(run.model, len(run.prompt))
         rotations.check(len(run.prompt) + run.max_new_tokens)
         return _Stream(self.sinks, self.window, rotations)
 
@@ -132,10 +132,11 @@ class _Stream:
 
 
 class _Rotations:
-    """Rotations of a model by a number of positions, without the factor that some tables multiply attention with."""
+    """Rotations of a model by a number of positions: with the frequencies of a text of ``length`` tokens, and without
+    the factor that some tables multiply attention with."""
 
-    def __init__(self, model: Model) -> None:
-        self._anatomy = model.anatomy
+    def __init__(self, model: Model, length: int) -> None:
+        self._anatomy, self._length = model.anatomy, length
         self._kinds = [block.rope_kind for block in model.anatomy.blocks]
         self._factors = {kind: float(cosine.max()) for kind, (cosine, _) in self._tables(0).items()}
         self._known: tuple[int, dict[str, Rope]] = (0, self._tables(0))
@@ -149,8 +150,10 @@ class _Rotations:
         return cosine / self._factors[kind], sine / self._factors[kind]
 
     def check(self, last: int) -> None:
-        """Raise SettingError unless rotating by one and by the rest is rotating by ``last``."""
-        one, rest, whole = (self._tables(count) for count in (1, last - 1, last))
+        """Raise SettingError unless rotating by one and by the rest is rotating by ``last``, as a text of that length
+        rotates; one whose cache is computed anew on the way starts anew with it."""
+        one, rest = (self._tables(count) for count in (1, last - 1))
+        whole = self._tables(last, last if self._anatomy.switch is None else self._length)
         for kind, factor in self._factors.items():
             (cosine, sine), (more_cosine, more_sine) = one[kind], rest[kind]
             composed = cosine * more_cosine - sine * more_sine
@@ -160,6 +163,7 @@ class _Rotations:
                     "rotary frequencies change with the length of the text; ask for a shorter text"
                 )
 
-    def _tables(self, position: int) -> dict[str, Rope]:
-        ropes = self._anatomy.rope(torch.tensor([position], device=self._anatomy.device))
+    def _tables(self, position: int, length: int | None = None) -> dict[str, Rope]:
+        place = torch.tensor([position], device=self._anatomy.device)
+        ropes = self._anatomy.rope(place, length or self._length)
         return {kind: (cosine.float(), sine.float()) for kind, (cosine, sine) in ropes.items()}

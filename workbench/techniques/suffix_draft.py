@@ -15,25 +15,21 @@ its tokens by chance or has rows of its own in the forward.
 
 from __future__ import annotations
 
-import functools
 from bisect import bisect_left
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field
 
+from workbench.drafting.corpus import indexed
 from workbench.drafting.merged import merged
 from workbench.drafting.suffix_automaton import SuffixAutomaton
 from workbench.engine import Draft, Run, Verification
 from workbench.engine.slots import DraftPolicy
 from workbench.errors import SettingError
-from workbench.models import Model
 from workbench.registry import TECHNIQUES
-from workbench.settings import parse, settings
+from workbench.settings import outside, parse, settings
 from workbench.techniques._technique import Technique, register
-
-_MOST_CORPUS_TOKENS = 500_000
 
 
 @register
@@ -50,7 +46,7 @@ class SuffixDraft(Technique):
     shortest : int
         Matches of fewer tokens are not trusted.
     corpus : str
-        A text file to search too; empty for none.
+        A text file to search too, in UTF-8; empty for none. See :func:`workbench.drafting.corpus.indexed`.
     auxiliary : str
         Another drafting technique, asked where the match is short: ``hydra_heads``, or ``token_recycling:nodes=20``;
         empty for none.
@@ -61,8 +57,8 @@ class SuffixDraft(Technique):
     draft: Annotated[int, Field(ge=0, le=64, description="most tokens drafted at once")] = 48
     least: Annotated[float, Field(gt=0, lt=1, description="least chance of a drafted path")] = 0.1
     shortest: Annotated[int, Field(ge=1, le=16, description="shortest match trusted")] = 1
-    corpus: Annotated[str, Field(description="text file to search too; empty for none")] = ""
-    auxiliary: Annotated[str, Field(description="drafter asked where the match is short; empty for none")] = ""
+    corpus: Annotated[str, outside("text", "text file to search too; empty for none")] = ""
+    auxiliary: Annotated[str, outside("technique", "drafter asked where the match is short; empty for none")] = ""
     alone: Annotated[int, Field(ge=1, le=64, description="match that is copied without the auxiliary")] = 8
 
     slots = ("draft",)
@@ -70,7 +66,7 @@ class SuffixDraft(Technique):
     paper = "Hu et al., SAM Decoding: Speculative Decoding via Suffix Automaton, 2024, arXiv 2411.10666"
 
     def start(self, run: Run) -> _SuffixDraft:
-        corpus = _corpus(run.model, self.corpus) if self.corpus else None
+        corpus = indexed(run.model, self.corpus) if self.corpus else None
         return _SuffixDraft(self, corpus, _auxiliary(self.auxiliary).start(run) if self.auxiliary else None)
 
     @classmethod
@@ -177,22 +173,3 @@ def _auxiliary(spec: str) -> Technique:
             "hydra_heads, say"
         )
     return found[0]
-
-
-def _corpus(model: Model, path: str) -> SuffixAutomaton:
-    if model.tokenizer is None:
-        raise SettingError(f"{model.name} has no tokenizer, so suffix_draft cannot read a corpus for it")
-    file = Path(path)
-    if not file.is_file():
-        raise SettingError(f"suffix_draft: there is no text file {path!r}: name one, or leave corpus empty")
-    return _indexed(model.tokenizer, file.resolve(), file.stat().st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=2)
-def _indexed(tokenizer, file: Path, _: int) -> SuffixAutomaton:
-    tokens = tokenizer(file.read_text("utf-8", errors="replace"), add_special_tokens=False)["input_ids"]
-    if len(tokens) > _MOST_CORPUS_TOKENS:
-        raise SettingError(
-            f"{file.name} has {len(tokens):,} tokens, more than the {_MOST_CORPUS_TOKENS:,} indexed at most"
-        )
-    return SuffixAutomaton(tokens)

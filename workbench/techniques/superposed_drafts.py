@@ -24,7 +24,7 @@ from pydantic import Field
 from workbench.drafting.drafter import ModelDrafter
 from workbench.drafting.superposition import Ngrams, Superposed, superpose
 from workbench.engine import Draft, Run, Verification
-from workbench.settings import settings
+from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
 
 
@@ -49,7 +49,7 @@ class SuperposedDrafts(Technique):
     k: Annotated[int, Field(ge=0, le=16, description="drafts carried along")] = 3
     length: Annotated[int, Field(ge=1, le=16, description="tokens of each draft")] = 4
     filter_weight: Annotated[float, Field(ge=0, le=1, description="weight of the n-gram filter")] = 0.54
-    model: Annotated[str, Field(min_length=1, description="drafter: /layers, /share, or a model's name")] = "auto"
+    model: Annotated[str, outside("model", "drafter: /layers, /share, or a model's name", min_length=1)] = "auto"
 
     slots = ("draft",)
     exact = True

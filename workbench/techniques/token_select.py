@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from workbench.engine import LayerCache, Run
 from workbench.engine.attention import attend, mean_keys
 from workbench.models import Block
+from workbench.models.attention import Scoring
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
 
@@ -112,7 +113,7 @@ class _Selector:
         self.votes = self.reuses = 0
 
     def attend(
-        self, layer: int, query: Tensor, cache: LayerCache, mask: Tensor | None, scale: float
+        self, layer: int, query: Tensor, cache: LayerCache, mask: Tensor | None, scoring: Scoring
     ) -> tuple[Tensor, float] | None:
         start = cache.length - query.shape[2]
         enough = self._settings.k + self._settings.sinks + self._settings.recent
@@ -127,7 +128,7 @@ class _Selector:
         if choice is None or not self._holds(choice, asked, cache, start):
             # Of a contiguous cache the sliding window is a slice.
             first = max(0, start - window + 1) if window is not None and cache.contiguous else 0
-            places, voted = self._vote(query, cache, mask, scale, range(first, start), position)
+            places, voted = self._vote(query, cache, mask, scoring, range(first, start), position)
             choice = self._choices[layer] = _Choice(asked, places, start, cache.evictions)
             self.votes += 1
         else:
@@ -135,7 +136,7 @@ class _Selector:
         newest = torch.arange(choice.start, cache.length, device=query.device)
         places = torch.cat((choice.places, newest.expand(choice.places.shape[0], -1)), 1)
         keys, values, mask = _gather(cache, mask, places)
-        return attend(query, keys, values, mask, scale), mean_keys(mask, keys.shape[2]) + voted / 2
+        return attend(query, keys, values, mask, scoring), mean_keys(mask, keys.shape[2]) + voted / 2
 
     def _holds(self, choice: _Choice, asked: Tensor, cache: LayerCache, start: int) -> bool:
         return (
@@ -145,7 +146,7 @@ class _Selector:
         )
 
     def _vote(
-        self, query: Tensor, cache: LayerCache, mask: Tensor | None, scale: float, among: range, position: int
+        self, query: Tensor, cache: LayerCache, mask: Tensor | None, scoring: Scoring, among: range, position: int
     ) -> tuple[Tensor, float]:
         """Places [1 or kv_heads, chosen] of ``among``, and how many entries were voted on; new tokens begin at
         ``position`` of the text."""
@@ -153,12 +154,14 @@ class _Selector:
         keys, positions = cache.keys[0, :, stretch], cache.positions[:, stretch]
         always = (positions < self._settings.sinks) | (positions >= position - self._settings.recent)
         grouped = query[0].unflatten(0, (keys.shape[0], -1))
-        scores = (grouped.flatten(1, 2) @ keys.transpose(1, 2)).float().mul_(scale).unflatten(1, grouped.shape[1:3])
+        products = (grouped.flatten(1, 2) @ keys.transpose(1, 2)).unflatten(1, grouped.shape[1:3])
         hidden = always[:, None]
         if mask is not None:
             hidden = hidden | ~mask[..., stretch]
         # A head that sees none of them has no vote.
-        votes = scores.masked_fill_(hidden[:, None], float("-inf")).softmax(-1).nan_to_num_(0.0).sum((1, 2))
+        hidden = hidden[:, None].expand(products.shape).flatten(0, 1)
+        weights = scoring.weights(products.flatten(0, 1), hidden).nan_to_num_(0.0)
+        votes = weights.unflatten(0, products.shape[:2]).sum((1, 2))
         if positions.shape[0] == 1:
             votes = votes.sum(0, keepdim=True)
         votes.masked_fill_(always, float("inf"))

@@ -141,7 +141,8 @@ def run_rows(anatomy: Anatomy, text: Text, rows: Tensor, places: Tensor, orders:
     sees = torch.cat((earlier <= place[:, None], (group[:, None] == group) & (order[:, None] >= order)), 1)
     distance = positions[:, None] - torch.cat((earlier, positions))
     first = len(anatomy.blocks) - len(text.keys)
-    ropes = anatomy.rope(positions)
+    # As the text was read.
+    ropes = anatomy.rope(positions, held)
     x = rows.to(text.entering.dtype)
     shift = position_shift(anatomy, positions) if first == 0 else None
     x = x if shift is None else x + shift
@@ -149,14 +150,15 @@ def run_rows(anatomy: Anatomy, text: Text, rows: Tensor, places: Tensor, orders:
         query, key, value = block.enter(x, ropes.get(block.rope_kind))
         mask = sees if block.window is None else sees & (distance < block.window)
         keys, values = torch.cat((keys, key), 2), torch.cat((values, value), 2)
-        attended = F.scaled_dot_product_attention(
-            query, keys.to(query.dtype), values.to(query.dtype), mask, scale=block.scale, enable_gqa=True
-        )
+        keys, values = keys.to(query.dtype), values.to(query.dtype)
+        if block.scoring.plain:
+            attended = F.scaled_dot_product_attention(query, keys, values, mask, scale=block.scale, enable_gqa=True)
+        else:
+            attended = block.scoring.attend(query, keys, values, ~mask)
         x = block.leave(x, attended)
     return x
 
 
 def logits(anatomy: Anatomy, x: Tensor) -> Tensor:
     """Next-token logits [rows, vocabulary] in float32, differentiable."""
-    out = F.linear(anatomy.final_norm(x), anatomy.unembedding, anatomy.unembedding_bias).float()
-    return out if anatomy.softcap is None else anatomy.softcap * torch.tanh(out / anatomy.softcap)
+    return anatomy.finish(F.linear(anatomy.final_norm(x), anatomy.unembedding, anatomy.unembedding_bias).float())

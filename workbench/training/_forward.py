@@ -16,7 +16,8 @@ def residual(anatomy: Anatomy, tokens: Tensor, dtype: torch.dtype | None = None)
     ----------
     anatomy : Anatomy
     tokens : int Tensor [batch, tokens]
-        Texts that begin at the first column; what stands behind a text does not touch it.
+        Texts that begin at the first column; what stands behind a text does not touch it, though all are read with the
+        rotary factors of the longest.
     dtype : torch.dtype, optional
         Of the residual stream; by default the embedding's.
     """
@@ -34,9 +35,12 @@ def causal(block: Block, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Weighted values [batch, heads, tokens, head_dim] where every token sees itself and those before it."""
     count = query.shape[2]
     key, value = key.to(query.dtype), value.to(query.dtype)
-    if block.window is None or count <= block.window:
+    uncut = block.window is None or count <= block.window
+    if uncut and block.scoring.plain:
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=block.scale, enable_gqa=True)
     places = torch.arange(count, device=query.device)
     distance = places[:, None] - places
-    mask = (distance >= 0) & (distance < block.window)
+    mask = distance >= 0 if uncut else (distance >= 0) & (distance < block.window)
+    if not block.scoring.plain:
+        return block.scoring.attend(query, key, value, ~mask)
     return F.scaled_dot_product_attention(query, key, value, mask, scale=block.scale, enable_gqa=True)

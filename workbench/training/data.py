@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import CorruptModel, SettingError
+from workbench.files import save_tensors
 from workbench.models.weight_files import read_safetensors
 
 
@@ -85,13 +85,8 @@ class TrainingData:
 
     def save(self, path: Path) -> None:
         """Write everything as one safetensors file."""
-        from safetensors.torch import save_file
-
-        path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"tokens": self.tokens, "answer": self.answer, "lengths": self.lengths, "held_out": self.held_out}
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(tensors, scratch, {"facts": json.dumps(self.facts)})
-        os.replace(scratch, path)
+        save_tensors(path, tensors, {"facts": json.dumps(self.facts)})
 
     @classmethod
     def read(cls, path: Path) -> TrainingData:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Iterator
@@ -22,7 +21,8 @@ from torch import Tensor, nn
 
 from workbench import artifacts
 from workbench.errors import CorruptModel, NumericalError, SettingError
-from workbench.models import Model
+from workbench.files import save_tensors
+from workbench.models import Model, fingerprint
 from workbench.models.weight_files import read_safetensors
 from workbench.training._recipe import Recipe
 from workbench.training.batches import Batches
@@ -123,8 +123,6 @@ class Training:
 
     def checkpoint(self, file: Path) -> None:
         """Write part, optimiser and curve as one safetensors file; no pickle."""
-        from safetensors.torch import save_file
-
         tensors = {f"part/{key}": value.detach().cpu().contiguous() for key, value in self.part.state_dict().items()}
         for key, parameter in self._named.items():
             for kind in ("exp_avg", "exp_avg_sq"):
@@ -134,9 +132,7 @@ class Training:
         best = {key: self.best[key] for key in ("step", "loss")} if self.best["part"] else None
         named = self._identity()
         facts = {"step": self.step, "seconds": self.seconds, "curve": self.curve, "best": best, "named": named}
-        scratch = file.with_name(f".{file.name}.{os.getpid()}")
-        save_file(tensors, scratch, {"state": json.dumps(facts)})
-        os.replace(scratch, file)
+        save_tensors(file, tensors, {"state": json.dumps(facts)})
 
     def restore(self, file: Path) -> None:
         """Go back to what :meth:`checkpoint` wrote.
@@ -218,7 +214,8 @@ class Training:
     def _identity(self) -> dict[str, Any]:
         named = {"recipe": self.recipe.name, "settings": _public(self.recipe), "seed": self.seed, **self._prepared}
         model = artifacts.name_of(self.model)
-        return json.loads(json.dumps({**named, "model": model, "texts": list(self.data.tokens.shape)}))
+        content = {"weights": fingerprint.of_model(self.model), "texts": fingerprint.of_tensor(self.data.tokens)}
+        return json.loads(json.dumps({**named, "model": model, **content}))
 
     @contextlib.contextmanager
     def _seeded(self, step: int) -> Iterator[None]:

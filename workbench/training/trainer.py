@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from workbench.files import file_name
 from workbench.models import Model
 from workbench.models.bundled import cache_folder
 from workbench.settings import build
@@ -41,7 +42,7 @@ def train(
         The frozen model. In bfloat16 the part's products are too (autocast); its parameters are float32 all the same.
     out : path, optional
         Folder for ``<name>.safetensors``, its card ``<name>.json`` and, while training, ``<name>.checkpoint``; by
-        default ``trained/<model>`` in the user's cache folder.
+        default one for this model in ``trained`` of the user's cache folder.
     data : TrainingData, path or DataSettings, optional
         By default :func:`workbench.training.writing.training_data` of the model, as the recipe wants it.
     resume : bool
@@ -69,7 +70,7 @@ def train(
         If the loss is no number; the last checkpoint stays.
     """
     recipe = build(RECIPES[name], settings)
-    place = Path(out) if out is not None else cache_folder() / "trained" / Path(model.name).name
+    place = Path(out) if out is not None else cache_folder() / "trained" / folder_name(model)
     place.mkdir(parents=True, exist_ok=True)
     if data is None or isinstance(data, DataSettings):
         data = training_data(model, data or recipe.data, progress, cancel)
@@ -91,3 +92,10 @@ def train(
     card = {**training.finish(place), "path": str(place / f"{name}.safetensors")}
     file.unlink(missing_ok=True)
     return card
+
+
+def folder_name(model: Model) -> str:
+    """A folder's name for what is trained for a model: of two hubs' or folders' models of one name, not the same."""
+    if model.revision == "local":
+        return file_name(str(Path(model.name).resolve()), Path(model.name).name)
+    return file_name(model.name)

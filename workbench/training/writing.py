@@ -23,8 +23,8 @@ from torch import Tensor
 
 from workbench import artifacts
 from workbench.errors import SettingError
-from workbench.models import Model
-from workbench.models.bundled import cache_folder
+from workbench.models import Model, fingerprint
+from workbench.models.bundled import BUNDLED, cache_folder
 from workbench.tasks import encode_prompt, load_prompts, shared_pages, training_prompts
 from workbench.training.data import DataSettings, TrainingData
 
@@ -64,6 +64,8 @@ def training_data(
     bare = [list(model.tokenizer(prompt.prompt)["input_ids"]) for prompt in prompts]
     groups = shared_pages(prompts)
     named = [model.name, model.revision, str(model.dtype), asdict(settings), asked, groups]
+    # A local folder, or a branch on the hub, is not always the same model.
+    named += [] if model.name in BUNDLED else [fingerprint.of_model(model)]
     key = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
     path = cache_folder() / "training" / f"text-{key}.safetensors"
     if path.is_file():
@@ -199,10 +201,7 @@ def _user_turn(model: Model) -> tuple[list[int], list[int]]:
     if getattr(model.tokenizer, "chat_template", None) is None:
         return [max(model.stop_tokens, default=0)], []
     mark = "QUESTION"
-    text = model.tokenizer.apply_chat_template(
-        [{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True
-    )
-    before, after = text.split(mark)
+    before, after = model.chat(mark).split(mark)
     return tuple(list(model.tokenizer(part, add_special_tokens=False)["input_ids"]) for part in (before, after))
 
 

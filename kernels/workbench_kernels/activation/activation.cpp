@@ -8,18 +8,10 @@ namespace {
 // Numbers below which a second thread costs more than it gains.
 constexpr long SMALL = 16384;
 
-inline Floats magnitude(Floats x) { return (Floats)((Words)x & 0x7fffffffu); }
-inline Floats with_sign(Floats x, Floats sign) { return (Floats)((Words)x | ((Words)sign & 0x80000000u)); }
-
 // x / (1 + exp(-x)), from exp(-|x|), which cannot overflow.
 inline Floats silu(Floats x) {
     const Floats power = exponential(all(0.0f) - magnitude(x));
     return x * select((Words)(x < all(0.0f)), power, all(1.0f)) / (all(1.0f) + power);
-}
-
-inline Floats hyperbolic_tangent(Floats x) {
-    const Floats power = exponential(all(-2.0f) * magnitude(x));
-    return with_sign((all(1.0f) - power) / (all(1.0f) + power), x);
 }
 
 // A quotient of polynomials, to a few units in the last place; from about 3.8 on it is one.

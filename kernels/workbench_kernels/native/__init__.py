@@ -2,8 +2,9 @@
 
 The sources have a plain C interface, so that compiling takes seconds and no header of torch or Python. What was
 compiled stays in the user's cache folder under a name made of the source, the command, the compiler and the processor;
-another machine that shares the folder makes its own. Nothing is compiled where there is no compiler, and the callers
-then do without: `BackendUnavailable` says why.
+another machine that shares the folder makes its own. Beside it stands its SHA-256: a library that is damaged would end
+the process when it is loaded or called, so one that differs is made anew. Nothing is compiled where there is no
+compiler, and the callers then do without: `BackendUnavailable` says why.
 """
 
 import ctypes
@@ -17,7 +18,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from workbench_kernels.dispatch import BackendUnavailable
+from workbench_kernels.private_folder import private_folder
 
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC")
@@ -72,7 +76,7 @@ def _attempt(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL | BackendUnava
         return _loaded(source, flags)
     except BackendUnavailable as error:
         return error
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (OSError, subprocess.TimeoutExpired, Timeout) as error:
         return BackendUnavailable(f"{source.name} cannot be compiled and loaded here: {error}")
 
 
@@ -84,32 +88,39 @@ def _loaded(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
     version = subprocess.run([compiler, "--version"], capture_output=True, timeout=_LIMIT, check=False).stdout
     sources = [each.read_bytes() for each in (source, *headers())]
     known = *sources, repr(command).encode(), version, _processor().encode()
-    made = _folder() / f"{source.stem}-{hashlib.sha256(b'|'.join(known)).hexdigest()[:24]}.so"
-    if not made.exists():
-        _compile([*command, str(source)], made)
+    made = private_folder("native") / f"{source.stem}-{hashlib.sha256(b'|'.join(known)).hexdigest()[:24]}.so"
+    if not _whole(made):
+        with FileLock(made.with_suffix(".lock"), timeout=_LIMIT):  # one process compiles, the others wait for it
+            if not _whole(made):
+                _compile([*command, str(source)], made)
     return ctypes.CDLL(str(made))
 
 
+def _whole(made: Path) -> bool:
+    """Whether a library is there and has the checksum that stands beside it."""
+    try:
+        return (
+            made.with_suffix(".sha256").read_text("ascii", "replace") == hashlib.sha256(made.read_bytes()).hexdigest()
+        )
+    except FileNotFoundError:
+        return False
+
+
 def _compile(command: list[str], made: Path) -> None:
-    """Compile beside the final name and move there in one step: others may be doing the same."""
+    """Compile beside the final name, and move library and checksum there in one step each.
+
+    Whoever looks in between finds a checksum that differs, and waits.
+    """
     with tempfile.TemporaryDirectory(dir=made.parent) as folder:
         out = Path(folder) / made.name
         done = subprocess.run([*command, "-o", str(out)], capture_output=True, text=True, timeout=_LIMIT, check=False)
         if done.returncode:
             said = (done.stderr.strip() or "nothing").splitlines()[0]
             raise BackendUnavailable(f"{made.stem.rsplit('-', 1)[0]}: {Path(command[0]).name} said: {said}")
+        beside = out.with_suffix(".sha256")
+        beside.write_text(hashlib.sha256(out.read_bytes()).hexdigest(), "ascii")
         os.replace(out, made)
-
-
-def _folder() -> Path:
-    chosen = os.environ.get("WORKBENCH_CACHE")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = (Path(chosen).expanduser() if chosen else home / "dynamic-inference-workbench") / "native"
-    # What lies here is run: nobody else may write it.
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if hasattr(os, "getuid") and (folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022):
-        raise BackendUnavailable(f"{folder} can be written by others; make it yours alone (chmod 700)")
-    return folder
+        os.replace(beside, made.with_suffix(".sha256"))
 
 
 @functools.cache

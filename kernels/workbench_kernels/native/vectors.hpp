@@ -150,6 +150,14 @@ inline Floats exponential(Floats x) {
     return select((Words)(x == x), select((Words)(x < all(-87.0f)), Floats{}, scaled), x);
 }
 
+inline Floats magnitude(Floats x) { return (Floats)((Words)x & 0x7fffffffu); }
+inline Floats with_sign(Floats x, Floats sign) { return (Floats)((Words)x | ((Words)sign & 0x80000000u)); }
+
+inline Floats hyperbolic_tangent(Floats x) {
+    const Floats power = exponential(all(-2.0f) * magnitude(x));
+    return with_sign((all(1.0f) - power) / (all(1.0f) + power), x);
+}
+
 // Threads that a kernel called now may start.
 inline long threads() {
 #ifdef _OPENMP

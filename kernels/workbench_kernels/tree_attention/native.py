@@ -16,7 +16,8 @@ DTYPES = {torch.float32: "tree_attention_float32", torch.bfloat16: "tree_attenti
 @functools.cache
 def compiled(dtype: torch.dtype, *flags: str) -> ctypes._CFuncPtr:
     """The compiled function for a dtype; :class:`workbench_kernels.dispatch.BackendUnavailable` where there is none."""
-    return function(SOURCE, DTYPES[dtype], [ctypes.c_void_p] * 5 + [ctypes.c_long] * 12 + [ctypes.c_float], *flags)
+    arguments = [ctypes.c_void_p] * 5 + [ctypes.c_long] * 12 + [ctypes.c_float] * 2 + [ctypes.c_void_p]
+    return function(SOURCE, DTYPES[dtype], arguments, *flags)
 
 
 def native_attention(
@@ -27,6 +28,8 @@ def native_attention(
     scale: float,
     *flags: str,
     window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Weighted values [batch, heads, tokens, head_dim].
 
@@ -41,6 +44,10 @@ def native_attention(
     scale : float
     window : int, optional
         Of a chain: a token sees that many keys, its own included.
+    softcap : float, optional
+        Scores become ``softcap * tanh(score / softcap)``.
+    sinks : Tensor [heads], optional
+        A score of each head that stands beside those of the keys in its softmax, and has no value.
     """
     if query.dtype not in DTYPES:
         raise ValueError(f"the compiled attention takes float32 and bfloat16, not {query.dtype}")
@@ -53,6 +60,7 @@ def native_attention(
         visible, columns = visible.contiguous(), visible.shape[-1]
         per_head = tokens * columns if visible.ndim == 3 and visible.shape[0] > 1 else 0
     out = query.new_empty(query.shape)
+    taken = None if sinks is None else sinks.detach().float().contiguous()
     run = compiled(query.dtype, *flags)
     for each in range(batch):
         run(
@@ -74,6 +82,8 @@ def native_attention(
             per_head,
             held if window is None else window,
             scale,
+            softcap or 0.0,
+            None if taken is None else taken.data_ptr(),
         )
     return out
 

@@ -22,6 +22,13 @@ struct Shape {
     long query_head, query_token, key_head, value_head;
 };
 
+// How products of queries and keys become weights: times `scale`, then, where `softcap` is not zero, softcap *
+// tanh(score / softcap), then a softmax in which a head's sink, where there are some, stands beside the keys.
+struct Scoring {
+    float scale, softcap;
+    const float* sinks;
+};
+
 // Which keys a token may see. Without marks the tokens are a chain: token t sees the `window` keys that end with its own.
 // With marks [tokens, columns], for each KV head `per_head` further on, it sees those marked of the last `columns` keys
 // and all before them.
@@ -31,10 +38,18 @@ struct Visible {
 };
 
 // Scores become unnormalised probabilities: those from `low` to `high` that `marks`, of the last `columns`, do not hide;
-// all others of the `count`, and those up to a whole vector, become nothing.
-inline void soften(float* scores, long count, long low, long high, float scale, const uint8_t* marks, long columns) {
+// all others of the `count`, and those up to a whole vector, become nothing. Returns what the head's sink takes beside
+// them.
+inline float soften(float* scores, long count, long low, long high, const Scoring& scoring, long query_head,
+                    const uint8_t* marks, long columns) {
     const long padded = (count + LANES - 1) / LANES * LANES;
     const float nothing = -std::numeric_limits<float>::infinity();
+    if (scoring.softcap != 0)
+        for (long k = low / LANES * LANES; k < high; k += LANES) {
+            const Floats ratio = load(scores + k) * all(scoring.scale / scoring.softcap);
+            store(all(scoring.softcap) * hyperbolic_tangent(ratio), scores + k);
+        }
+    const float scale = scoring.softcap != 0 ? 1 : scoring.scale;
     for (long k = 0; k < low; k++) scores[k] = nothing;
     for (long k = high; k < padded; k++) scores[k] = nothing;
     for (long k = 0; k < columns; k++)
@@ -45,21 +60,25 @@ inline void soften(float* scores, long count, long low, long high, float scale, 
         store(scaled, scores + k);
         most = select((Words)(scaled > most), scaled, most);
     }
-    float each[LANES], highest = nothing;
+    float each[LANES], highest = scoring.sinks ? scoring.sinks[query_head] : nothing;
     store(most, each);
     for (int lane = 0; lane < LANES; lane++) highest = std::max(highest, each[lane]);
     for (long k = 0; k < padded; k += LANES) store(exponential(load(scores + k) - all(highest)), scores + k);
+    if (!scoring.sinks) return 0;
+    store(exponential(all(scoring.sinks[query_head] - highest)), each);
+    return each[0];
 }
 
-// Weighted values of ROWS queries, in the vectors from `from` on; `some` numbers of a last, partial one.
+// Weighted values of ROWS queries, whose sinks took `taken`, in the vectors from `from` on; `some` numbers of a last,
+// partial one.
 template <class T, int ROWS, int VECTORS>
-inline void weigh(const float* weights, long stride, const T* values, T* const* out, long held, long head_dim, long from,
-                  long some) {
+inline void weigh(const float* weights, const float* taken, long stride, const T* values, T* const* out, long held,
+                  long head_dim, long from, long some) {
     Floats sums[ROWS][VECTORS];
     float totals[ROWS];
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++) {
-        totals[r] = 0;
+        totals[r] = taken[r];
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) sums[r][v] = Floats{};
     }
@@ -90,28 +109,31 @@ inline void weigh(const float* weights, long stride, const T* values, T* const* 
 }
 
 template <class T, int ROWS = BLOCK>
-void weigh_all(int count, const float* weights, long stride, const T* values, T* const* out, long held, long head_dim) {
+void weigh_all(int count, const float* weights, const float* taken, long stride, const T* values, T* const* out,
+               long held, long head_dim) {
     if (count == ROWS) {
         long from = 0;
         for (; from + SUMMED * LANES <= head_dim; from += SUMMED * LANES)
-            weigh<T, ROWS, SUMMED>(weights, stride, values, out, held, head_dim, from, 0);
+            weigh<T, ROWS, SUMMED>(weights, taken, stride, values, out, held, head_dim, from, 0);
         for (; from + LANES <= head_dim; from += LANES)
-            weigh<T, ROWS, 1>(weights, stride, values, out, held, head_dim, from, 0);
-        if (from < head_dim) weigh<T, ROWS, 1>(weights, stride, values, out, held, head_dim, from, head_dim - from);
+            weigh<T, ROWS, 1>(weights, taken, stride, values, out, held, head_dim, from, 0);
+        if (from < head_dim)
+            weigh<T, ROWS, 1>(weights, taken, stride, values, out, held, head_dim, from, head_dim - from);
     } else if constexpr (ROWS > 1) {
-        weigh_all<T, ROWS - 1>(count, weights, stride, values, out, held, head_dim);
+        weigh_all<T, ROWS - 1>(count, weights, taken, stride, values, out, held, head_dim);
     }
 }
 
 // A block of the queries that share one KV head; query `row` is token `row % tokens` of the head's group `row / tokens`.
 template <class T>
 void block(const Shape& shape, const T* query, const T* keys, const T* values, const Visible& visible, T* out, long head,
-           long first, float scale) {
+           long first, const Scoring& scoring) {
     const int count = static_cast<int>(std::min<long>(BLOCK, shape.groups * shape.tokens - first));
     static thread_local std::vector<float> scores;
     static thread_local std::vector<T> rows;
     rows.resize(count * shape.head_dim);
     T* outs[BLOCK];
+    float taken[BLOCK];
     long low[BLOCK], high[BLOCK], from = shape.held, to = 0;
     for (int r = 0; r < count; r++) {
         const long query_head = head * shape.groups + (first + r) / shape.tokens, token = (first + r) % shape.tokens;
@@ -131,19 +153,21 @@ void block(const Shape& shape, const T* query, const T* keys, const T* values, c
     for (int r = 0; r < count; r++) {
         const uint8_t* marks = visible.marks;
         if (marks) marks += head * visible.per_head + (first + r) % shape.tokens * visible.columns;
-        soften(scores.data() + r * stride, held, low[r] - from, high[r] - from, scale, marks, visible.columns);
+        const long query_head = head * shape.groups + (first + r) / shape.tokens;
+        taken[r] = soften(scores.data() + r * stride, held, low[r] - from, high[r] - from, scoring, query_head, marks,
+                          visible.columns);
     }
-    weigh_all<T>(count, scores.data(), stride, values, outs, held, shape.head_dim);
+    weigh_all<T>(count, scores.data(), taken, stride, values, outs, held, shape.head_dim);
 }
 
 template <class T>
 void attend(const Shape& shape, const T* query, const T* keys, const T* values, const Visible& visible, T* out,
-            float scale) {
+            const Scoring& scoring) {
     const long rows = shape.groups * shape.tokens, blocks = (rows + BLOCK - 1) / BLOCK, tasks = shape.kv_heads * blocks;
     const long workers = shape.kv_heads * rows * shape.held * shape.head_dim < SMALL ? 1 : threads();
 #pragma omp parallel for schedule(dynamic, 1) num_threads(workers) if (workers > 1)
     for (long task = 0; task < tasks; task++)
-        block(shape, query, keys, values, visible, out, task / blocks, task % blocks * BLOCK, scale);
+        block(shape, query, keys, values, visible, out, task / blocks, task % blocks * BLOCK, scoring);
 }
 
 }  // namespace
@@ -152,11 +176,12 @@ void attend(const Shape& shape, const T* query, const T* keys, const T* values, 
     extern "C" void NAME(const void* query, const void* keys, const void* values, const void* marks, void* out,         \
                          long kv_heads, long groups, long tokens, long held, long head_dim, long query_head,            \
                          long query_token, long key_head, long value_head, long columns, long per_head, long window,    \
-                         float scale) {                                                                                 \
+                         float scale, float softcap, const float* sinks) {                                              \
         const Shape shape{kv_heads, groups, tokens, held, head_dim, query_head, query_token, key_head, value_head};     \
         const Visible visible{static_cast<const uint8_t*>(marks), columns, per_head, window};                           \
+        const Scoring scoring{scale, softcap, sinks};                                                                   \
         attend(shape, static_cast<const T*>(query), static_cast<const T*>(keys), static_cast<const T*>(values),         \
-               visible, static_cast<T*>(out), scale);                                                                   \
+               visible, static_cast<T*>(out), scoring);                                                                 \
     }
 
 ATTENTION(tree_attention_float32, float)

@@ -1,0 +1,56 @@
+"""A model whose logits have the same places as another's of the same tokens, though its embedding is padded otherwise.
+
+Embeddings are padded to sizes that suit the hardware: SmolLM2 has 49,152 rows and copies of it 49,280, Qwen2.5 has
+151,936 or 152,064 for one tokenizer. Rows past the tokenizer's last token mean nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from workbench.models.anatomy import Anatomy
+from workbench.models.load import Model
+
+
+def fitted(model: Model, vocabulary: int) -> Model:
+    """``model`` with ``vocabulary`` logits; the weights are shared.
+
+    Parameters
+    ----------
+    model : Model
+    vocabulary : int
+        With fewer than its own the last ones are left out before anything is made of the logits, so that what is
+        sampled from them is normalised over the others. With more, those that it lacks have a logit of minus infinity,
+        and read as input they are a vector of zeros.
+    """
+    own = model.anatomy.vocabulary
+    if vocabulary == own:
+        return model
+    if vocabulary < own:
+        anatomy = copy.copy(model.anatomy)
+        anatomy.unembedding = anatomy.unembedding[:vocabulary]
+        if anatomy.unembedding_bias is not None:
+            anatomy.unembedding_bias = anatomy.unembedding_bias[:vocabulary]
+    else:
+        anatomy = object.__new__(_Widened)
+        anatomy.__dict__.update(model.anatomy.__dict__)
+    anatomy.vocabulary = vocabulary
+    return replace(model, anatomy=anatomy)
+
+
+class _Widened(Anatomy):
+    """An anatomy of more tokens than there are rows for."""
+
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        known = tokens < self._embedding.weight.shape[0]
+        x = super().embed(torch.where(known, tokens, 0), positions)
+        return torch.where(known[..., None], x, 0.0)
+
+    def unembed(self, x: Tensor) -> Tensor:
+        logits = super().unembed(x)
+        return F.pad(logits, (0, self.vocabulary - logits.shape[-1]), value=float("-inf"))
