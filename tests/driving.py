@@ -27,6 +27,9 @@ def puppet(page, side="right", **values):
     for name, value in values.items():
         if value is True:
             group.get_by_label(name).check()
+        elif name == "ending":
+            group.get_by_role("combobox", name=name).click()
+            page.get_by_role("option", name=value, exact=True).click()
         elif isinstance(value, str):
             group.get_by_label(name).fill(value)
         else:

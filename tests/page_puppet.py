@@ -58,7 +58,7 @@ class Sayer:
         if self.technique.fails:
             fault("error")
         if done >= self.technique.after:
-            fault(self.technique.fault)
+            fault(self.technique.ending)
         if self.technique.delay:
             time.sleep(self.technique.delay)
         if done < len(self.words):
@@ -81,7 +81,7 @@ class Puppet(Technique):
     depth: Annotated[int | None, Field(ge=1, description="a number that may be none")] = None
     fails: Annotated[bool, Field(description="whether it raises")] = False
     mode: Annotated[Literal["short", "long"], Field(description="whether it ends with its text")] = "short"
-    fault: Annotated[
+    ending: Annotated[
         Literal["none", "exit", "panic", "crash", "abort", "killed", "hangs"], Field(description="how its process ends")
     ] = "none"
     after: Annotated[int, Field(ge=0, le=999, description="tokens before that")] = 2

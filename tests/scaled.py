@@ -15,7 +15,6 @@ OLD = 32
 """Positions before scaling; of long-rope 48, as in its cases."""
 SWITCH = 48
 
-_HALF = 4
 SCALINGS = {
     "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": OLD},
     "linear": {"rope_type": "linear", "factor": 2.0},
@@ -52,6 +51,27 @@ def scaled(kind: str, family: str = "llama", layers: int = 2, positions: int = 0
     hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
     hf.load_state_dict(plain.state_dict())
     return wrap(hf, None, f"tiny-{family}-{kind}")
+
+
+@functools.cache
+def layered(kind: str):
+    """A Gemma 3 of a sliding and a full layer, of which only the full one's table is scaled."""
+    from transformers import AutoModelForCausalLM
+
+    plain = tiny("gemma3_text", layers=2).hf
+    config = copy.deepcopy(plain.config)
+    config.max_position_embeddings = 256
+    config.layer_types = ["sliding_attention", "full_attention"]
+    scaling = {"factor": 4.0, **SCALINGS[kind]}
+    half = {"short_factor": [1.0] * 8, "long_factor": [1.0 + place / 2 for place in range(8)]}
+    scaling |= half if kind == "longrope" else {}
+    config.rope_parameters = {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+        "full_attention": {"rope_theta": 10_000.0, **scaling},
+    }
+    hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    hf.load_state_dict(plain.state_dict())
+    return wrap(hf, None, f"tiny-gemma3_text-{kind}")
 
 
 @functools.cache

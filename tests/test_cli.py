@@ -166,6 +166,39 @@ def test_compare_reads_prompts_files_and_bundled_tasks(shell, tmp_path):
     assert [prompt["id"] for prompt in wb.Study.open(tmp_path / "s.zarr").prompts] == ["a"]
 
 
+def test_rows_that_cannot_be_read_are_said_and_the_others_run(shell, tmp_path):
+    file = tmp_path / "question.jsonl"
+    rows = [
+        {"question_id": number, "category": category, "turns": ["aaa"], "reference": [["a"], ["b"]]}
+        for number, category in enumerate(["writing", "writing", "rag", "rag"])
+    ]
+    file.write_text("\n".join(map(json.dumps, [*rows, {"question_id": 11, "category": "qa", "turns": []}])), "utf-8")
+    options = ("--max-new-tokens", 2, "--repeats", 1, "--limit", 2, "--ignore-stop", "--no-quality")
+    made = shell("compare", "any", "--prompts", file, *options, "--out", tmp_path / "s.zarr")
+    [line] = [line for line in made.stderr.splitlines() if not line.startswith("[")]
+    assert made.exit_code == 0 and line.startswith("workbench: ")
+    assert "1 of 5 rows cannot be read and are left out: line 5 (id 11): 'turns' must hold" in line
+    prompts = json.loads(wb.trace.open(tmp_path / "s.zarr").attrs["prompts"])
+    assert [prompt["id"] for prompt in prompts] == ["0", "2"], "one of each category"
+    file.write_text('{"question_id": 11, "category": "qa", "turns": []}', "utf-8")
+    assert "'turns' must hold" in one_line(shell("compare", "any", "--prompts", file, *options))
+
+
+@pytest.mark.parametrize("command", [("compare",), ("observe", "--probe", "logit_lens")])
+def test_prompts_that_are_no_text_are_one_line(shell, tmp_path, command):
+    name, *options = command
+    options = [*options, "--out", tmp_path / "o.html"]
+    assert "no character at place 1" in one_line(shell(name, "any", "--prompt", "a\udcff", *options))
+    file = tmp_path / "mine.jsonl"
+    file.write_bytes('{"id": "a", "prompt": "é"}'.encode("utf-16"))
+    assert "save it as UTF-8" in one_line(shell(name, "any", "--prompts", file, *options))
+    file.write_bytes('{"id": "a", "prompt": "é"}'.encode("latin-1"))
+    assert "byte 23, in line 1): save it as UTF-8" in one_line(shell(name, "any", "--prompts", file, *options))
+    assert "not a regular file" in one_line(shell(name, "any", "--prompts", tmp_path, *options))
+    file.write_bytes(b"")
+    assert "holds no prompts" in one_line(shell(name, "any", "--prompts", file, *options))
+
+
 def test_compare_takes_every_turn_of_a_spec_bench_file(shell, tmp_path):
     file = tmp_path / "question.jsonl"
     rows = [
@@ -364,7 +397,11 @@ def test_app_listens_where_it_is_told(shell, monkeypatch):
     monkeypatch.setitem(sys.modules, "workbench_app", types.ModuleType("workbench_app"))
     monkeypatch.setitem(sys.modules, "workbench_app.main", page)
     assert shell("app", "--port", 7999).exit_code == 0
-    assert told == [{"port": 7999}]
+    assert shell("app", "--model", "small", "--offer", "small=/srv/small", "--offer", "/srv/words.txt").exit_code == 0
+    assert told == [
+        {"port": 7999, "model": "smollm2-135m", "offer": ()},
+        {"port": 7860, "model": "small", "offer": ["small=/srv/small", "/srv/words.txt"]},
+    ]
     assert shell("app", "--port", 70000).exit_code == 2
 
 

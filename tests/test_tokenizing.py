@@ -6,6 +6,7 @@ import torch
 from tokenizers_of_kinds import START, TEMPLATE, byte_fallback, byte_level
 
 from workbench.errors import PromptError
+from workbench.models.stop_text import stop_texts
 from workbench.models.tiny import tiny
 from workbench.tasks import Prompt, encode_parts, encode_prompt, next_turn
 from workbench.tokenizing import prompt_ids, token_ids, write_chat
@@ -103,6 +104,7 @@ def test_what_is_no_character_is_refused(text):
         lambda: encode_prompt(tokenizer, Prompt("a", text)),
         lambda: encode_parts(tokenizer, Prompt("a", f"two {text}", question_at=3)),
         lambda: with_tokenizer(tokenizer).encode(text),
+        lambda: stop_texts(with_tokenizer(tokenizer), ["two", text], 1),
     ):
         with pytest.raises(PromptError, match="no character at place"):
             encode()
@@ -158,3 +160,13 @@ def test_models_refuse_them_too():
         model.encode(torch.tensor([[5, 6], [7, 8]]))
     with pytest.raises(PromptError, match="empty"):
         model.encode([[]])
+
+
+def test_text_for_a_model_without_a_tokenizer_is_refused():
+    for encode in (
+        lambda: encode_prompt(None, Prompt("a", "two")),
+        lambda: encode_parts(None, Prompt("a", "two")),
+        lambda: tiny("llama").encode("two"),
+    ):
+        with pytest.raises(PromptError, match="no tokenizer"):
+            encode()

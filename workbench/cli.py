@@ -11,6 +11,7 @@ import json
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,8 +41,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except WorkbenchError as error:
-            line = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
-            typer.echo(f"workbench: {line}", err=True)
+            typer.echo(f"workbench: {_line(error)}", err=True)
             raise typer.Exit(1 if isinstance(error, _RUNNING) else 2) from None
 
 
@@ -62,7 +62,7 @@ Prompt = Annotated[
     list[str] | None, typer.Option("--prompt", help="A prompt, given to the model as it is; repeatable.")
 ]
 Prompts = Annotated[str | None, typer.Option(help="A JSON Lines file (also question.jsonl of Spec-Bench), or a task.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only so many prompts of --prompts.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only so many of --prompts, every task and category in turn.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Device = Annotated[str | None, typer.Option(help="By default a GPU if there is one.")]
 
@@ -306,9 +306,7 @@ def train(
 @app.command("app")
 def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where on this machine it listens.")] = 7860,
-    model: Annotated[
-        str, typer.Option(help="Chosen at first: a bundled name, a Hugging Face id, or a path.")
-    ] = "smollm2-135m",
+    model: Annotated[str, typer.Option(help="Chosen at first: a name, a Hugging Face id, or a path.")] = "smollm2-135m",
     offer: Annotated[
         list[str] | None,
         typer.Option(
@@ -321,6 +319,11 @@ def dashboard(
     from workbench_app.main import launch
 
     launch(port=port, model=model, offer=offer or ())
+
+
+def _line(said: Any) -> str:
+    """A message as one line that a terminal can show."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(said)).split())
 
 
 def _print_json(value: Any) -> None:
@@ -340,7 +343,12 @@ def _prompts(texts: list[str] | None, source: str | None, limit: int | None) -> 
         raise PromptError("give either --prompt TEXT or --prompts FILE")
     if texts:
         return [(f"prompt-{place + 1}", text) for place, text in enumerate(texts)]
-    return [(prompt.id, prompt) for prompt in wb.tasks.load_prompts(source, limit)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", wb.tasks.PromptFileWarning)
+        found = wb.tasks.load_prompts(source, limit)
+    for warning in caught:
+        typer.echo(f"workbench: {_line(warning.message)}", err=True)
+    return [(prompt.id, prompt) for prompt in found]
 
 
 def _place(file: Path, suffixes: tuple[str, ...], name: str | None = None) -> Path:

@@ -98,8 +98,10 @@ def token_ids(tokenizer: Any, text: str, start: bool = True) -> list[int]:
     Raises
     ------
     PromptError
-        The text holds what is no character.
+        The text holds what is no character, or there is no tokenizer.
     """
+    if tokenizer is None:
+        raise PromptError("the model has no tokenizer, so it takes no text: give the prompt as token ids")
     check_characters(text)
     return list(tokenizer(text, add_special_tokens=start and adds_special_tokens(tokenizer, text))["input_ids"])
 

@@ -12,15 +12,18 @@ Every trace has the groups it needs of
 - ``compatibility``: which techniques go together (technique, other), and under which conditions (technique, condition).
 
 Every variable carries ``units`` and ``long_name``. Text is never an array: the root's ``vocabulary`` attribute is JSON
-that maps the token ids that occur to their text. The root also carries model, revision, recipe, seed, dtype, device,
-versions and the ``arithmetic`` that sums were formed with (older traces lack it). :func:`check` is the one gate.
+that maps the token ids that occur to what each stands for by itself. As texts are more than their tokens one by one,
+``tokens`` and ``text`` have ``piece`` beside ``id``: the place, in the root's ``pieces`` (JSON), of the text that the
+token adds to those before it. :func:`words` reads them. The root also carries model, revision, recipe, seed, dtype,
+device, versions and the ``arithmetic`` that sums were formed with (older traces lack it, and the pieces).
+:func:`check` is the one gate.
 """
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -81,7 +84,7 @@ def build(
     groups : mapping of str to Dataset
         Group path -> data.
     model : Model
-        Gives name, revision, dtype, device and the text of tokens.
+        Gives name, revision, dtype, device, and the text of tokens: ``pieces`` and ``label``.
     kind : {"observe", "generate", "study", "compatibility"}
     recipe : JSON-able
     used : iterable of int
@@ -90,6 +93,7 @@ def build(
     **more
         Further root attributes; anything but numbers and strings is stored as JSON.
     """
+    groups, texts = _with_pieces(groups, model)
     attrs = {
         "schema": SCHEMA,
         "kind": kind,
@@ -101,7 +105,8 @@ def build(
         "device": str(model.device),
         "arithmetic": model.arithmetic,
         "versions": json.dumps(versions()),
-        "vocabulary": json.dumps({str(i): model.decode([i]) for i in sorted(used) if i >= 0}),
+        "vocabulary": json.dumps({str(i): model.label(i) for i in sorted(used) if i >= 0}),
+        "pieces": json.dumps(texts),
     }
     for key, value in more.items():
         attrs[key] = value if isinstance(value, str | int | float) else json.dumps(value)
@@ -120,9 +125,48 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _with_pieces(groups: Mapping[str, xr.Dataset], model: Any) -> tuple[dict[str, xr.Dataset], list[str]]:
+    """Groups whose texts have ``piece`` beside ``id``, and the texts that it counts."""
+    codes: dict[str, int] = {}
+    found = dict(groups)
+    for name in ("tokens", "text"):
+        if name in found and "id" in found[name]:
+            ids = found[name]["id"].transpose(..., "token")
+            coded = np.full(ids.shape, -1, dtype=np.int32)
+            for place in np.ndindex(ids.shape[:-1]):
+                row = ids.values[place]
+                texts = model.pieces(row[row >= 0].tolist())
+                coded[place][row >= 0] = [codes.setdefault(text, len(codes)) for text in texts]
+            found[name] = found[name].assign(piece=variable(ids.dims, coded, "text", "text that the token adds"))
+    return found, list(codes)
+
+
 def vocabulary(tree: xr.DataTree) -> dict[int, str]:
-    """Token id -> text, for the tokens that occur in a trace."""
+    """Token id -> what it stands for by itself, for the tokens that occur in a trace.
+
+    A leading space is kept, and bytes that are only a part of a character are written ``<0xE4>``, so that joined they
+    are no text: that is :func:`words`.
+    """
     return {int(key): text for key, text in json.loads(tree.attrs["vocabulary"]).items()}
+
+
+def words(tree: xr.DataTree) -> Callable[[xr.Dataset], list[str]]:
+    """What reads the texts of a trace: a function from tokens to the text that each adds; joined, the whole text.
+
+    A character spread over several tokens stands at the one that completes it, and the others are empty. The function
+    takes the group ``tokens``, or one run's and prompt's of ``text``, or a part of these (token); places without a
+    token (-1) are left out.
+    """
+    known, texts = vocabulary(tree), json.loads(tree.attrs.get("pieces", "[]"))
+
+    def read(tokens: xr.Dataset) -> list[str]:
+        ids = tokens["id"].values
+        if "piece" not in tokens or not texts:
+            return [known.get(token, f"[{token}]") for token in ids[ids >= 0].tolist()]
+        codes = tokens["piece"].values[ids >= 0].tolist()
+        return [texts[code] if 0 <= code < len(texts) else "" for code in codes]
+
+    return read
 
 
 def check(tree: xr.DataTree) -> xr.DataTree:
@@ -169,4 +213,4 @@ def open(path: str | Path, incomplete: bool = False) -> xr.DataTree:
     return check(read(Path(path), incomplete))
 
 
-__all__ = ["SCHEMA", "build", "check", "open", "save", "tokens", "variable", "versions", "vocabulary"]
+__all__ = ["SCHEMA", "build", "check", "open", "save", "tokens", "variable", "versions", "vocabulary", "words"]

@@ -8,14 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import workbench as wb
 from workbench.errors import SettingError
-from workbench.models.bundled import BUNDLED
-from workbench.models.companion import is_cut
 from workbench.registry import TECHNIQUES
 from workbench.settings import Outside, parse, references, spell
+from workbench.techniques import Technique  # the import also fills the registry
 
 Kind = Literal["model", "part", "text"]
 
+BUNDLED = tuple(wb.models.bundled.BUNDLED)
 _NAME = re.compile(r"\w[\w.-]{0,79}", re.ASCII)
 _ON_THE_HUB = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+\.gguf)?", re.ASCII)
 # What settings call something else.
@@ -51,7 +52,7 @@ class Offers:
         if not equals or Path(offer).exists():
             name, path = Path(offer).resolve().name, offer
         place = Path(path).expanduser()
-        if not place.exists():
+        if not path.strip() or not place.exists():
             raise SettingError(f"there is nothing at {path!r} to offer")
         if not _NAME.fullmatch(name) or name in _TAKEN or self._paths.get(name, place.resolve()) != place.resolve():
             raise SettingError(f"{name!r} cannot be the name of an offer: give it another one, as my-model={path}")
@@ -86,12 +87,10 @@ class Offers:
         if cut and base in BUNDLED:
             return name
         # A file of that name would be read rather than the hub asked.
-        if _ON_THE_HUB.fullmatch(name) and not name.endswith((".safetensors", "/..")) and not Path(name).exists():
+        if _ON_THE_HUB.fullmatch(name) and not name.endswith(".safetensors") and not Path(name).exists():
             return name
         known = ", ".join([*BUNDLED, *self.names("model")])
-        raise SettingError(
-            f"{name!r} is no model that this page offers: take {known}, or a Hugging Face id owner/model"
-        )
+        raise SettingError(f"{name!r} is no model that this page offers: take {known}, or an owner/model of the hub")
 
     def setting(self, what: Outside, value: str) -> str:
         """The value of a setting that names something, with a path in the place of an offer's name.
@@ -109,11 +108,11 @@ class Offers:
         if found is not None:
             return found
         if what == "model":
-            return value if is_cut(value) else self.model(value)
+            return value if wb.models.companion.is_cut(value) else self.model(value)
         known = ", ".join([*_OWN[what], *self.names(what)]) or "nothing"
         raise SettingError(f"{value!r} is not among what this page offers for it: {known}")
 
-    def recipe(self, technique: object) -> object:
+    def recipe(self, technique: Technique) -> Technique:
         """A technique with its settings as :meth:`setting` gives them."""
         return replace(technique, **{name: self.setting(what, value) for name, what, value in references(technique)})
 

@@ -26,7 +26,7 @@ class Column:
     techniques : list of Technique
     steps : list of Step
     tokens, pieces : list
-        Token ids, and the text that each added.
+        Token ids, and the text that each added; empty for one that only begins a character.
     state : {"waiting", "running", "done", "partial", "failed"}
     problem : str
         Why it failed.
@@ -84,45 +84,32 @@ class Race:
     def turns(self) -> Iterator[Column]:
         """Run to the end, and yield the column that took each step, and each column once more when it is over."""
         with ExitStack() as stack:
-            streams: dict[int, Iterator[Any]] = {}
+            streams: dict[int, tuple[Iterator[Any], Any]] = {}
             while waiting := [column for column in self.columns if not column.over]:
                 column = waiting[0] if self.alone else min(waiting, key=lambda each: each.seconds)
                 self._step(column, streams, stack)
                 yield column
 
-    def _step(self, column: Column, streams: dict[int, Iterator[Any]], stack: ExitStack) -> None:
+    def _step(self, column: Column, streams: dict[int, tuple[Iterator[Any], Any]], stack: ExitStack) -> None:
         try:
             if id(column) not in streams:
                 options = {**self.options, "cancel": self.stop}
                 stream = wb.generate(self.model, self.prompt, column.techniques, **options)
-                streams[id(column)] = stack.enter_context(closing(stream))
+                streams[id(column)] = stack.enter_context(closing(stream)), self.model.detokeniser()
                 column.state = "running"
-            step = next(streams[id(column)], None)
+            stream, text = streams[id(column)]
+            step = next(stream, None)
         except Exception as error:
             column.state, column.problem = "failed", message(error)
             return
         if step is None:
+            if column.pieces:
+                column.pieces[-1] += text.flush()
             column.state = "partial" if self.stop.is_set() else "done"
         else:
             column.steps.append(step)
             column.tokens.extend(step.tokens)
-            column.pieces.extend(pieces(self.model, column.tokens, len(column.pieces)))
-
-
-def pieces(model: Any, tokens: Sequence[int], known: int) -> list[str]:
-    """Text that each of ``tokens`` from ``known`` on adds to what stands before.
-
-    A character spread over several tokens comes with the last of them; the others are empty.
-    """
-    start = max(0, known - 8)
-    before, found = model.decode(tokens[start:known]), []
-    before = before.rstrip("\N{REPLACEMENT CHARACTER}")
-    for end in range(known + 1, len(tokens) + 1):
-        text = model.decode(tokens[start:end])
-        whole = text.rstrip("\N{REPLACEMENT CHARACTER}")
-        found.append(whole[len(before) :])
-        before = whole
-    return found
+            column.pieces.extend(map(text.add, step.tokens))
 
 
 def first_difference(tokens: Sequence[int], other: Sequence[int], finished: bool) -> int | None:

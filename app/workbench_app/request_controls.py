@@ -73,6 +73,7 @@ def prompt_box(name: str, text: str, chat: bool) -> tuple[gr.Textbox, gr.Checkbo
         info=loaded.limits(),
         lines=6,
         max_lines=14,
+        autoscroll=False,
         elem_id=name,
         autofocus=True,
     )

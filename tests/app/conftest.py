@@ -1,6 +1,7 @@
 """The dashboard, served once for all tests of the page, and a browser that reaches nothing but this machine."""
 
 import asyncio
+import time
 
 import page_puppet
 import pytest
@@ -82,6 +83,8 @@ def address(puppet, bundled, workers):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(main, "Worker", Known)
         with main.served(port=None) as url:
+            while workers[-1].about("smollm2-135m", "float32") is None:
+                time.sleep(0.1)
             yield url
 
 

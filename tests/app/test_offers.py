@@ -63,7 +63,7 @@ def test_no_path_is_a_model(path, place):
     with pytest.raises(SettingError, match="no model that this page offers"):
         OFFERED.model(path)
     with pytest.raises(SettingError):
-        loaded.MODELS.get(path, "float32")
+        loaded.Models().get(path, "float32")
 
 
 def test_what_is_offered_stands_for_its_path(place):

@@ -213,7 +213,7 @@ def test_a_full_queue_says_so_and_the_page_goes_on(visit, monkeypatch, address, 
 
 def test_cancel_right_after_run_and_a_new_run_right_after_that(visit):
     page = visit()
-    puppet(page, delay=0.3)
+    puppet(page, delay=1)
     run(page, 300, wait=False)
     page.click("#cancel")
     expect(page.locator("#run")).to_be_enabled()
@@ -235,7 +235,7 @@ def test_cancel_right_after_run_and_a_new_run_right_after_that(visit):
 def test_the_page_outlives_its_worker(visit, page_worker):
     page = visit()
     ask(page, "Hello")
-    puppet(page, fault="killed", after=3, delay=0.2, text="one two three four five six")
+    puppet(page, ending="killed", after=3, delay=0.2, text="one two three four five six")
     run(page, 20)
     said = "was killed, most often because the machine ran out of memory"
     expect(page.locator("#trouble [role=alert]")).to_contain_text(said)

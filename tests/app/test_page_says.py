@@ -7,6 +7,7 @@ from driving import ask, choose, number, puppet, run
 from playwright.sync_api import expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.bundled]
+expect.set_options(timeout=20_000)
 EARLIER = "[data-earlier]"
 WAITING = re.compile(r"queue: \d+/\d+|Waiting")
 

@@ -117,7 +117,7 @@ def test_a_broken_worker_fails_the_run_keeps_what_was_written_and_is_replaced(wo
         pid = worker.pid
 
     with pytest.raises(WorkerLost, match=words) as lost:
-        race(worker, model, [puppet(text="w21 w22 w23 w24 w25", fault=fault, after=2, delay=0.15)], each=watch)
+        race(worker, model, [puppet(text="w21 w22 w23 w24 w25", ending=fault, after=2, delay=0.15)], each=watch)
     columns = lost.value.columns
     assert columns[1].pieces and set(columns[1].pieces) <= {"w21", " w22", "w22", ""}
     fail(columns, str(lost.value))

@@ -71,3 +71,19 @@ def test_experts_that_run_are_counted():
     assert step.experts == (2,) * model.layers
     dense = tiny("qwen3_moe")
     assert len(list(generate(dense, list(range(3, 13)), max_new_tokens=2, stop_tokens=()))[1].experts) == 3
+
+
+def test_a_shared_expert_is_counted_for_every_token_and_its_layer():
+    model, tokens = tiny("qwen2_moe"), list(range(3, 9))
+    decoder = Decoder(model)
+    decoder.prefill(tokens, logits="all")
+    numbers = {name: parameter.numel() for name, parameter in model.hf.named_parameters()}
+    always = sum(
+        count
+        for name, count in numbers.items()
+        if name.endswith("weight") and "norm" not in name and "embed_tokens" not in name and ".experts." not in name
+    )
+    chosen = 3 * 2 * 3 * 24 * 32  # sparse layers, experts of a token, matrices, their sizes
+    keys = sum(range(1, len(tokens) + 1)) * 4 * 8
+    assert sum("shared_expert" in name for name in numbers) == 3 * 4
+    assert decoder.flops == 2 * len(tokens) * (always + chosen) + 4 * model.layers * keys

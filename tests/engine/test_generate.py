@@ -83,7 +83,7 @@ def test_trees_keep_the_right_branch_and_forget_the_others(family):
     assert steps[-1].keys_kept == (len(prompt) + NEW - 1,) * model.layers
 
 
-@pytest.mark.parametrize("family", ["gemma3_text", "mistral"])
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "gpt_oss", "mistral", "olmo3"])
 def test_a_tree_deeper_than_the_sliding_window_forgets_what_lies_outside(family):
     """A node's distance is its depth in the tree, not its place in the cache, which a sibling has moved."""
     model, prompt = tiny(family), random_tokens(4)

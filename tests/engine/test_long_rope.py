@@ -209,6 +209,13 @@ def test_the_middle_tier_retrieves_from_the_cache_that_is(phi):
     assert steps[-1].drafted and steps[-1].index > anew
 
 
+@pytest.mark.parametrize(
+    "options", [{"context_tokens": 10}, {"compiled": True}, {"context_tokens": 39, "prefill_chunk": 6}]
+)
+def test_options_of_a_run_leave_the_text(phi, options):
+    assert written(phi, PROMPT, **options) == expected(phi, PROMPT, NEW)
+
+
 def test_sampling_draws_the_same_over_the_switch(phi):
     plain = written(phi, PROMPT, temperature=0.8, seed=3)
     assert plain == written(phi, PROMPT, temperature=0.8, seed=3, prefill_chunk=7)

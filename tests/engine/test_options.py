@@ -27,7 +27,7 @@ class Letters:
     chat_template = None
     pieces = ("a", "b", "ab", "c", "\n\n", " d", "bc", "e")
 
-    def decode(self, tokens):
+    def decode(self, tokens, **_):
         return "".join(self.pieces[token % len(self.pieces)] for token in tokens)
 
 

@@ -4,14 +4,14 @@ import pytest
 import torch
 from engine.scripted import Scripted
 from helpers import random_tokens, tokens_of
-from scaled import OLD, SCALINGS, expected, prompt_of, scaled
+from scaled import OLD, SCALINGS, expected, layered, prompt_of, scaled
 
 import workbench.techniques  # noqa: F401  fills the registry
 from workbench.engine import Draft, generate, score, teacher_force
 from workbench.errors import PromptError, SettingError
 from workbench.models.tiny import tiny
 from workbench.registry import TECHNIQUES
-from workbench.techniques import StreamingLLM
+from workbench.techniques import PromptLookup, StreamingLLM
 
 EXACT = [name for name, kind in TECHNIQUES.items() if kind.exact]
 GROWING = ("dynamic", "longrope")
@@ -43,6 +43,16 @@ def test_the_last_position_is_used_and_none_beyond(kind):
 def test_other_families_too(family, kind):
     model, prompt = scaled(kind, family), prompt_of(OLD - 5)
     assert written(model, prompt) == expected(model, prompt, 24)
+
+
+@pytest.mark.parametrize(("kind", "length"), [("linear", 40), ("yarn", 40), ("dynamic", 246), ("longrope", 40)])
+def test_tables_of_some_layers_are_scaled_alone(kind, length):
+    model, prompt = layered(kind), prompt_of(length)
+    assert model.anatomy.growing == (("full_attention",) if kind in GROWING else ())
+    # The other layers' table reaches no further.
+    assert model.anatomy.positions == 256
+    new = min(20, 257 - length)
+    assert written(model, prompt, [PromptLookup()], new=new) == expected(model, prompt, new)
 
 
 @pytest.mark.parametrize("kind", ["yarn", "dynamic", "longrope"])

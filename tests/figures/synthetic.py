@@ -42,8 +42,11 @@ class Model:
     device: str = "cpu"
     arithmetic: str = "torch 0, 1 threads"
 
-    def decode(self, ids: list[int]) -> str:
-        return "".join(VOCABULARY[i] for i in ids)
+    def pieces(self, ids: list[int]) -> list[str]:
+        return [VOCABULARY[i] for i in ids]
+
+    def label(self, token: int) -> str:
+        return VOCABULARY[token]
 
 
 def _dataset(variables: dict[str, xr.Variable], **coords: Any) -> xr.Dataset:
@@ -164,6 +167,8 @@ RUNS = [
     ("both <b>&</b> " + MARKUP, "prompt_lookup+snap_kv:keep=0.5", False, 1.44, 4),
     ("draft model", "draft_model:model=tiny", True, 0.83, 3),
     ("streaming", "streaming_llm:window=256", False, 1.05, 0),
+    # In studies of more than eight runs:
+    *((f"lookup {draft}", f"prompt_lookup:draft={draft}", True, 1.2, draft) for draft in (2, 3, 5)),
 ]
 
 

@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
@@ -112,3 +113,49 @@ def test_script_that_got_into_a_page_is_not_run(visit, draw, tmp_path):
     drawn(page)
     assert page.title() != "run"
     assert any("Content Security Policy" in said for said in page.said)
+
+
+@pytest.fixture(scope="module")
+def wide(study, tmp_path_factory):
+    """A report with a comparison of as many columns as a study's."""
+    from workbench.figures._report import _FIRST
+
+    frame = pd.DataFrame({name: ["0.1234", "1.02"] for name in _FIRST[1:]} | {"more": [1, 2]})
+    frame.index = pd.Index(["baseline", "prompt_lookup:ngram=3,draft=10+snap_kv:keep=0.5,window=32"], name="run")
+    return figures.report(study, tmp_path_factory.mktemp("wide") / "r.html", table=frame)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 1000, 390])
+def test_the_comparison_fits_or_scrolls_with_a_sign(visit, wide, width, scheme):
+    page = visit(wide)
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 700})
+    drawn(page, scheme)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page itself never scrolls sideways"
+    box = page.locator(".wide").first
+    if box.evaluate("box => box.scrollWidth <= box.clientWidth"):
+        assert width > 390
+        return
+    edge = box.bounding_box()
+    picture_of = lambda: np.asarray(Image.open(io.BytesIO(box.screenshot())).convert("RGB")).astype(int)  # noqa: E731
+
+    def shaded():
+        """How far the last columns of pixels, where no letter stands, are from the page's background."""
+        pixels = picture_of()
+        inside = pixels[8:14]  # above the heads of the columns
+        return np.abs(inside[:, -3:] - inside[:, len(inside[0]) // 2, None]).max()
+
+    assert shaded() > 20, "more stands on the right"
+    first = box.locator("tbody th").nth(1)
+    before = first.bounding_box()["x"]
+    box.evaluate("box => box.scrollLeft = box.scrollWidth")
+    page.wait_for_timeout(100)
+    assert shaded() < 5, "that was all"
+    assert first.bounding_box()["x"] == pytest.approx(before, abs=1), "the names of the runs stay"
+    assert box.locator("thead th").last.bounding_box()["x"] < edge["x"] + edge["width"]
+    over = page.evaluate(
+        "([x, y]) => document.elementFromPoint(x, y).closest('th')?.scope",
+        [first.bounding_box()["x"] + 10, first.bounding_box()["y"] + 8],
+    )
+    assert over == "row", "what scrolls goes below them"

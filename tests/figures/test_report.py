@@ -11,6 +11,7 @@ from workbench import figures
 from workbench.errors import TraceError
 from workbench.figures import FIGURES, _html
 from workbench.figures._answers import SPANS, answers, prompt_text
+from workbench.figures._runs import labels
 
 
 class Outline(html.parser.HTMLParser):
@@ -177,3 +178,44 @@ def test_long_prompts_are_cut_and_it_is_said():
 def test_the_policy_covers_the_report(page):
     for script in (_html._library(), _html._DRAW):
         assert _html._hash(script) in page.split("</head>")[0]
+
+
+def many_runs(synthetic):
+    return synthetic.study(runs=11)
+
+
+def test_figures_of_single_runs_say_whose_are_not_there(synthetic, tmp_path):
+    tree = many_runs(synthetic)
+    names = [run["name"] for run in json.loads(tree.attrs["runs"])]
+    page = Outline(figures.report(tree, tmp_path / "r.html").read_text("utf-8"))
+    assert "are drawn for 8 of 11 runs" in page.text and "own_figures=" in page.text
+    said = page.text[page.text.index("drawn for 8 of 11") :]
+    said = said[: said.index("To have those")]
+    shown, left_out = said.split("and not for")
+    labelled = labels(tree)
+    assert all(name in shown for name in labelled[:8]) and all(name in left_out for name in labelled[8:])
+    chosen = Outline(figures.report(tree, tmp_path / "c.html", own_figures=[names[10]]).read_text("utf-8"))
+    drawn = [attrs["data-figure"] for attrs in chosen.all("figure") if ": " in attrs["data-figure"]]
+    assert drawn and all(name.endswith(labelled[10]) for name in drawn) and "1 of 11 runs" in chosen.text
+    every = Outline(figures.report(tree, tmp_path / "e.html", own_figures=range(11)).read_text("utf-8"))
+    assert "The figures of a single run" not in every.text
+    with pytest.raises(TraceError, match="no run 'nobody'"):
+        figures.report(tree, tmp_path / "n.html", own_figures=["nobody"])
+
+
+def test_a_study_of_eight_runs_says_nothing_of_it(outline):
+    assert "The figures of a single run" not in outline.text
+
+
+def test_what_every_run_has_alike_is_said_once(study, tmp_path):
+    columns = ["equal to baseline [share]", "measured speed-up", "measured on [prompts]", "cache"]
+    frame = pd.DataFrame([[1.0, "1.1", "6 of 6", "a <b>"], [0.5, "2.2", "6 of 6", "a <b>"]], ["x", "y"], columns)
+    frame["other"] = [1, 2]
+    text = figures.report(study, tmp_path / "r.html", table=frame.rename_axis("run"), figures=()).read_text("utf-8")
+    assert "The same for every run: measured on [prompts]: 6 of 6; cache: a &lt;b&gt;." in text
+    first = text[text.index("<table>") : text.index("</table>")]
+    assert "measured on" not in first and "equal to" in first
+    frame.loc["y", "cache"] = "another"
+    text = figures.report(study, tmp_path / "r.html", table=frame.rename_axis("run"), figures=()).read_text("utf-8")
+    first = text[text.index("<table>") : text.index("</table>")]
+    assert ">cache<" in first and "measured on" not in first

@@ -30,6 +30,11 @@ def test_spaces_can_stay():
     assert visible("a b\n", spaces=False) == "a b⏎"
 
 
+def test_joiners_stay_in_text_and_are_spelled_in_labels():
+    assert visible("👩\u200d🔬 \u202e", spaces=False) == "👩\u200d🔬 \\u202e"
+    assert visible("\u200d") == "\\u200d"
+
+
 def test_long_text_ends_in_an_ellipsis():
     assert shorten("abcdef", 4) == "abc…" and shorten("abcd", 4) == "abcd"
 

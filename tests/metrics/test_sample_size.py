@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workbench.metrics import median_interval, prompts_needed
+from workbench.metrics import measured, median_interval, prompts_needed
 from workbench.metrics.sample_size import spell_count
 
 
@@ -39,3 +39,16 @@ def test_repeats_count_once_and_nothing_is_promised_from_little():
     assert np.isnan(prompts_needed(np.ones((9, 2)))) and np.isnan(prompts_needed(np.ones((9, 2)), within=0.1))
     assert [spell_count(each) for each in (np.nan, np.inf, 14.0)] == ["", "more than 10,000", "14"]
     assert prompts_needed(np.array([[0.5], [1.0], [2.0]])) == np.inf
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.inf, np.nan])
+def test_a_ratio_that_is_none_is_left_out(bad):
+    good = np.array([[1.1], [1.3], [0.9], [1.2]])
+    for within in (None, 0.05):
+        assert prompts_needed(np.vstack([good, [[bad]]]), within) == prompts_needed(good, within)
+    assert np.isnan(prompts_needed(np.full((4, 2), bad)))
+
+
+def test_only_positive_finite_numbers_are_measured():
+    found = measured(np.array([[1.0, 0.0, -1.0], [np.inf, np.nan, 1e-9]]))
+    assert np.isnan(found).tolist() == [[False, True, True], [True, True, False]] and found[1, 2] == 1e-9

@@ -45,9 +45,28 @@ def test_residual_stream_of_every_layer_is_the_models_own(family):
         ("gpt_neox", {"parallel_residual": None}),
         ("opt", {"position_offset": 0}),
         ("gemma3_text", {"window": None}),
+        ("gemma2", {"attention_softcap": None}),
+        ("gemma2", {"window": None}),
+        ("qwen2", {"window": None}),
+        ("phi3", {"window": None}),
+        ("smollm3", {"unrotated": None}),
+        ("granite", {"embedding_multiplier": None}),
+        ("granite", {"residual_multiplier": None}),
+        ("granite", {"logits_divisor": None}),
+        ("glm", {"rotary_pairs": False}),
+        ("glm4", {"attention_post_norm": None}),
+        ("glm4", {"mlp_post_norm": None}),
+        ("phi", {"parallel_residual": False}),
+        ("olmo3", {"window": None}),
+        ("olmo3", {"attention_post_norm": None}),
+        ("qwen2_moe", {"shared_expert": None}),
+        ("qwen2_moe", {"shared_expert_gate": None}),
+        ("gpt_oss", {"sinks": None}),
+        ("gpt_oss", {"window": None}),
     ],
 )
 def test_a_wrong_row_does_not_pass_the_proof(family, wrong, monkeypatch):
+    """So each tiny model has what makes its family, and what the row says of it is needed."""
     hf = tiny(family).hf
     monkeypatch.setitem(FAMILIES, family, dataclasses.replace(FAMILIES[family], **wrong))
     with pytest.raises(UnsupportedModel):
@@ -96,3 +115,33 @@ def test_experts_agree_with_the_models_own_choice():
     )
     assert torch.equal(indices, expected_indices)
     torch.testing.assert_close(weights, expected_weights, rtol=1e-3, atol=1e-4)
+
+
+def test_layers_are_of_both_kinds_where_a_family_has_two():
+    for family in ("gemma2", "gemma3_text", "gpt_oss", "olmo3", "qwen2"):
+        windows = [block.window is None for block in tiny(family).anatomy.blocks]
+        assert any(windows) and not all(windows), family
+    assert [block.rope_kind for block in tiny("smollm3").anatomy.blocks] == ["all", "all", None, "all"]
+    kinds = {block.rope_kind for block in tiny("gemma3_text").anatomy.blocks}
+    assert kinds == {"sliding_attention", "full_attention"}
+
+
+def test_transformers_attends_in_its_fast_way_wherever_that_is_right():
+    plain = {family for family in FAMILIES if tiny(family).hf.config._attn_implementation == "sdpa"}
+    assert set(FAMILIES) - plain == {"gemma2", "gpt_oss"}
+
+
+def test_stored_experts_are_views_of_the_ones_that_run():
+    model = tiny("gpt_oss")
+    for block, layer in zip(model.anatomy.blocks, model.hf.model.layers):
+        for ours, stored in ((block.router.gate_up, "gate_up_proj"), (block.router.down, "down_proj")):
+            parameter = getattr(layer.mlp.experts, stored)
+            assert ours.is_contiguous() and ours.data_ptr() == parameter.data_ptr()
+            assert torch.equal(parameter, ours.transpose(1, 2))
+
+
+def test_a_soft_cap_that_transformers_passes_over_is_refused(monkeypatch):
+    hf = tiny("gemma3_text").hf
+    monkeypatch.setattr(hf.config, "attn_logit_softcapping", 50.0)
+    with pytest.raises(UnsupportedModel, match=r"attn_logit_softcapping=50\.0 is not supported"):
+        Anatomy(hf)

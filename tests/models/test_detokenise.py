@@ -1,6 +1,8 @@
 """Every text comes out of its tokens whole, at every moment of the stream, with every kind of tokenizer."""
 
 import random
+import re
+from pathlib import Path
 
 import pytest
 from tokenizers_of_kinds import EXACT, KINDS, TEXTS, byte_fallback, byte_level, decoder, unigram, word_pieces
@@ -84,6 +86,38 @@ def test_the_cost_is_linear_also_in_garbage(kind, broken, letters):
     assert sum(decoded) < 100 * len(ids)
 
 
+@pytest.mark.parametrize("kind", EXACT)
+def test_any_text_at_all_comes_out_whole(kind):
+    tokenizer = KINDS[kind]()
+    decode = decoder(tokenizer)
+    for seed in range(60):
+        drawn = random.Random(seed)
+        low, high = drawn.choice([(0x20, 0x7F), (0x80, 0x800), (0x4E00, 0x9FFF), (0x1F300, 0x1FAFF), (0x20, 0xD000)])
+        text = "".join(drawn.choice(" \n" + chr(drawn.randrange(low, high)) * 3) for _ in range(40))
+        stream, shown = Detokeniser(decode), ""
+        for token in ids_of(tokenizer, text):
+            shown += stream.add(token)
+            assert text.startswith(shown)
+        assert shown == text and not stream.flush()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_tokens_that_each_end_one_character_and_begin_the_next(broken):
+    good = "好".encode()
+    names = [good[:1], good[1:] + good[:1], b"\xbd\xe5", good[1:]]  # the third is never a character
+    ids = [0, *[2 if broken and place % 3 == 0 else 1 for place in range(300)], 3]
+    decoded = []
+
+    def decode(tokens):
+        decoded.append(len(tokens))
+        return b"".join(names[token] for token in tokens).decode("utf-8", "replace")
+
+    found = pieces(decode, ids)
+    assert "".join(found) == decode(ids)
+    assert broken or found == ["", *["好"] * 301]
+    assert sum(decoded) - len(ids) < 100 * len(ids)
+
+
 def test_a_label_keeps_its_space_and_spells_bytes():
     spaced, bytes_in_letters = byte_fallback(True), byte_level()
 
@@ -108,3 +142,12 @@ def test_spaces_are_never_tidied_away():
 def test_a_model_without_a_tokenizer_writes_ids():
     model = tiny("llama")
     assert model.pieces([3, 4]) == ["<3>", "<4>"] and model.label(3) == "<3>"
+
+
+def test_nobody_decodes_tokens_one_by_one():
+    root = Path(__file__).resolve().parents[2]
+    files = [file for place in ("workbench", "app", "notebooks") for file in (root / place).rglob("*.py")]
+    alone = re.compile(r"decode\(\[?(token|number|each|i)\]?[,)]")
+    found = {file.name for file in files if alone.search(file.read_text("utf-8"))}
+    # What a token stands for by itself, and whether it is a whole character.
+    assert len(files) > 100 and found == {"detokenise.py", "load.py", "stop_text.py"}

@@ -8,7 +8,9 @@ from scaled import OLD, SCALINGS, SWITCH, scaled
 
 from workbench.drafting.placement import placed
 from workbench.errors import UnsupportedModel
-from workbench.models.rotary import usable_positions
+from workbench.models.anatomy import Anatomy
+from workbench.models.proof import prove
+from workbench.models.rotary import GrowingTable, original_positions, usable_positions
 from workbench.models.tiny import tiny
 
 USABLE = {"yarn": 128, "linear": 64, "dynamic": 64, "llama3": 64, "longrope": 256}
@@ -47,6 +49,13 @@ def test_positions_as_published_configurations_have_them():
 def test_a_factor_that_is_none_is_refused(factor):
     with pytest.raises(UnsupportedModel, match="factor"):
         reach(32, rope_type="linear", factor=factor)
+
+
+@pytest.mark.parametrize("original", [None, 0, "48", True])
+def test_long_rope_says_where_it_changes(original):
+    scaling = {"rope_type": "longrope", "original_max_position_embeddings": original}
+    with pytest.raises(UnsupportedModel, match="original_max_position_embeddings"):
+        original_positions(SimpleNamespace(max_position_embeddings=256, rope_parameters=scaling), "all")
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
@@ -97,4 +106,39 @@ def test_a_placed_copy_has_tables_of_its_own():
 def test_only_phi_computes_its_cache_anew():
     assert scaled("longrope", "phi3").anatomy.switch == SWITCH
     assert scaled("longrope").anatomy.switch is None and scaled("dynamic").anatomy.switch is None
-    assert tiny("phi3").anatomy.switch is None and not tiny("phi3").anatomy.rope_grows
+    assert tiny("phi3").anatomy.switch is None and not tiny("phi3").anatomy.growing
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_the_proof_sees_tables_that_do_not_know_the_length(kind, monkeypatch):
+    hf = scaled(kind, "phi3").hf
+    prove(hf, Anatomy(hf))
+    known = GrowingTable._of
+    monkeypatch.setattr(GrowingTable, "_of", lambda self, positions, length: known(self, positions, self.original))
+    with pytest.raises(UnsupportedModel, match="rotary tables of Phi-3"):
+        prove(hf, Anatomy(hf))
+
+
+def test_the_proof_sees_factors_chosen_by_the_position(monkeypatch):
+    hf = scaled("longrope", "phi3").hf
+    known = GrowingTable.__call__
+    monkeypatch.setattr(GrowingTable, "__call__", lambda self, positions, _: known(self, positions, positions + 1))
+    with pytest.raises(UnsupportedModel, match="49 tokens"):
+        prove(hf, Anatomy(hf))
+
+
+@pytest.mark.parametrize(
+    ("scaling", "positions"),
+    [
+        ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}, 128),
+        ({"rope_type": "yarn", "factor": 4.0}, 128),
+        ({"type": "linear", "factor": 2.0}, 64),
+        ({"type": "dynamic", "factor": 2}, 64),
+        (None, 32),
+    ],
+)
+def test_scalings_are_read_as_files_spell_them(scaling, positions):
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model("qwen2", max_position_embeddings=32, rope_scaling=scaling)
+    assert usable_positions(config, ["all"]) == positions

@@ -51,7 +51,13 @@ def test_equals_the_definition(tiny, look, text_ids, family, queries):
     found = sparsity(model, text_ids, AttentionSparsity(queries=queries, first=3, recent=6))
     rows = sample(len(text_ids), queries).tolist()
     assert found.distance_bin.values.tolist() == [0, 1, 2, 4, 8, 16, 32]
-    expected = restated(look(model, text_ids).attentions, rows, 3, 6, found.distance_bin.values)
+    attentions = look(model, text_ids).attentions
+    kept = attentions.sum(-1, keepdim=True)
+    expected = restated(attentions / kept, rows, 3, 6, found.distance_bin.values)
+    if family == "gpt_oss":
+        expected["sink_share"] = 1 - kept[:, :, rows, 0].double().mean(-1).numpy()
+        assert expected["sink_share"].min() > 0.01
+    assert ("sink_share" in found) == (family == "gpt_oss")
     for name, values in expected.items():
         np.testing.assert_allclose(found[name].values, values, atol=2e-4, err_msg=name)
     assert found.attrs["queries"] == len(rows)

@@ -13,7 +13,7 @@ from workbench.models import FAMILIES
 from workbench.probes import ExpertCoactivation
 from workbench.studies.observe import observe
 
-SPARSE = ["mixtral", "olmoe", "qwen3_moe"]
+SPARSE = [name for name, row in FAMILIES.items() if row.experts is not None]
 
 
 def coactivation(model, ids):
@@ -27,18 +27,20 @@ def test_equals_the_definition(tiny, look, text_ids, family):
     inputs = look(model, text_ids).router_inputs
     assert found.layer.values.tolist() == sorted(inputs)
     for layer, rows in inputs.items():
-        gate = attrgetter(f"{model.anatomy.family.blocks}")(model.hf)[layer].mlp.gate.weight
-        logits = (rows @ gate.T).double().detach().numpy()
+        gate = attrgetter(f"{model.anatomy.family.blocks}")(model.hf)[layer]
+        gate = attrgetter(model.anatomy.family.router)(gate)
+        logits = torch.nn.functional.linear(rows, gate.weight, getattr(gate, "bias", None)).double().numpy()
+        each = gate.top_k
         load, pairs, entropy = Counter(), Counter(), 0.0
         for row in logits:
-            chosen = row.argsort()[::-1][:2].tolist()
+            chosen = row.argsort()[::-1][:each].tolist()
             load.update(chosen)
             pairs.update(product(chosen, chosen))
             probability = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
             entropy -= (probability * np.log(probability)).sum()
         here = found.sel(layer=layer)
         count = len(text_ids)
-        np.testing.assert_allclose(here["load"], [load[i] / (2 * count) for i in range(8)], atol=1e-6)
+        np.testing.assert_allclose(here["load"], [load[i] / (each * count) for i in range(8)], atol=1e-6)
         expected = [[pairs[i, j] / count for j in range(8)] for i in range(8)]
         np.testing.assert_allclose(here.coactivation, expected, atol=1e-6)
         assert float(here.router_entropy) == pytest.approx(entropy / count, abs=1e-4)

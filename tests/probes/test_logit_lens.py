@@ -21,7 +21,7 @@ def lens(model, ids, probe):
 def every_row(model, residuals, cap=None):
     """float64 log-probabilities [layers + 1, tokens, vocabulary] by the transformers model's own modules."""
     normed = attrgetter(model.anatomy.family.final_norm)(model.hf)(residuals)
-    logits = model.hf.get_output_embeddings()(normed).double()
+    logits = model.hf.get_output_embeddings()(normed).double() / getattr(model.hf.config, "logits_scaling", 1.0)
     return (logits if cap is None else cap * torch.tanh(logits / cap)).log_softmax(-1)
 
 
@@ -52,7 +52,8 @@ def restated(rows, top_k):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equals_the_definition(tiny, look, text_ids, family):
     model = tiny(family)
-    expected = restated(every_row(model, look(model, text_ids).residuals), 5)
+    cap = getattr(model.hf.config, "final_logit_softcapping", None)
+    expected = restated(every_row(model, look(model, text_ids).residuals, cap), 5)
     found = lens(model, text_ids, LogitLens(top_k=5))
     for name, values in expected.items():
         np.testing.assert_allclose(found[name].values, values.numpy(), atol=2e-5, rtol=2e-4, err_msg=name)

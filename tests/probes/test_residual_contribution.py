@@ -57,7 +57,8 @@ def test_shares_and_cosines_equal_the_definition(tiny, look, text_ids, family):
     whole = look(model, text_ids)
     for layer, block in enumerate(model.anatomy.blocks):
         stream = whole.residuals[layer].double()
-        attention, mlp = whole.attention_outputs[layer].double(), whole.mlp_outputs[layer].double()
+        times = getattr(model.hf.config, "residual_multiplier", 1.0)
+        attention, mlp = times * whole.attention_outputs[layer].double(), times * whole.mlp_outputs[layer].double()
         for name, added, before in (
             ("attention", attention, stream),
             ("mlp", mlp, stream if block.parallel else stream + attention),

@@ -1,6 +1,7 @@
 """A study as a table, JSON, a report and files."""
 
 import json
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -174,3 +175,32 @@ def test_an_unknown_interval_is_an_empty_cell(compared):
     study = compared({}, cancel=cancel)
     assert study.table(text=True)["measured speed-up"].tolist() == [""]
     assert isinstance(study.summary[0]["speedup"], Interval) and np.isnan(study.summary[0]["first_divergence"])
+
+
+def shown(study, tmp_path):
+    """Everything that shows a study; a warning is an error in every test."""
+    study.save_html(tmp_path / "r.html")
+    for text in (True, False):
+        study.table(text)
+    return "\n".join(study.lines()), study.to_json(), study._repr_html_(), study.pareto()
+
+
+@pytest.mark.parametrize(
+    "groups", [("timing", "modelled", "scores"), ("steps", "layers"), ("timing", "steps", "scores")]
+)
+def test_a_study_without_any_number_is_shown_in_silence(small_study, groups, tmp_path):
+    tree = small_study.tree.copy(deep=True)
+    for group in groups:
+        for array in tree[group].data_vars.values():
+            array.values[...] = np.nan if array.dtype.kind == "f" else -1
+    shown(Study(tree), tmp_path)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.inf])
+def test_what_no_clock_gives_counts_as_not_measured(small_study, value, tmp_path):
+    tree = small_study.tree.copy(deep=True)
+    for name in ("speedup", "tokens_per_second", "time_to_first_token"):
+        tree["timing"][name].values[1] = value
+    study = Study(tree)
+    assert study.summary[1]["speedup"].n == 0
+    assert not re.search(r"\b(inf|Infinity)\b", "".join(map(str, shown(study, tmp_path)[:3])))

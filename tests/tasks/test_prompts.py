@@ -14,11 +14,12 @@ from workbench.tasks import (
     SCORERS,
     Prompt,
     PromptFileError,
+    PromptFileWarning,
     encode_prompt,
     format_prompt,
     list_tasks,
     load_prompts,
-    prompts,
+    prompt_file,
     write_prompts,
 )
 
@@ -215,7 +216,7 @@ def test_round_trip(tmp_path):
     path = tmp_path / "prompts.jsonl"
     write_prompts(found, path)
     assert load_prompts(path) == found
-    assert load_prompts(str(path), limit=2) == found[:2]
+    assert load_prompts(str(path), limit=2) == load_prompts("all", limit=2)
 
 
 def write(tmp_path, *lines):
@@ -260,17 +261,76 @@ def test_defaults_of_a_users_file(tmp_path):
         ('{"id": "b", "prompt": "x", "metadata": 1}', "line 2: 'metadata' must be an object"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path, line, message):
-    path = write(tmp_path, '{"id": "a", "prompt": "fine"}', line)
-    with pytest.raises(PromptFileError) as caught:
-        load_prompts(path)
-    assert message in str(caught.value) and str(path) in str(caught.value)
+def test_a_bad_line_is_named_and_left_out(tmp_path, line, message):
+    path = write(tmp_path, '{"id": "a", "prompt": "fine"}', line, '{"id": "z", "prompt": "fine too"}')
+    with pytest.warns(PromptFileWarning) as caught:
+        found = load_prompts(path)
+    assert [prompt.id for prompt in found] == ["a", "z"]
+    [said] = [without_id(each.message) for each in caught]
+    assert said.startswith(f"{path}: 1 of 3 rows cannot be read and are left out: ") and message in said
+    alone = write(tmp_path, "", line)
+    if "already used" not in message:
+        with pytest.raises(PromptFileError) as refused:
+            load_prompts(alone)
+        assert f"{alone}, {message}" in without_id(refused.value)
+
+
+def without_id(said):
+    return re.sub(r" \(id .*?\):", ":", str(said))
+
+
+def test_bad_lines_are_counted_and_the_first_named_with_their_ids(tmp_path):
+    good, bad = '{"id": "a", "prompt": "fine"}', [f'{{"id": "bad-{number}", "prompt": 1}}' for number in range(9)]
+    with pytest.warns(PromptFileWarning, match=r"9 of 10 rows.*line 2 \(id 'bad-0'\): 'prompt' must.*; and 4 more$"):
+        load_prompts(write(tmp_path, good, *bad))
+    with pytest.raises(
+        PromptFileError, match=r"none of its 9 rows can be read: line 1 \(id 'bad-0'\): .*; and 4 more$"
+    ):
+        load_prompts(write(tmp_path, *bad))
 
 
 def test_a_bad_line_beyond_the_limit_is_named_too(tmp_path):
     path = write(tmp_path, '{"id": "a", "prompt": "fine"}', "{")
-    with pytest.raises(PromptFileError, match="line 2"):
-        load_prompts(path, limit=1)
+    with pytest.warns(PromptFileWarning, match="line 2"):
+        assert len(load_prompts(path, limit=1)) == 1
+
+
+def test_a_limit_takes_every_task_and_category_in_turn(tmp_path):
+    rows = [("a", "qa"), ("b", "qa"), ("c", "qa"), ("d", "rag"), ("e", "chat"), ("f", "rag")]
+    path = write(tmp_path, *(json.dumps({"id": name, "prompt": "x", "category": kind}) for name, kind in rows))
+    taken = {limit: "".join(prompt.id for prompt in load_prompts(path, limit)) for limit in range(1, 8)}
+    assert taken == {1: "a", 2: "ad", 3: "ade", 4: "abde", 5: "abdef", 6: "abcdef", 7: "abcdef"}
+    assert [prompt.task for prompt in load_prompts("all", limit=len(BUNDLED))] == list(BUNDLED)
+    assert load_prompts("chat", limit=3) == load_prompts("chat")[:3]
+    assert load_prompts("mixed", limit=11) == load_prompts("mixed")[:11]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"id": "a", "prompt": "é"}'.encode("utf-16"), "UTF-16"),
+        ('{"id": "a", "prompt": "é"}'.encode("utf-16-le"), "UTF-16"),
+        ('{"id": "a", "prompt": "é"}'.encode("utf-32"), "UTF-16, UTF-32"),
+        ('{"id": "a", "prompt": "x"}\n{"id": "b", "prompt": "é"}'.encode("latin-1"), r"byte 50, in line 2\): save it"),
+        (b"\x1f\x8b\x08\x00zip", "no text at all"),
+        (b"", "holds no prompts"),
+        (b"\xef\xbb\xbf\n", "holds no prompts"),
+        (b'{"id": ' + b"1" * 5000 + b', "prompt": "x"}', "line 1: not valid JSON"),
+    ],
+)
+def test_other_encodings_are_one_line(tmp_path, content, message):
+    file = tmp_path / "mine.jsonl"
+    file.write_bytes(content)
+    with pytest.raises(PromptFileError, match=message) as caught:
+        load_prompts(file)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300 + len(str(file))
+
+
+def test_a_line_without_end_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(prompt_file, "MAXIMUM_LINE", 100)
+    path = write(tmp_path, '{"id": "a", "prompt": "fine"}', json.dumps({"id": "b", "prompt": "x" * 100}))
+    with pytest.warns(PromptFileWarning, match="line 2: 125 characters long; at most 100"):
+        assert len(load_prompts(path)) == 1
 
 
 def test_bad_files(tmp_path, monkeypatch):
@@ -288,7 +348,7 @@ def test_bad_files(tmp_path, monkeypatch):
     binary.write_bytes(b'{"id": "a", "prompt": "\xff"}')
     with pytest.raises(PromptFileError, match="not UTF-8 text"):
         load_prompts(binary)
-    monkeypatch.setattr(prompts, "MAXIMUM_FILE_BYTES", 1024**2)
+    monkeypatch.setattr(prompt_file, "MAXIMUM_FILE_BYTES", 1024**2)
     large = tmp_path / "large.jsonl"
     with large.open("wb") as stream:
         stream.truncate(1024**2 + 1)

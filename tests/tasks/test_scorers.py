@@ -125,3 +125,22 @@ def test_without_a_reference_there_is_no_score():
 def test_an_unknown_task_is_scored_by_rouge():
     assert scorer_for("my own") is scorers.rouge_l
     assert score("one two", prompt("one two three four", "my own")) == pytest.approx(2 * 1 * 0.5 / 1.5)
+
+
+@pytest.mark.parametrize("task", sorted(SCORERS))
+def test_the_nearest_of_several_references_counts(task):
+    answer = "    return 12 boats\n"
+    far, near = Prompt("a", "x", "77 hills", task), Prompt("a", "x", answer, task)
+    both = Prompt("a", "x", "77 hills", task, metadata={"answers": ["one more", answer]})
+    assert score(answer, both) == score(answer, near) > score(answer, far)
+    assert score(answer, both) == pytest.approx(1.0)
+    assert score(answer, Prompt("a", "x", "77 hills", task, metadata={"answers": [3, None, ""]})) == score(answer, far)
+
+
+def test_bleu_counts_the_n_grams_of_all_references():
+    halves = ["the boat lies in the harbour", "a mill was built by the river"]
+    prompt = Prompt("a", "x", halves[0], "translation", metadata={"answers": halves[1:]})
+    said = "the boat lies in the harbour a mill was built by the river"
+    assert scorers.bleu(said, prompt) > max(
+        scorers.bleu(said, Prompt("a", "x", half, "translation")) for half in halves
+    )

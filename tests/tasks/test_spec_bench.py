@@ -3,7 +3,16 @@ import json
 import pytest
 
 from workbench.errors import PromptError
-from workbench.tasks import Prompt, PromptFileError, load_prompts, load_spec_bench, score, write_prompts
+from workbench.tasks import (
+    Prompt,
+    PromptFileError,
+    PromptFileWarning,
+    load_prompts,
+    load_spec_bench,
+    next_turn,
+    score,
+    write_prompts,
+)
 
 TALK = {"question_id": 81, "category": "writing", "turns": ["Write.", "Rewrite it."], "reference": ["", "Better."]}
 LINES = (
@@ -77,18 +86,20 @@ def test_what_was_read_is_written_and_read_again(tmp_path):
         ({"question_id": 2, "category": "qa", "turns": []}, "'turns' must hold at least one text"),
         ({"question_id": 2, "category": "qa", "turns": ["a", " "]}, "'turns' must hold at least one text"),
         ({"question_id": 2, "category": "qa", "turns": ["a"], "reference": [1]}, "'reference' must be a list of texts"),
+        ({"question_id": 2, "category": "qa", "turns": ["a"], "reference": [["b", 1]]}, "'reference' must be a list"),
+        ({"question_id": 2, "category": "qa", "turns": ["a"], "reference": [[["b"]]]}, "'reference' must be a list"),
+        ({"question_id": 2, "category": "qa", "turns": ["a"], "reference": {"b": 1}}, "'reference' must be a text"),
         ({"question_id": 2, "category": "qa", "turns": ["\ud800"]}, "'turns' holds half of a surrogate pair"),
         (TALK, "the id '81' was already used"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path, line, message):
-    path = write(tmp_path, TALK, line)
-    with pytest.raises(PromptFileError) as caught:
-        load_spec_bench(path)
-    assert f"{path}, line 2: {message}" in str(caught.value)
-    if not isinstance(line, str) or line.startswith("{"):
-        with pytest.raises(PromptFileError, match="line 2"):
-            load_prompts(path)
+def test_a_bad_line_is_named_and_left_out(tmp_path, line, message):
+    path = write(tmp_path, TALK, line, LINES[1])
+    for load in (load_spec_bench, load_prompts) if "{" in str(line) else (load_spec_bench,):
+        with pytest.warns(PromptFileWarning, match="1 of 3 rows cannot be read and are left out: line 2") as caught:
+            assert [prompt.id for prompt in load(path)] == ["81", "161"]
+        if load is load_spec_bench:
+            assert message in str(caught[0].message)
 
 
 def test_other_files_are_refused(tmp_path):
@@ -96,11 +107,60 @@ def test_other_files_are_refused(tmp_path):
         load_spec_bench(tmp_path / "nowhere.jsonl")
     with pytest.raises(PromptFileError, match="not a regular file"):
         load_spec_bench(tmp_path)
-    with pytest.raises(PromptFileError, match=r"line 1: the field 'question_id' is missing"):
+    with pytest.raises(PromptFileError, match=r"line 1 \(id 'a'\): the field 'question_id' is missing"):
         load_spec_bench(write(tmp_path, {"id": "a", "prompt": "Hello"}))
-    with pytest.raises(PromptFileError, match="line 1: the field 'turns' is missing"):
+    with pytest.raises(PromptFileError, match=r"line 1 \(id 1\): the field 'turns' is missing"):
         load_spec_bench(write(tmp_path, {"question_id": 1, "category": "qa"}))
     with pytest.raises(PromptFileError, match="holds no prompts"):
         load_spec_bench(write(tmp_path, ""))
     with pytest.raises(PromptError, match="limit must be 1 or more"):
         load_spec_bench(write(tmp_path, TALK), limit=0)
+
+
+PUBLISHED = """\
+{"question_id": 7, "category": "writing", "turns": ["Write two lines about a lighthouse.", "Now without the letter e."]}
+{"question_id": 8, "category": "rag", "turns": ["Context: The mill was built in 1712 by Ines Vidal.\\nQuestion: who built the mill?"], "reference": [["Ines Vidal"], ["Vidal"]]}
+{"question_id": 9, "category": "translation", "turns": ["Translate German to English: Das Boot liegt im Hafen."], "reference": ["The boat lies in the harbour."]}
+{"question_id": 10, "category": "summarization", "turns": ["Summarise: The council met twice. It agreed on the bridge."], "reference": "The council agreed on the bridge."}
+{"question_id": 11, "category": "qa", "turns": [], "reference": ["none"]}
+{"question_id": 12, "category": "qa", "turns": ["Which sea lies north of Poland?"], "reference": []}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize("load", [load_prompts, load_spec_bench])
+def test_the_published_shape_is_read(tmp_path, load):
+    path = write(tmp_path, PUBLISHED)
+    with pytest.warns(PromptFileWarning, match=r"1 of 6 rows .*: line 5 \(id 11\): 'turns' must hold"):
+        found = {prompt.id: prompt for prompt in load(path)}
+    assert list(found) == ["7", "8", "9", "10", "12"]
+    assert (found["8"].reference, found["8"].metadata["answers"]) == ("Ines Vidal", ["Vidal"])
+    assert score("It was Vidal who built it.", found["8"]) == 1.0
+    references = [found[name].reference for name in ("9", "10", "12", "7")]
+    assert references == ["The boat lies in the harbour.", "The council agreed on the bridge.", None, None]
+    with pytest.warns(PromptFileWarning):
+        taken = load(path, limit=3)
+    assert [prompt.metadata["category"] for prompt in taken] == ["writing", "rag", "translation"]
+
+
+def test_a_limit_takes_every_category_in_turn(tmp_path):
+    rows = [
+        {"question_id": number, "category": category, "turns": ["a"]}
+        for number, category in enumerate(["writing"] * 9 + ["math"] * 2 + ["rag"] * 9)
+    ]
+    path = write(tmp_path, *rows)
+    assert [prompt.id for prompt in load_spec_bench(path, 3)] == ["0", "9", "11"]
+    assert [prompt.id for prompt in load_spec_bench(path, 8)] == ["0", "1", "2", "9", "10", "11", "12", "13"]
+    assert load_spec_bench(path, 8) == load_prompts(path, 8) and len(load_spec_bench(path, 99)) == 20
+
+
+def test_wordings_of_a_turn_are_its_answers(tmp_path):
+    turns = {"turns": ["a?", "b?", "c?"], "reference": [["A", "a", "A"], "", ["C", "c"]]}
+    path = write(tmp_path, {"question_id": 1, "category": "writing", **turns})
+    [first] = load_spec_bench(path)
+    second = next_turn(first, "x")
+    third = next_turn(second, "x")
+    assert [(turn.reference, turn.metadata.get("answers")) for turn in (first, second, third)] == [
+        ("A", ["a"]), (None, None), ("C", ["c"])
+    ]  # fmt: skip
+    write_prompts([first, third], tmp_path / "mine.jsonl")
+    assert load_prompts(tmp_path / "mine.jsonl") == [first, third]

@@ -6,8 +6,10 @@ from itertools import pairwise
 
 import pytest
 import torch
+from scaled import scaled
 
 from workbench.engine import Decoder, Run, Sampler, generate
+from workbench.errors import SettingError
 from workbench.models.tiny import tiny
 from workbench.techniques import DraftModel, EntropyAdaptive
 
@@ -111,3 +113,15 @@ def test_a_higher_threshold_saves_more_and_costs_quality(bundled):
         flops.append(sum(step.flops for step in steps[12:]))
     assert losses[0] < losses[2] and flops[2] < flops[0]
     assert losses[0] <= losses[1] <= losses[2]
+
+
+def test_a_small_model_with_too_few_positions_is_refused(monkeypatch):
+    from workbench.techniques import entropy_adaptive
+
+    small = scaled("linear")
+    monkeypatch.setattr(entropy_adaptive, "companion", lambda *_: small)
+    technique = EntropyAdaptive(small="other", threshold=32.0, window=1, dwell=1)
+    with pytest.raises(SettingError, match="64 positions, too few for 20 prompt tokens and 46"):
+        generate(tiny("llama"), PROMPT, [technique], max_new_tokens=46)
+    steps = list(generate(tiny("llama"), PROMPT, [technique], max_new_tokens=45, stop_tokens=()))
+    assert {step.model for step in steps} == {"tiny-llama", small.name}

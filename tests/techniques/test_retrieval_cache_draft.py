@@ -22,7 +22,7 @@ PROMPT = random_tokens(45)
 SMALL = {"budget": 16, "chunk": 4, "refresh": 6, "model": "/2", "sinks": 2, "window": 8}
 
 
-def slow_choice(query, keys, chunk, budget, scale):
+def slow_choice(query, keys, chunk, budget, scoring):
     """Entries [kv_heads][chosen] by the formula, one head, chunk and product at a time."""
     heads, held, _ = keys.shape
     chunks, groups = held // chunk, query.shape[0] // heads
@@ -33,10 +33,12 @@ def slow_choice(query, keys, chunk, budget, scale):
     for head in range(heads):
         votes = [0.0] * chunks
         for member in range(groups):
-            asks = query[head * groups + member]
+            asks, scale = query[head * groups + member], scoring.scale
             products = [
                 float(sum(keys[head, c * chunk : (c + 1) * chunk].mean(0) * asks)) * scale for c in range(chunks)
             ]
+            cap = scoring.softcap
+            products = products if cap is None else [cap * math.tanh(product / cap) for product in products]
             total = sum(map(math.exp, products))
             votes = [vote + math.exp(product) / total for vote, product in zip(votes, products)]
         best = sorted({0, *sorted(range(1, chunks), key=lambda c: -votes[c])[: wanted - 1]})
@@ -53,7 +55,7 @@ def test_chunks_are_those_of_the_formula(held, chunk, budget):
     cache.append(keys, keys, torch.arange(held))
     block = tiny("llama").anatomy.blocks[0]
     assert chosen_entries(query, cache, chunk, budget, block).tolist() == slow_choice(
-        query, keys[0], chunk, budget, block.scale
+        query, keys[0], chunk, budget, block.scoring
     )
 
 
@@ -70,7 +72,7 @@ class Masked:
         heads = keys.shape[0]
         window = self._blocks[layer].window
         if window is None:
-            chosen = slow_choice(query[0, :, 0], keys[:, : self._held], self._chunk, self._budget, scoring.scale)
+            chosen = slow_choice(query[0, :, 0], keys[:, : self._held], self._chunk, self._budget, scoring)
         else:
             chosen = [list(range(self._held))] * heads
         out = torch.zeros_like(query)
@@ -80,12 +82,12 @@ class Masked:
                 seen = [*chosen[own], *range(self._held, self._held + row + 1)]
                 if window is not None:
                     seen = [place for place in seen if self._held + row - place < window]
-                weights = (keys[own, seen] @ query[0, head, row] * scoring.scale).softmax(0)
+                weights = scoring.scores(keys[own, seen] @ query[0, head, row]).softmax(0)
                 out[0, head, row] = weights @ values[own, seen]
         return out, 0.0
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "mixtral"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "mixtral", "gemma2"])
 def test_the_small_cache_gives_what_a_mask_over_the_large_one_gives(family):
     model = tiny(family)
     full, masked = Decoder(model), Decoder(model)

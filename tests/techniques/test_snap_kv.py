@@ -9,7 +9,7 @@ from workbench.models.block import rotate
 from workbench.models.tiny import tiny
 from workbench.techniques import RandomEviction, SnapKV
 
-FAMILIES = ("llama", "gemma3_text", "gpt2", "gpt_neox", "mistral", "phi3")
+FAMILIES = ("llama", "gemma3_text", "gpt2", "gpt_neox", "mistral", "phi3", "gemma2", "gpt_oss")
 
 
 class Seen:
@@ -33,8 +33,11 @@ def kept_by_formula(query, key, block, technique):
             for row in range(length - window, length):
                 first = 0 if block.window is None else max(0, row - block.window + 1)
                 products = key[0, kv_head, first : row + 1].double() @ query[0, head, row].double() * block.scale
+                cap, sinks = block.scoring.softcap, block.scoring.sinks
+                products = products if cap is None else cap * (products / cap).tanh()
+                beside = 0.0 if sinks is None else sinks[head].double().exp()
                 weights = torch.zeros(length, dtype=torch.float64)
-                weights[first : row + 1] = products.softmax(0)
+                weights[first : row + 1] = products.exp() / (products.exp().sum() + beside)
                 votes += weights[: length - window] / groups
         half = technique.kernel // 2
         pooled = []

@@ -31,21 +31,26 @@ class WithinTheCache:
         unturned, turned = anatomy.rope(torch.zeros(len(tokens), dtype=torch.long)), anatomy.rope(places)
         x = anatomy.embed(torch.tensor([tokens]), places[held:])
         for index, block in enumerate(anatomy.blocks):
-            cosine, sine = turned[block.rope_kind]
-            # The first table row is the factor that some kinds scale attention with, and nothing else.
-            factor = unturned[block.rope_kind][0][:1]
-            query, key, value = block.enter(x, unturned[block.rope_kind])
+            query, key, value = block.enter(x, unturned.get(block.rope_kind))
             if held:
                 key, value = torch.cat((self.keys[index], key), 2), torch.cat((self.values[index], value), 2)
             self.keys[index], self.values[index] = key, value
-            rope = (cosine / factor)[:, 0], (sine / factor)[:, 0]
-            key = rotate(key, rope)
-            query = rotate(query, (rope[0][held:], rope[1][held:]))
-            groups = block.heads // block.kv_heads
-            scores = query @ key.repeat_interleave(groups, 1).transpose(-1, -2) * block.scale
+            if block.rope_kind is not None:
+                cosine, sine = turned[block.rope_kind]
+                # The first table row is the factor that some kinds scale attention with, and nothing else.
+                factor = unturned[block.rope_kind][0][:1]
+                rope = (cosine / factor)[:, 0], (sine / factor)[:, 0]
+                key = rotate(key, rope)
+                query = rotate(query, (rope[0][held:], rope[1][held:]))
+            groups, scoring = block.heads // block.kv_heads, block.scoring
+            scores = query @ key.repeat_interleave(groups, 1).transpose(-1, -2) * scoring.scale
+            if scoring.softcap is not None:
+                scores = scoring.softcap * torch.tanh(scores / scoring.softcap)
             distance = places[held:, None] - places
             hidden = (distance < 0) | (distance >= (block.window or total))
-            weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+            weights = scores.masked_fill(hidden, float("-inf")).exp()
+            beside = 0 if scoring.sinks is None else scoring.sinks.exp()[:, None, None]
+            weights = weights / (weights.sum(-1, keepdim=True) + beside)
             x = block.leave(x, weights @ value.repeat_interleave(groups, 1))
         self.evict()
         return anatomy.unembed(x)[0, -1]

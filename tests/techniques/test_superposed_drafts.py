@@ -8,6 +8,7 @@ from helpers import random_tokens, run, tokens_of
 
 from workbench.drafting.superposition import _WEIGHTS, Ngrams, Superposed, blend, superposed_continuations
 from workbench.engine import Decoder, Run, Sampler, generate, score
+from workbench.errors import PromptError
 from workbench.models.tiny import tiny
 from workbench.techniques import SuperposedDrafts
 from workbench.techniques.superposed_drafts import as_tree
@@ -94,6 +95,14 @@ def test_drafting_runs_one_row_for_each_level():
 
 
 @pytest.mark.bundled
+def test_continuations_end_at_the_last_position():
+    model = tiny("gpt2")
+    prompt = random_tokens(250)
+    assert len(superposed_continuations(model, prompt, 2, 7)[0][0]) == 7
+    with pytest.raises(PromptError, match="at most 7 tokens"):
+        superposed_continuations(model, prompt, 2, 8)
+
+
 def test_continuations_are_as_likely_as_samples_and_differ(bundled):
     """The paper's claim: for the forwards of one continuation, k different ones no worse than nucleus samples."""
     prompts = [

@@ -149,6 +149,22 @@ def test_a_sliding_window_is_neither_read_nor_voted_on_from_outside():
     torch.testing.assert_close(out, attend(query, cache.keys[:, :, places], cache.values[:, :, places], None, SCORING))
 
 
+def test_heads_vote_with_the_models_own_weights():
+    """A head whose sink takes nearly all has nearly no say, and a soft cap levels the votes of the others."""
+    policy, cache = selector(k=3, sinks=0, recent=1), cache_of(40)
+    query = more(cache, 1, seed=5)
+    sinks = torch.tensor([20.0, 20.0, 0.0, -3.0])
+    policy.attend(0, query, cache, None, Scoring(0.9, 1.5, sinks))
+    weights = torch.zeros(HEADS, 39)
+    for head in range(HEADS):
+        scores = 1.5 * torch.tanh(0.9 * (cache.keys[0, head // 2, :39] @ query[0, head, 0]) / 1.5)
+        weights[head] = scores.exp() / (scores.exp().sum() + sinks[head].exp())
+    assert set(policy._choices[0].places[0].tolist()) == {39, *weights.sum(0).topk(3).indices.tolist()}
+    plain = selector(k=3, sinks=0, recent=1)
+    plain.attend(0, query, cache, None, Scoring(0.9))
+    assert set(plain._choices[0].places[0].tolist()) != set(policy._choices[0].places[0].tolist())
+
+
 @pytest.mark.parametrize("chunk", [None, 7])
 def test_the_prompt_is_read_in_full(chunk):
     model, prompt = tiny("llama"), random_tokens(40)
@@ -165,7 +181,7 @@ OTHERS = [SnapKV(keep=0.6, window=4), StreamingLLM(sinks=2, window=24), PromptLo
 
 
 @pytest.mark.parametrize("other", OTHERS, ids=lambda other: other.name)
-@pytest.mark.parametrize("family", ["llama", "gpt_neox", "qwen3_moe"])
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "qwen3_moe", "gemma2", "gpt_oss"])
 def test_it_reads_from_what_other_techniques_leave(other, family):
     model, prompt = tiny(family), random_tokens(20) * 3
     alone = run(model, prompt, [other], 20)

@@ -9,9 +9,9 @@ from workbench.engine import Decoder, Lookahead
 from workbench.models.tiny import tiny
 from workbench.training import RECIPES
 from workbench.training._accuracy import note_ranks
-from workbench.training._ahead import chosen_places, logits, read, run_rows
+from workbench.training._ahead import chosen_places, entering_rows, logits, read, run_rows
 
-FAMILIES = ("llama", "gpt2", "gemma3_text", "gpt_neox", "mixtral", "opt")
+FAMILIES = ("llama", "gpt2", "gemma2", "gemma3_text", "gpt_neox", "gpt_oss", "granite", "mixtral", "opt", "smollm3")
 
 
 def part_of(kind, model):
@@ -72,10 +72,14 @@ def test_ranks_follow_in_training_and_are_averaged_on_held_out_text():
     assert part.acceptance[0].tolist() == pytest.approx([0.5, 0.0])
 
 
-@pytest.mark.parametrize("name", ["medusa_heads", "hydra_heads", "clover", "chimera"])
-def test_the_loss_of_heads_is_the_cross_entropy_to_the_models_own_later_words(name):
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [(name, "llama") for name in ("medusa_heads", "hydra_heads", "clover", "chimera")]
+    + [("medusa_heads", "gemma2"), ("hydra_heads", "granite")],
+)
+def test_the_loss_of_heads_is_the_cross_entropy_to_the_models_own_later_words(name, family):
     """By hand, for a draft vocabulary of half the tokens: head d after place t against the model after place t + d."""
-    model = tiny("llama")
+    model = tiny(family)
     recipe = RECIPES[name](heads=2, vocabulary=48, decay=0.5)
     tokens = torch.tensor([random_tokens(14), random_tokens(14, seed=4)])
     answer = torch.zeros_like(tokens, dtype=torch.bool)
@@ -101,7 +105,11 @@ def test_the_loss_of_heads_is_the_cross_entropy_to_the_models_own_later_words(na
                     if not answer[text, t + 1 + depth]:
                         continue
                     asked += 1
-                    said = (model.anatomy.unembedding[ids] @ rows[depth - 1][text, t]).log_softmax(-1)
+                    said = model.anatomy.unembedding[ids] @ rows[depth - 1][text, t]
+                    said = (said / getattr(model.hf.config, "logits_scaling", 1.0)).float()
+                    if model.anatomy.softcap is not None:
+                        said = 4.0 * torch.tanh(said / 4.0)
+                    said = said.log_softmax(-1)
                     right += int(ids[said.argmax()]) == label
                     if label in ids.tolist():
                         target = out.logits[text, t + depth][ids].softmax(-1)
@@ -109,3 +117,11 @@ def test_the_loss_of_heads_is_the_cross_entropy_to_the_models_own_later_words(na
             expected += 0.5 ** (depth - 1) * torch.stack(losses).mean()
             assert figures[f"accuracy_{depth}"] == pytest.approx(right / asked)
     torch.testing.assert_close(loss, expected, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma3_text", "granite"])
+def test_rows_begin_where_tokens_enter(family):
+    """Behind the factor on the embedding, and with the first place's own vector where places are learned."""
+    model = tiny(family)
+    seen = model.hf(torch.tensor([[7]]), output_hidden_states=True).hidden_states[0][0, 0]
+    torch.testing.assert_close(entering_rows(model)[7], seen)

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from workbench.engine import Decoder
+from workbench.errors import PromptError
 from workbench.models import Model
 
 _WEIGHTS = (0.01, 0.04, 0.15, 0.18, 0.12)
@@ -190,6 +191,12 @@ def superposed_continuations(
     the paper's come from a large corpus.
     """
     tokens = model.encode(prompt)
+    room = model.anatomy.positions - len(tokens) + 1
+    if length > room:
+        raise PromptError(
+            f"{len(tokens):,} prompt tokens and continuations of {length:,} exceed the {model.anatomy.positions:,} "
+            f"positions of {model.name}: ask for at most {room:,} tokens or shorten the prompt"
+        )
     ngrams = Ngrams(model.encode(corpus) if len(corpus) else ())
     ngrams.add(tokens)
     decoder = Decoder(model, length)

@@ -305,6 +305,7 @@ def _block_cost(block: Block) -> BlockCost:
     expert = 0
     if block.router is not None:
         elements += block.router.weight.numel()
+        elements += 0 if block.shared is None else block.shared.elements
         expert = block.router.gate_up[0].numel() + block.router.down[0].numel()
     weight = block.query_key_value.weight
     return BlockCost(elements, expert, block.heads, block.kv_heads, block.head_dim, weight.element_size())

@@ -97,8 +97,8 @@ class Loop:
         """The decoder that takes the next step after ``text``, whose last tokens came from distributions of these
         entropies [nats]."""
         place = 0 if self.switch is None else self.switch.choose_model(entropies)
-        run = replace(self.run, model=self.models[place])
         if place not in self.decoders:
+            run = replace(self.run, model=self.models[place])
             # A question has its room beside the context, or beside what an earlier run left.
             first = self.options.context_tokens if self.past is None else self.past.cached
             reserve = self._reserve + (len(self.prompt) - first if first else 0)
@@ -108,7 +108,8 @@ class Loop:
                 self.decoders[place].cache = cache or self.decoders[place].cache
         if outgrown(self.decoders[place], len(text)):
             # All is read anew, and policies see the text as it is now: they begin with what was the prompt.
-            run = replace(run, prompt=tuple(text), max_new_tokens=len(self.prompt) + run.max_new_tokens - len(text))
+            left = len(self.prompt) + self.run.max_new_tokens - len(text)
+            run = replace(self.run, model=self.models[place], prompt=tuple(text), max_new_tokens=left)
             self.recipe.start_anew(_DECODER_SLOTS, run)
             self.decoders[place] = self._new_decoder(run, self._reserve)
         return self.decoders[place]

@@ -71,14 +71,18 @@ class Recipe:
         """Forget the policies of ``run``'s model that serve none but these slots, so that they start anew."""
         for place, technique in enumerate(self.techniques):
             if set(technique.slots) <= set(slots):
-                self._started.pop((place, id(run.model)), None)
+                _let_go(self._started.pop((place, id(run.model)), None))
 
     def close(self) -> None:
         """Let every started policy go; one that holds something says so with a ``close`` method."""
         for policy in self._started.values():
-            if hasattr(policy, "close"):
-                policy.close()
+            _let_go(policy)
         self._started.clear()
+
+
+def _let_go(policy: Any) -> None:
+    if hasattr(policy, "close"):
+        policy.close()
 
 
 def _name(technique: TechniqueLike) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def ropes(anatomy: Anatomy, cache: KeyValueCache, positions: Tensor, length: int | None) -> dict[str, Rope]:
     """Tables of the tokens at ``positions``, which are read as part of a text of ``length`` tokens; None where each is
     read as if it came alone."""
-    if not anatomy.rope_grows:
+    if not anatomy.growing:
         return anatomy.rope(positions)
     if anatomy.switch is not None:
         return anatomy.rope(positions, cache.read_as)

@@ -52,7 +52,7 @@ def score(model: Model, texts: Sequence[str | Sequence[int]]) -> list[Tensor]:
 
 def _ropes(anatomy: Anatomy, positions: Tensor, lengths: Sequence[int]) -> dict[str, Rope]:
     """Tables of a batch: one for all texts, or [texts, tokens, 1, rotary_dim] where each has its own."""
-    if not anatomy.rope_grows:
+    if not anatomy.growing:
         return anatomy.rope(positions)
     each = [anatomy.rope(positions, length) for length in lengths]
     return {kind: tuple(map(torch.stack, zip(*(ropes[kind] for ropes in each)))) for kind in each[0]}

@@ -11,7 +11,7 @@ import xarray as xr
 
 from workbench.figures._runs import each_token, group, labels, runs
 from workbench.figures._text import visible
-from workbench.trace import vocabulary
+from workbench.trace import words
 
 LEVELS = 7
 SPANS = 60_000  # shaded steps in a page; after so many, answers are plain
@@ -42,7 +42,7 @@ def answers(tree: xr.DataTree) -> str:
     """
     text, steps = group(tree, "text"), group(tree, "steps")
     prompts = json.loads(tree.attrs.get("prompts", "[]")) or [{}] * text.sizes["prompt"]
-    words = vocabulary(tree)
+    read = words(tree)
     seconds = each_token(steps, "seconds").values
     decode = seconds[..., 1:]
     decode = decode[np.isfinite(decode)]
@@ -62,10 +62,10 @@ def answers(tree: xr.DataTree) -> str:
             if not len(made):
                 body = f"<p>{html.escape(_why_none(runs(tree)[run], prompt))}</p>"
             elif spans > SPANS:
-                body = prompt_text("".join(words.get(int(token), f"[{token}]") for token in made))
+                body = prompt_text("".join(read(here)))
             else:
                 facts = steps.isel(run=run, prompt=number)
-                body = f"<pre>{_shaded(here, made, facts, seconds[run, number], edges, words)}</pre>"
+                body = f"<pre>{_shaded(here, read(here), facts, seconds[run, number], edges)}</pre>"
             inside.append(f"<h3>{html.escape(label)}</h3>{body}")
         opened, name = " open" if number == 0 else "", html.escape(visible(name, spaces=False))
         found.append(f"<details{opened}><summary>{name}</summary>{''.join(inside)}</details>")
@@ -84,9 +84,7 @@ def _why_none(run: dict[str, Any], prompt: dict[str, Any]) -> str:
     return "No answer: it was not reached."
 
 
-def _shaded(
-    text: xr.Dataset, made: np.ndarray, steps: xr.Dataset, seconds: np.ndarray, edges: np.ndarray, words: dict[int, str]
-) -> str:
+def _shaded(text: xr.Dataset, made: list[str], steps: xr.Dataset, seconds: np.ndarray, edges: np.ndarray) -> str:
     step = text["step"].values[: len(made)].astype(int)
     draft = text["accepted_draft"].values[: len(made)] == 1
     breaks = [i for i in range(len(made)) if i == 0 or step[i] != step[i - 1] or draft[i] != draft[i - 1]]
@@ -94,7 +92,6 @@ def _shaded(
     pieces = []
     for start, end in zip(breaks, [*breaks[1:], len(made)], strict=True):
         at = int(step[start])
-        words_here = "".join(words.get(int(token), f"[{token}]") for token in made[start:end])
         level = int(np.searchsorted(edges, seconds[at], side="left")) + 1 if at > 0 and np.isfinite(seconds[at]) else 0
         kinds = [f"c{level}"] * (level > 0) + ["draft"] * bool(draft[start])
         said = (
@@ -103,5 +100,6 @@ def _shaded(
             f"{facts['keys_read'][at]:.4g} keys read"
         )
         name = f' class="{" ".join(kinds)}"' if kinds else ""
+        words_here = "".join(made[start:end])
         pieces.append(f'<span{name} title="{said}">{_safe(words_here)}</span>')
     return "".join(pieces)

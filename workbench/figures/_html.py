@@ -53,7 +53,7 @@ _STYLE = """
 body { %(light)s font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif;
   background: var(--background); color: var(--text); margin: 0; padding: 0; }
 %(dark)s
-.chart { overflow-x: auto; }
+.chart { overflow-x: auto; max-width: 100%%; }
 .chart .vega-embed { padding-right: 34px; }
 .chart .vega-embed summary { opacity: 0.6; }
 .vega-bindings { font-size: 13px; margin: 4px 8px; }

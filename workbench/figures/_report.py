@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -17,32 +16,30 @@ from workbench.errors import TraceError
 from workbench.figures import _html
 from workbench.figures._answers import LEVELS, answers, prompt_text
 from workbench.figures._figure import FIGURES, Figure, tree_of
-from workbench.figures._runs import labels, runs
+from workbench.figures._runs import index_of, labels, runs
+from workbench.figures._table import STYLE, alike, table_html, value_of
 from workbench.figures._text import visible
-from workbench.trace import vocabulary
+from workbench.trace import words
 
-_TEXT, _SHORT = ' class="text"', ' class="short"'
-_WORDS = 20  # letters; a column of texts no longer than that is not broken
 MOST_RUNS = 8  # charts of one run each, for so many runs
 
-_STYLE = """
-main { max-width: 960px; margin: 0 auto; padding: 16px; }
+_STYLE = (
+    STYLE
+    + """
+main { max-width: 1240px; margin: 0 auto; padding: 16px; }
+main > p, main > ul, pre { max-width: 960px; }
 h1 { font-size: 24px; } h2 { font-size: 19px; margin-top: 32px; } h3 { font-size: 15px; }
 figure { margin: 20px 0; }
-table { border-collapse: collapse; font-size: 13px; }
-caption { text-align: left; padding: 4px 0; opacity: 0.85; }
-th, td { border-bottom: 1px solid var(--line); padding: 4px 10px 4px 0; text-align: right; vertical-align: top; }
-th { font-weight: 600; } th[scope=row], .text { text-align: left; overflow-wrap: break-word; min-width: 8em; }
-.short { text-align: left; } td.short { white-space: nowrap; }
-.wide { overflow-x: auto; }
 details { margin: 10px 0; } summary { cursor: pointer; font-weight: 600; }
 details details { margin-left: 16px; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.6 "DejaVu Sans Mono", Menlo, Consolas, monospace;
   border-left: 3px solid var(--line); padding: 4px 0 4px 12px; margin: 8px 0; }
 .draft { text-decoration: underline; text-underline-offset: 3px; }
-""" + "\n".join(
-    f".c{level} {{ background: color-mix(in srgb, var(--heat) {level * 7}%, transparent); }}"
-    for level in range(1, LEVELS + 1)
+"""
+    + "\n".join(
+        f".c{level} {{ background: color-mix(in srgb, var(--heat) {level * 7}%, transparent); }}"
+        for level in range(1, LEVELS + 1)
+    )
 )
 
 _FIRST = (
@@ -50,6 +47,10 @@ _FIRST = (
     "measured on [prompts]", "measured time to first token [ms]", "mean accepted tokens", "layers/token",
     "cache", "peak cache [MB]", "KL [nats]", "top-1 agreement", "ROUGE-L", "task score",
 )  # fmt: skip
+
+
+# Columns that say the same of every run in most studies: said once, they leave room for others.
+_OFTEN_ALIKE = ("measured on [prompts]", "cache")
 
 
 def report(
@@ -60,6 +61,7 @@ def report(
     table: pd.DataFrame | None = None,
     remarks: Sequence[str] | None = None,
     more_tables: Mapping[str, pd.DataFrame] | None = None,
+    own_figures: Sequence[int | str] | None = None,
 ) -> Path:
     """Write a trace or a study as one file that opens offline.
 
@@ -80,6 +82,9 @@ def report(
         Sentences under the comparison; a study's own if left out.
     more_tables : mapping of str to DataFrame, optional
         Further tables by title, each folded but the first.
+    own_figures : sequence of int or str, optional
+        Runs, by number or name, that have the figures of a single run; by default the first eight, and the page says so
+        where there are more.
 
     Returns
     -------
@@ -88,7 +93,7 @@ def report(
     Raises
     ------
     TraceError
-        If ``trace`` is neither a trace nor a study.
+        If ``trace`` is neither a trace nor a study, or has no such run.
     """
     tree = tree_of(trace)
     if table is None and callable(getattr(trace, "table", None)):
@@ -96,7 +101,11 @@ def report(
     if remarks is None:
         remarks = getattr(trace, "remarks", ())
     title = title or f"{tree.attrs['model']}: {_what(tree)}"
-    charts, left_out = (dict(figures), []) if isinstance(figures, Mapping) else _charts(tree, figures)
+    if isinstance(figures, Mapping):
+        charts, left_out = dict(figures), []
+    else:
+        own = range(min(MOST_RUNS, len(runs(tree)))) if own_figures is None else own_figures
+        charts, left_out = _charts(tree, figures, [index_of(tree, run) for run in own])
     specs = {name: _html.specification(chart) for name, chart in charts.items()}
     body = [f"<main>\n<h1>{html.escape(title)}</h1>", _facts(tree)]
     if table is not None:
@@ -107,7 +116,7 @@ def report(
         placed[f"chart-{number}"] = spec
         drawn = _html.place(f"chart-{number}", spec)
         body.append(f'<figure data-figure="{html.escape(name, quote=True)}">{drawn}</figure>')
-    body += [f"<p>Not drawn: {html.escape(reason)}.</p>" for reason in left_out]
+    body += [f"<p>{html.escape(visible(reason, spaces=False))}</p>" for reason in left_out]
     body += [_texts(tree), _settings(tree), "</main>"]
     return _html.write(_html.page("\n".join(body), placed, title=title, style=_STYLE), path)
 
@@ -119,26 +128,37 @@ def _what(tree: xr.DataTree) -> str:
     return said[tree.attrs["kind"]]
 
 
-def _charts(tree: xr.DataTree, names: Sequence[str] | None) -> tuple[dict[str, Any], list[str]]:
-    """The figures that apply, and why others of them could not be drawn: a run that failed leaves gaps."""
-    charts, left_out = {}, []
+def _charts(tree: xr.DataTree, names: Sequence[str] | None, own: list[int]) -> tuple[dict[str, Any], list[str]]:
+    """The figures that apply, and in words what is not among them: a run that failed leaves gaps."""
+    charts, left_out, waiting = {}, [], []
     for figure in [FIGURES[name] for name in names] if names is not None else FIGURES.values():
         if not figure.applies(tree):
             continue
-        for title, settings in _variants(figure, tree):
+        waiting += [figure] * figure.each_run
+        for title, settings in _variants(figure, tree, own):
             try:
                 charts[title] = figure.draw(tree, **settings)
             except TraceError as error:
-                left_out.append(f"{title} ({error})")
+                left_out.append(f"Not drawn: {title} ({error}).")
+    names_of = labels(tree)
+    others = [name for number, name in enumerate(names_of) if number not in own]
+    if waiting and others:
+        left_out.insert(
+            0,
+            f"The figures of a single run are drawn for {len(own)} of {len(names_of)} runs "
+            f"({', '.join(names_of[number] for number in own)}), and not for {', '.join(others)}. To have those: "
+            f"save_html(path, own_figures=[names of runs]), or workbench.figures.{waiting[0].name}(study, run=name).",
+        )
     return charts, left_out
 
 
-def _variants(figure: Figure, tree: xr.DataTree) -> list[tuple[str, dict[str, Any]]]:
+def _variants(figure: Figure, tree: xr.DataTree, own: list[int]) -> list[tuple[str, dict[str, Any]]]:
     if not figure.each_run:
         return [(figure.name, {})]
+    names = labels(tree)
     return [
-        (f"{figure.name}: {name}", {"run": number})
-        for number, name in enumerate(labels(tree)[:MOST_RUNS])
+        (f"{figure.name}: {names[number]}", {"run": number})
+        for number in own
         if figure.shows is None or figure.shows(tree, number)
     ]
 
@@ -153,13 +173,16 @@ def _facts(tree: xr.DataTree) -> str:
 
 def _comparison(table: pd.DataFrame) -> list[str]:
     """What most readers want to know first, and everything else one click away."""
-    known = {name for name in table.columns if any(_value(value) not in ("", "-") for value in table[name])}
-    first = [name for name in _FIRST if name in known]
+    known = {name for name in table.columns if any(value_of(value) not in ("", "-") for value in table[name])}
+    same = alike(table, _OFTEN_ALIKE)
+    first = [name for name in _FIRST if name in known and name not in same]
     if len(first) < 2 or len(first) == table.shape[1]:
-        return [_table(table, "Each run beside the baseline.")]
-    whole = _table(table, "Everything that was measured, counted and modelled.")
+        return [table_html(table, "Each run beside the baseline.")]
+    whole = table_html(table, "Everything that was measured, counted and modelled.")
+    for_all = "; ".join(f"{html.escape(name)}: {said}" for name, said in same.items() if name in known)
     return [
-        _table(table[first], "Each run beside the baseline."),
+        table_html(table[first], "Each run beside the baseline."),
+        f"<p>The same for every run: {for_all}.</p>" * bool(for_all),
         "<p>Speed is decoding, after the first token. Mean accepted tokens are tokens for each decode step, the "
         "model's own included.</p>",
         f"<details><summary>All columns</summary>{whole}</details>",
@@ -174,60 +197,16 @@ def _remarks(remarks: Sequence[str]) -> str:
 def _more(tables: Mapping[str, pd.DataFrame]) -> str:
     return "\n".join(
         f"<details{' open' * (number == 0)}><summary>{html.escape(title)}</summary>"
-        f"{_table(table, 'In brackets: prompts; n: where a speed-up comes from fewer.')}</details>"
+        f"{table_html(table, 'In brackets: prompts; n: where a speed-up comes from fewer.')}</details>"
         for number, (title, table) in enumerate(tables.items())
     )
-
-
-def _table(table: pd.DataFrame, caption: str) -> str:
-    if not isinstance(table.index, pd.RangeIndex):
-        table = table.reset_index()
-    kinds = [_kind(list(table.iloc[:, place])) for place in range(table.shape[1])]
-    head = "".join(
-        f'<th scope="col"{kind}>{html.escape(_column(name))}</th>'
-        for name, kind in zip(table.columns, kinds, strict=True)
-    )
-    rows = []
-    for row in table.itertuples(index=False):
-        cells = [f'<th scope="row">{_value(row[0])}</th>'] if len(row) else []
-        cells += [f"<td{kind}>{_value(value)}</td>" for value, kind in zip(row[1:], kinds[1:], strict=True)]
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    return (
-        f'<div class="wide"><table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _kind(values: list[Any]) -> str:
-    """The class of a column's cells: numbers, short texts, or texts to be broken into lines."""
-    if any(map(_numeric, values)):
-        return ""
-    return _SHORT if all(len(str(value)) <= _WORDS for value in values) else _TEXT
-
-
-def _column(name: Any) -> str:
-    return " ".join(str(part) for part in name if str(part)) if isinstance(name, tuple) else str(name)
-
-
-def _numeric(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
-
-
-def _value(value: Any) -> str:
-    if value is None or (_numeric(value) and not np.isfinite(value)):
-        return "-"
-    if _numeric(value) and float(value) != round(float(value)):
-        return f"{float(value):.4g}"
-    if _numeric(value) and abs(value) < 1e15:
-        return f"{int(value):,}"
-    return html.escape(str(value))
 
 
 def _texts(tree: xr.DataTree) -> str:
     if "text" in tree.children:
         return answers(tree)
     if "tokens" in tree.children:
-        text = "".join(vocabulary(tree).get(int(number), f"[{number}]") for number in tree["tokens/id"].values)
+        text = "".join(words(tree)(tree["tokens"].to_dataset()))
         count = tree["tokens"].sizes["token"]
         opened = " open" if count <= 1000 else ""
         return f"<h2>Prompt</h2>\n<details{opened}><summary>{count:,} tokens</summary>{prompt_text(text)}</details>"
@@ -237,7 +216,7 @@ def _texts(tree: xr.DataTree) -> str:
 def _settings(tree: xr.DataTree) -> str:
     plain, tables = {}, []
     for name, value in tree.attrs.items():
-        if name in ("vocabulary", "prompts"):
+        if name in ("vocabulary", "pieces", "prompts"):
             continue
         with contextlib.suppress(ValueError):
             value = json.loads(value) if isinstance(value, str) else value
@@ -245,7 +224,7 @@ def _settings(tree: xr.DataTree) -> str:
             tables.append(_pairs(name, value))
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             rows = pd.DataFrame([{key: _plain(part) for key, part in row.items()} for row in value])
-            tables.append(_table(rows, name))
+            tables.append(table_html(rows, name))
         else:
             plain[name] = value
     inside = "\n".join([_pairs("settings", plain), *tables])
@@ -264,4 +243,6 @@ def _plain(value: Any) -> str:
 
 
 def _pairs(caption: str, values: Mapping[str, Any]) -> str:
-    return _table(pd.DataFrame({"name": list(values), "value": [_plain(value) for value in values.values()]}), caption)
+    return table_html(
+        pd.DataFrame({"name": list(values), "value": [_plain(value) for value in values.values()]}), caption
+    )

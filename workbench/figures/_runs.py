@@ -10,7 +10,7 @@ import xarray as xr
 
 from workbench.errors import TraceError
 from workbench.figures._text import shorten, visible
-from workbench.metrics import Interval, covers, median_interval
+from workbench.metrics import Interval, covers, measured, median_interval
 
 INTERVALS = "intervals of 95 % (93.8 % from five prompts, none from fewer)"
 
@@ -122,7 +122,7 @@ def counted(found: Interval) -> str:
 def speed_point(name: str, values: np.ndarray) -> dict[str, Any]:
     """What a chart of points says of a run's speed-ups [prompt, repeat]: ``speed`` with ``_low`` and ``_high``,
     ``pairs``, and its name in ``run``, with the prompts that count where that is not all."""
-    found = median_interval(values)
+    found = median_interval(measured(values))
     short = f" (n {found.n})" if found.n < found.of else ""
     point = {"run": name + short, "speed": found.median, "speed_low": found.low, "speed_high": found.high}
     return point | {"pairs": counted(found)}

@@ -11,9 +11,13 @@ import altair as alt
 import numpy as np
 import xarray as xr
 
-from workbench.trace import vocabulary
+from workbench.trace import vocabulary, words
+
+NOTHING = "·"
+"""Stands for a token that adds no text, as one that only begins a character."""
 
 _MARKS = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "␣"}
+_JOINERS = {"\u200c", "\u200d"}  # without a shape of their own, they shape what stands around them
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
 
 
@@ -27,7 +31,8 @@ def visible(text: str, *, spaces: bool = True) -> str:
     ----------
     text : str
     spaces : bool
-        If False, plain spaces stay as they are.
+        If False, plain spaces stay as they are, and so do the joiners that many scripts and emoji need (U+200C,
+        U+200D): for text to be read, rather than a label.
     """
     if not text:
         return "∅"
@@ -35,7 +40,7 @@ def visible(text: str, *, spaces: bool = True) -> str:
 
 
 def _spell(character: str, spaces: bool) -> str:
-    if character == " " and not spaces:
+    if not spaces and (character == " " or character in _JOINERS):
         return character
     if character in _MARKS:
         return _MARKS[character]
@@ -87,10 +92,15 @@ def flow(
 
 
 class Texts(dict[int, str]):
-    """Token id -> its text, visible; an id that the trace has no text for is shown as its number."""
+    """Token id -> what it stands for by itself, visible; an id that the trace has no text for is shown as its number.
+
+    A token that is only a part of a character is written as its bytes, ``<0xF0><0x9F>``. Within a text it adds nothing,
+    and the token that completes the character adds it whole: :meth:`added`.
+    """
 
     def __init__(self, tree: xr.DataTree):
         super().__init__({number: visible(text) for number, text in vocabulary(tree).items()})
+        self._read = words(tree)
 
     def __missing__(self, number: int) -> str:
         return f"[{number}]"
@@ -98,6 +108,15 @@ class Texts(dict[int, str]):
     def short(self, number: Any, length: int = 24) -> str:
         """The text of a token, cut to ``length`` characters."""
         return shorten(self[int(number)], length)
+
+    def added(self, tokens: xr.Dataset) -> list[str]:
+        """What each token adds to the text before it, visible; ``·`` for one that adds nothing."""
+        return [visible(text) if text else NOTHING for text in self._read(tokens)]
+
+    def named(self, tokens: xr.Dataset) -> list[str]:
+        """Names of the tokens of a text: each by itself, but for one that completes a character, which it then is."""
+        alone = [self[int(number)] for number in tokens["id"].values if number >= 0]
+        return [own if word == NOTHING or own.endswith(word) else word for own, word in zip(alone, self.added(tokens))]
 
 
 def heading(text: str, *notes: str, width: int = 108) -> alt.TitleParams:

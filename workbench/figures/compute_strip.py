@@ -12,7 +12,7 @@ from workbench.errors import TraceError
 from workbench.figures._figure import ROWS, figure
 from workbench.figures._reduce import frame
 from workbench.figures._runs import each_token, group, index_of, labels
-from workbench.figures._text import Texts, columns, flow, heading
+from workbench.figures._text import NOTHING, Texts, columns, flow, heading, shorten
 from workbench.figures._theme import BRIGHT, CATEGORIES, LETTERS, MONOSPACE, SEQUENTIAL
 
 COSTS = {
@@ -44,7 +44,9 @@ def compute_strip(
     """Every token of one answer as a cell, in text order, coloured by its share of what its step cost.
 
     Tokens made by one step stand together without a gap and share the step's seconds, layers, operations and bytes
-    evenly; the keys read are those of a query, so they are not divided. A triangle marks an accepted draft token.
+    evenly; the keys read are those of a query, so they are not divided. A triangle marks an accepted draft token. A
+    character spread over several tokens stands in the cell of the last; the others are ``·``, and hovering gives their
+    bytes.
 
     Parameters
     ----------
@@ -74,7 +76,10 @@ def compute_strip(
         raise TraceError(f"run {labels(tree)[run]!r} made no tokens for prompt {prompt}")
     each = each_token(steps, cost) * COSTS[cost][1]
     later = each.isel(step=slice(1, None)).values
-    top = float(np.nanquantile(later if np.isfinite(later).any() else each, 0.98)) or 1.0
+    known = later[np.isfinite(later)] if np.isfinite(later).any() else each.values[np.isfinite(each.values)]
+    if not len(known):
+        raise TraceError(f"the {COSTS[cost][2]} is not known for any token of prompt {prompt}")
+    top = float(np.quantile(known, 0.98)) or 1.0
     table = _cells(Texts(tree), text.isel(token=slice(shown)), steps.isel(run=run), each.isel(run=run).values)
     table["bright"] = table["cost"] > BRIGHT * top
     unit, _, meaning = COSTS[cost]
@@ -103,16 +108,23 @@ def compute_strip(
 
 def _cells(texts: Texts, text: xr.Dataset, steps: xr.Dataset, each: np.ndarray) -> Any:
     made, ids = text["step"].values, text["id"].values
-    words = [texts.short(number, 20) for number in ids]
+    added = texts.added(text)
+    words = [shorten(word, 20) for word in added]
+    said = [texts.short(number) if word == NOTHING else word for number, word in zip(ids, words)]
     widths = [columns(word) + 0.6 for word in words]
-    start, row = flow(widths, made, [texts[int(number)].endswith("⏎") for number in ids], WIDTH)
+    start, row = flow(widths, made, [word.endswith("⏎") for word in added], WIDTH)
     place = {"start": start, "end": start + widths, "middle": start + np.divide(widths, 2), "row": row}
     facts = {name: steps[name].values[made] for name in HOVER if name in steps}
     facts |= {"step_ms": steps["seconds"].values[made] * 1e3, "draft": text["accepted_draft"].values}
+    facts["said"] = said
     return frame({"token": words, "position": np.arange(len(ids)), "step": made, "cost": each[made], **place, **facts})
 
 
 def _tooltip(names: Any, unit: str, meaning: str) -> list[alt.Tooltip]:
-    found = [alt.Tooltip("token:N"), alt.Tooltip("position:Q"), alt.Tooltip("step:Q", title="step (0 is the prefill)")]
+    found = [
+        alt.Tooltip("said:N", title="token"),
+        alt.Tooltip("position:Q"),
+        alt.Tooltip("step:Q", title="step (0 is the prefill)"),
+    ]
     found.append(alt.Tooltip("cost:Q", title=f"{meaning} [{unit}]", format=".3~g"))
     return found + [alt.Tooltip(f"{key}:Q", title=text, format=".4~g") for key, text in HOVER.items() if key in names]

@@ -11,7 +11,7 @@ from workbench.figures._figure import figure
 from workbench.figures._runs import INTERVALS, baseline, counted, decoded, hardware, labels, ratio
 from workbench.figures._text import heading
 from workbench.figures._theme import CATEGORIES
-from workbench.metrics import median_interval
+from workbench.metrics import measured, median_interval
 
 Bounds = tuple[float, float, float]
 
@@ -30,7 +30,7 @@ def cost_breakdown(tree: xr.DataTree) -> alt.TopLevelMixin:
         Of a study.
     """
     rates = tree["timing/tokens_per_second"].transpose("run", "prompt", "repeat").values
-    found = [median_interval(1e3 / each) for each in rates]
+    found = [median_interval(1e3 / measured(each)) for each in rates]
     times = [(each.median, each.low, each.high) for each in found]
     steps, made = tree["steps"].to_dataset().isel(step=slice(1, None)), decoded(tree)[0]
     flops, moved = (list(map(ratio, steps[name].sum("step").values, made)) for name in ("flops", "bytes"))

@@ -12,7 +12,7 @@ import xarray as xr
 from workbench.errors import TraceError
 from workbench.figures._figure import ROWS, figure
 from workbench.figures._reduce import frame
-from workbench.figures._text import Texts, heading
+from workbench.figures._text import Texts, heading, shorten
 from workbench.figures._theme import BRIGHT, CATEGORIES, LETTERS, MONOSPACE, SEQUENTIAL
 
 COLOURS = {
@@ -87,8 +87,9 @@ def logit_lens(
 
 def _table(tree: xr.DataTree, data: xr.Dataset, start: int, value: str, ranks: bool) -> Any:
     texts, data = Texts(tree), data.transpose("layer", "token", "candidate")
-    inputs = tree["tokens/id"].values[start:]
-    names = np.array([f"{start + i} {texts.short(token, 16)}" for i, token in enumerate(inputs)], dtype=object)
+    # All tokens are read, as the first of those that are shown may complete a character.
+    inputs = texts.named(tree["tokens"].to_dataset())[start:]
+    names = np.array([f"{start + i} {shorten(name, 16)}" for i, name in enumerate(inputs)], dtype=object)
     layers, tokens = data["layer"].values, data["top_token"].values
     columns = {"layer": np.repeat(layers, len(names)), "token": np.tile(names, len(layers))}
     columns["top"] = _words(texts.short(token) for token in tokens[..., 0].ravel())

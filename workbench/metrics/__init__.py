@@ -2,7 +2,7 @@
 
 from workbench.metrics.agreement import top1_agreement
 from workbench.metrics.divergence import kl_divergence, log_softmax
-from workbench.metrics.intervals import Interval, median_interval
+from workbench.metrics.intervals import Interval, measured, median_interval
 from workbench.metrics.margin import margin
 from workbench.metrics.means import mean_interval
 from workbench.metrics.pareto import pareto_front
@@ -20,6 +20,7 @@ __all__ = [
     "log_softmax",
     "margin",
     "mean_interval",
+    "measured",
     "median_interval",
     "pareto_front",
     "perplexity",

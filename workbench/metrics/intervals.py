@@ -59,6 +59,12 @@ def spell_interval(found: Interval) -> str:
     return f"{found.median:.2f}" + (f" [{found.low:.2f}, {found.high:.2f}]" if found.bounded else "")
 
 
+def measured(values: np.ndarray) -> np.ndarray:
+    """Times, rates or their ratios, NaN where one is not positive and finite: no clock gives that."""
+    values = np.asarray(values, dtype=np.float64)
+    return np.where(np.isfinite(values) & (values > 0), values, np.nan)
+
+
 def median_interval(values: np.ndarray, level: float = 0.95) -> Interval:
     """Median over prompts with the narrowest order-statistic interval of at least ``level``.
 

@@ -38,7 +38,7 @@ def prompts_needed(ratios: np.ndarray, within: float | None = None, power: float
     Parameters
     ----------
     ratios : array [prompt, repeat]
-        Positive; NaN is left out.
+        Prompts without a positive, finite median are left out: a ratio has a logarithm or says nothing here.
     within : float, optional
         Half-width, as a share of the ratio.
     power : float
@@ -49,7 +49,8 @@ def prompts_needed(ratios: np.ndarray, within: float | None = None, power: float
         A whole number, 6 at least; infinite for more than 10,000, NaN from fewer than three prompts or equal ones.
     """
     ratios = np.asarray(ratios, dtype=np.float64)
-    each = np.log(np.nanmedian(ratios[~np.isnan(ratios).all(1)], 1)) if ratios.size else np.zeros(0)
+    medians = np.nanmedian(ratios[~np.isnan(ratios).all(1)], 1) if ratios.size else np.zeros(0)
+    each = np.log(medians[(medians > 0) & np.isfinite(medians)])
     if len(each) < 3:
         return float("nan")
     middle, spread, normal = abs(float(np.median(each))), float(np.std(each, ddof=1)), NormalDist()

@@ -9,6 +9,7 @@ Face model goes on working with the same values.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from operator import attrgetter
 
 import torch
@@ -21,7 +22,7 @@ from workbench.models.families import FAMILIES
 from workbench.models.family import Family
 from workbench.models.multiply import Multiply
 from workbench.models.parts import find, fused, get, number, read_activation, read_norm, read_router, read_shared
-from workbench.models.rotary import GrowingTable, grows, parameters, usable_positions
+from workbench.models.rotary import GrowingTable, grows, original_positions, usable_positions
 
 SITES = ("embedding", "query_key_value", "attention_output", "mlp_output", "router_logits", "residual")
 """What a probe can read: the residual stream before the first block, (queries, keys, values) of a layer, what each
@@ -41,8 +42,8 @@ class Anatomy:
     family : Family
     width, vocabulary, positions : int
         Width of the residual stream, number of tokens, and longest sequence the model knows, rotary scaling included.
-    rope_grows : bool
-        Whether rotary frequencies hang on the length of the text.
+    growing : tuple of str
+        Kinds of rotary tables whose frequencies hang on the length of the text.
     switch : int or None
         Longest text that is read with the short ones of two sets of rotary factors, where the cache is computed anew
         for a longer one; None where keys stay as they were rotated.
@@ -98,11 +99,9 @@ class Anatomy:
         self.blocks = [self._block(i, module) for i, module in enumerate(attrgetter(self.family.blocks)(hf))]
         kinds = {block.rope_kind for block in self.blocks} - {None}
         self.positions: int = usable_positions(config, kinds)
-        growing = [kind for kind in kinds if grows(config, kind)]
-        self.rope_grows = bool(growing)
-        self.switch: int | None = None
-        if growing and self.family.reads_anew:
-            self.switch = parameters(config, growing[0])["original_max_position_embeddings"]
+        self.growing = tuple(kind for kind in kinds if grows(config, kind))
+        anew = self.family.reads_anew and self.growing
+        self.switch: int | None = original_positions(config, self.growing[0]) if anew else None
         self._ropes: dict[str, Rope | GrowingTable] = {}
 
     @property
@@ -132,8 +131,8 @@ class Anatomy:
         positions : int Tensor [tokens]
             Any position, also beyond ``self.positions``.
         length : int or int Tensor [tokens], optional
-            Tokens of the text that the rows belong to, one number or one for each; it matters where ``rope_grows``. By
-            default the text ends with the last position.
+            Tokens of the text that the rows belong to, one number or one for each; it matters to the kinds that are
+            ``growing``. By default the text ends with the last position.
 
         Notes
         -----
@@ -141,19 +140,24 @@ class Anatomy:
         """
         out = {}
         for kind in {block.rope_kind for block in self.blocks} - {None}:
-            if self.rope_grows and grows(self.config, kind):
+            if kind in self.growing:
                 if kind not in self._ropes:
-                    rows = functools.partial(self._rope_rows, kind)
+                    rows = self._rope_rows(kind)
                     self._ropes[kind] = GrowingTable(self._rotary, self.config, kind, rows, self.device)
                 out[kind] = self._ropes[kind](positions, length)
                 continue
             needed = int(positions.max()) + 1
             if kind not in self._ropes or self._ropes[kind][0].shape[0] < needed:
                 rows = max(1024, 2 ** (needed - 1).bit_length())
-                self._ropes[kind] = self._rope_rows(kind, self._rotary, torch.arange(rows, device=self.device))
+                self._ropes[kind] = self.rope_of_model(kind, torch.arange(rows, device=self.device))
             cosine, sine = self._ropes[kind]
             out[kind] = cosine[positions], sine[positions]
         return out
+
+    def rope_of_model(self, kind: str, positions: Tensor) -> Rope:
+        """Rows of one kind as the model's own module gives them for a text that ends with the last position; where they
+        hang on its length, they may also hang on what it was asked for before."""
+        return self._rope_rows(kind)(self._rotary, positions)
 
     def unembed(self, x: Tensor) -> Tensor:
         """Next-token logits [..., vocabulary], in the model's dtype, from a residual stream [..., width]."""
@@ -164,15 +168,10 @@ class Anatomy:
         logits = products if self.logit_scale == 1 else products * self.logit_scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
-    def _rope_rows(self, kind: str, rotary: nn.Module, positions: Tensor) -> Rope:
+    def _rope_rows(self, kind: str) -> Callable[[nn.Module, Tensor], Rope]:
+        # Without a reference to this object, which would keep its weights in memory.
         like = torch.empty(0, dtype=self.dtype, device=self.device)
-        named = (kind,) if kind != "all" else ()
-        cosine, sine = rotary(like, positions[None], *named)
-        if self.family.rotary_half:
-            cosine, sine = (torch.cat((table, table), -1) for table in (cosine, sine))
-        half = sine.shape[-1] // 2
-        sine = torch.cat((-sine[..., :half], sine[..., half:]), -1)
-        return cosine[0, :, None], sine[0, :, None]
+        return functools.partial(_rope_rows, kind, self.family.rotary_half, like)
 
     def _block(self, index: int, module: nn.Module) -> Block:
         family, config = self.family, self.config
@@ -218,3 +217,13 @@ class Anatomy:
             residual_multiplier=number(config, family.residual_multiplier),
             multiply=self.multiply,
         )
+
+
+def _rope_rows(kind: str, half_table: bool, like: Tensor, rotary: nn.Module, positions: Tensor) -> Rope:
+    named = (kind,) if kind != "all" else ()
+    cosine, sine = rotary(like, positions[None], *named)
+    if half_table:
+        cosine, sine = (torch.cat((table, table), -1) for table in (cosine, sine))
+    half = sine.shape[-1] // 2
+    sine = torch.cat((-sine[..., :half], sine[..., half:]), -1)
+    return cosine[0, :, None], sine[0, :, None]

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Scores of all heads that are written out at once: 256 MiB in float32.
+_SCORES = 2**26
+
 
 @dataclass
 class Scoring:
@@ -62,7 +65,7 @@ class Scoring:
         return torch.cat((scores, beside), -1).softmax(-1)[..., :-1]
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Weighted values, written out; differentiable.
+        """Weighted values, written out for some queries at a time, so that a long prompt fits; differentiable.
 
         Parameters
         ----------
@@ -75,6 +78,20 @@ class Scoring:
         -------
         Tensor [batch, heads, tokens, head_dim]
         """
+        step = max(1, _SCORES // (query.shape[0] * query.shape[1] * keys.shape[2]))
+        parts = range(0, query.shape[2], step)
+        out = [
+            self._attend(
+                query[:, :, start : start + step],
+                keys,
+                values,
+                None if hidden is None else hidden[..., start : start + step, :],
+            )
+            for start in parts
+        ]
+        return out[0] if len(out) == 1 else torch.cat(out, 2)
+
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None) -> Tensor:
         kv_heads, tokens = keys.shape[1], query.shape[2]
         groups = query.shape[1] // kv_heads
         if hidden is not None and hidden.dim() == 3:

@@ -85,19 +85,23 @@ class Detokeniser:
         return ""
 
     def _cut(self, text: str) -> str:
-        """Give out what is broken for good, where a token's end is a character's end too."""
-        for kept in range(_CHARACTER - 1, 0, -1):
+        """Forget tokens whose text cannot change any more, and give out what is broken for good."""
+        for kept in range(_CHARACTER - 1, 0, -1):  # where a token's end is a character's end too
             head = self._text([*self._context, *self._pending[:-kept]])
             tail = self._text(self._pending[-kept:])
             if head.startswith(self._known) and head + tail == text:
                 given = head[len(self._known) :]
                 self._settle(len(self._pending) - kept)
                 return given
-        if len(self._pending) < _HELD:
-            return ""
-        given = text[len(self._known) :]
-        self._settle(len(self._pending))
-        return given
+        # Every token ends one character and begins the next: what is before the last few is not needed for these.
+        left, window = text[len(self._known) :], self._pending[-_OPEN // 2 :]
+        tail = self._text(window)
+        if tail.endswith(left) and tail != left:
+            self._context, self._pending, self._known = [], window, tail.removesuffix(left)
+        elif len(self._pending) >= _HELD:
+            self._settle(len(self._pending))
+            return left
+        return ""
 
     def _settle(self, count: int) -> None:
         """Make the first of the pending tokens the context of what follows."""
@@ -138,14 +142,14 @@ def label(tokenizer: Any, token: int, decode: Callable[[Sequence[int]], str]) ->
     decode
         Text of token ids.
     """
-    name = tokenizer.convert_ids_to_tokens(token)
-    if isinstance(name, str) and _BYTE.fullmatch(name):
-        value = int(name[3:5], 16)
-        return chr(value) if value < 0x80 else name.upper().replace("X", "x")
     text = decode([token])
-    if _BROKEN in text and isinstance(name, str) and (raw := _bytes(name)) is not None:
-        spelt = raw.decode("utf-8", "surrogateescape")
-        return "".join(f"<0x{ord(c) - 0xDC00:02X}>" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in spelt)
+    if _BROKEN in text:
+        name = str(tokenizer.convert_ids_to_tokens(token))
+        if _BYTE.fullmatch(name):
+            return f"<0x{int(name[3:5], 16):02X}>"
+        if (raw := _bytes(name)) is not None:
+            spelt = raw.decode("utf-8", "surrogateescape")
+            return "".join(f"<0x{ord(c) - 0xDC00:02X}>" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in spelt)
     # Behind another token no space is dropped; doubled, it is seen whether one is.
     twice = decode([token, token])
     return twice[len(text) :] if twice.startswith(text) else text

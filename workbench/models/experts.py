@@ -57,6 +57,11 @@ class SharedExpert:
     down: Tensor
     gate: Tensor | None = None
 
+    @property
+    def elements(self) -> int:
+        """Weight elements that every token multiplies."""
+        return sum(part.numel() for part in (self.gate_up, self.down, self.gate) if part is not None)
+
 
 def apply_experts(
     rows: Tensor,

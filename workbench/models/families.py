@@ -75,7 +75,13 @@ FAMILIES: dict[str, Family] = {
         _QWEN3,
         _GEMMA2,
         replace(
-            _GEMMA2, name="gemma3_text", title="Gemma 3", query_norm="self_attn.q_norm", key_norm="self_attn.k_norm"
+            _GEMMA2,
+            name="gemma3_text",
+            title="Gemma 3",
+            query_norm="self_attn.q_norm",
+            key_norm="self_attn.k_norm",
+            attention_softcap=None,
+            required=(("attn_logit_softcapping", None), *_GEMMA2.required),
         ),
         replace(_LLAMA, name="smollm3", title="SmolLM3", window="attention", unrotated="no_rope_layers"),
         replace(

@@ -16,7 +16,7 @@ from torch import Tensor
 from workbench.errors import PromptError, SettingError
 from workbench.models import bundled, safety
 from workbench.models.anatomy import Anatomy
-from workbench.models.detokenise import label, pieces
+from workbench.models.detokenise import Detokeniser, label, pieces
 from workbench.models.families import FAMILIES
 from workbench.models.generation_settings import asked_for
 from workbench.models.proof import prove, untouched
@@ -128,10 +128,13 @@ class Model:
     def pieces(self, tokens: Sequence[int]) -> list[str]:
         """The text that each token of a text adds: joined, they are :meth:`decode` of all.
 
-        A character spread over several tokens stands at the one that completes it; the others are empty. See
-        :class:`workbench.models.detokenise.Detokeniser`, which gives them as the tokens come.
+        A character spread over several tokens stands at the one that completes it; the others are empty.
         """
         return pieces(self.decode, tokens)
+
+    def detokeniser(self) -> Detokeniser:
+        """The same for a stream: a new text, whose ``add`` takes each token as it comes and gives what it adds."""
+        return Detokeniser(self.decode)
 
     def label(self, token: int) -> str:
         """What one token stands for within a text: with its leading space, and ``<0xE4>`` for a part of a character."""
@@ -231,7 +234,8 @@ def wrap(hf: Any, tokenizer: Any, name: str, revision: str = "") -> Model:
     """
     hf.eval().requires_grad_(False)
     row = FAMILIES.get(hf.config.model_type)
-    if row is not None and (row.attention_softcap or row.sinks):
+    capped = row is not None and row.attention_softcap and getattr(hf.config, row.attention_softcap)
+    if row is not None and (capped or row.sinks):
         # Torch's fused attention knows neither soft caps nor sinks.
         hf.set_attn_implementation("eager")
     expected = None if row is None else untouched(hf)  # of others the anatomy says what it needs

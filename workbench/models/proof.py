@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from workbench.errors import CorruptModel, UnsupportedModel
 from workbench.models.anatomy import Anatomy
 from workbench.models.attention import attention_rows
+from workbench.models.rotary import original_positions
 
 _TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
 _TOKENS = 24
@@ -66,6 +67,9 @@ def _not_finite(hf: nn.Module) -> CorruptModel | UnsupportedModel:
 def prove(hf: nn.Module, anatomy: Anatomy, expected: tuple[Tensor, Tensor] | None = None) -> dict[str, float]:
     """Run a short sequence through the anatomy's steps, and compare with what the model gave before and gives now.
 
+    Rotary tables that hang on the length of the text are compared with the model's own on both sides of the length from
+    which on they are others, which no short sequence reaches.
+
     Parameters
     ----------
     hf : transformers.PreTrainedModel
@@ -82,8 +86,10 @@ def prove(hf: nn.Module, anatomy: Anatomy, expected: tuple[Tensor, Tensor] | Non
     Raises
     ------
     UnsupportedModel
-        If a shape, a row sum or the logits disagree; the message says which and by how much.
+        If a shape, a row sum, a table or the logits disagree; the message says which and by how much.
     """
+    for kind in anatomy.growing:
+        _prove_tables(anatomy, kind)
     tokens, logits = expected or untouched(hf)
     length = tokens.shape[1]
     positions = torch.arange(length, device=anatomy.device)
@@ -122,6 +128,21 @@ def _deviation(anatomy: Anatomy, ours: Tensor, expected: Tensor, what: str) -> f
             f"their spread (allowed {tolerance:g}); the model may use an option that is not supported"
         )
     return deviation
+
+
+def _prove_tables(anatomy: Anatomy, kind: str) -> None:
+    original = original_positions(anatomy.config, kind)
+    # In this order, as dynamic scaling remembers the longest text; a text of one token makes it forget.
+    for length in (1, original, original + 1, 2 * original, 1):
+        positions = torch.tensor([0, length // 2, length - 1], device=anatomy.device)
+        expected = anatomy.rope_of_model(kind, positions)
+        for ours, own in zip(anatomy.rope(positions, length)[kind], expected):
+            deviation = float((ours.float() - own.float()).abs().max())
+            if not deviation <= _TOLERANCE.get(ours.dtype, 0.15):
+                raise UnsupportedModel(
+                    f"the rotary tables of {anatomy.family.title} are not this model's own in a text of {length:,} "
+                    f"tokens: they deviate by {deviation:.2g}"
+                )
 
 
 def _shape(anatomy: Anatomy, layer: int, name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:

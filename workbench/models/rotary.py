@@ -38,6 +38,23 @@ def grows(config: Any, kind: str) -> bool:
     return parameters(config, kind).get("rope_type", "default") in _GROWING
 
 
+def original_positions(config: Any, kind: str) -> int:
+    """Longest text that a growing kind of table reads with its unscaled frequencies, or its short factors.
+
+    Raises
+    ------
+    UnsupportedModel
+        If long-rope does not say.
+    """
+    scaling = parameters(config, kind)
+    if scaling["rope_type"] != "longrope":
+        return config.max_position_embeddings
+    original = scaling.get("original_max_position_embeddings")
+    if isinstance(original, bool) or not isinstance(original, int) or original < 1:
+        raise UnsupportedModel(f"long-rope with original_max_position_embeddings={original!r} is not supported")
+    return original
+
+
 def usable_positions(config: Any, kinds: Iterable[str]) -> int:
     """Longest text that a model knows, scaling included.
 
@@ -99,11 +116,9 @@ class GrowingTable:
     ) -> None:
         self._config, self._rows, self._device = config, rows, device
         self._layer_type = None if kind == "all" else kind
-        scaling = parameters(config, kind)
-        self._type: str = scaling["rope_type"]
-        two = self._type == "longrope"
-        self.original: int = scaling["original_max_position_embeddings"] if two else config.max_position_embeddings
-        self.longest: int | None = self.original + 1 if two else None
+        self._type: str = parameters(config, kind)["rope_type"]
+        self.original = original_positions(config, kind)
+        self.longest: int | None = self.original + 1 if self._type == "longrope" else None
         self._rotary = copy.deepcopy(rotary)
         # The copy computes with the frequencies that it is given.
         types = self._rotary.rope_type

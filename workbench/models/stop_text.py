@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from workbench.errors import PromptError
+from workbench.tokenizing import check_characters
 
 if TYPE_CHECKING:
     from workbench.models.load import Model
@@ -53,13 +54,15 @@ def stop_texts(model: Model, texts: str | Sequence[str], before: int) -> tuple[S
     Raises
     ------
     PromptError
-        If one is empty, or the model has no tokenizer.
+        If one is empty or holds what is no character, or the model has no tokenizer.
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
     if not texts:
         return ()
     if not all(isinstance(text, str) and text for text in texts):
         raise PromptError("a stop text must be a text of at least one character")
+    for text in texts:
+        check_characters(text)
     if model.tokenizer is None:
         raise PromptError(f"{model.name} has no tokenizer, so that no stop text can be found: give stop_tokens")
     return (StopText(model.decode, texts, before),)

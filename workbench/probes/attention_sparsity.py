@@ -58,8 +58,9 @@ class AttentionSparsity(Probe):
     the mass, ``entropy`` [nats], ``first_share``, ``recent_share``, ``distance_histogram`` (share of the mass by
     distance; bins begin at 0, 1, 2, 4, 8, … and the last is open) and ``map``: the chosen head's weights, summed over
     the keys and averaged over the sampled queries of each bin, at most 128 x 128. Rows are reduced as they are made.
-    All are exact for the sampled queries, and means over these; queries near the start see few keys, so that a short
-    text has a larger ``keys_needed_share`` and a smaller ``entropy`` by that alone.
+    In layers with a learned sink (GPT-OSS) a row's weights are first made to sum to one, and ``sink_share`` says what
+    the sink took. All are exact for the sampled queries, and means over these; queries near the start see few keys, so
+    that a short text has a larger ``keys_needed_share`` and a smaller ``entropy`` by that alone.
     """
 
     queries: Annotated[int, Field(ge=1, description="sampled query positions; all if none")] | None = 256
@@ -96,6 +97,7 @@ class _Reader(Reader):
         shape = len(self._blocks), self._blocks[0].heads
         self._entropy, self._first, self._recent = np.zeros(shape), np.zeros(shape), np.zeros(shape)
         self._needed, self._share = np.zeros((*shape, len(MASSES))), np.zeros((*shape, len(MASSES)))
+        self._sink = np.zeros(shape)
         self._histogram = np.zeros((*shape, len(self._edges)))
         self._key_bin = -(-tokens // MAP_BINS)
         self._query_bin = -(-len(self._rows) // MAP_BINS)
@@ -109,7 +111,11 @@ class _Reader(Reader):
         for start in range(0, len(self._rows), size):
             rows = self._rows[start : start + size]
             last = int(rows[-1]) + 1  # later keys are hidden from all of these queries
-            weights = attention_rows(query[:, :, :last], key[:, :, :last], block.scale, block.window, rows)[0]
+            weights = attention_rows(query[:, :, :last], key[:, :, :last], block.scoring, block.window, rows)[0]
+            if block.scoring.sinks is not None:
+                total = weights.sum(-1, keepdim=True)
+                self._sink[layer] += (1 - total).sum((-1, -2)).double().cpu().numpy()
+                weights = weights / total.clamp_min(torch.finfo(total.dtype).tiny)
             if layer == self._chosen[0]:
                 self._draw(weights[self._chosen[1]], start)
             self._add(layer, weights, rows, block.window)
@@ -160,6 +166,8 @@ class _Reader(Reader):
                 "query_bin key_bin", self._map / sizes[:, None], "probability", "attention", layer=layer, head=head
             ),
         }
+        if any(block.scoring.sinks is not None for block in self._blocks):
+            variables["sink_share"] = variable(heads, self._sink / count, "1", "mass that the learned sink took")
         coordinates = {
             **axis("layer", np.arange(len(self._blocks)), "layer", "layer"),
             **axis("head", np.arange(self._blocks[0].heads), "head", "head"),

@@ -22,7 +22,7 @@ import xarray as xr
 from torch import Tensor
 
 from workbench.errors import SettingError
-from workbench.models import Model
+from workbench.models import FAMILIES, Model
 from workbench.probes._probe import Probe, Reader, axis, register
 from workbench.settings import settings
 from workbench.trace import variable
@@ -51,8 +51,9 @@ class ExpertCoactivation(Probe):
     def start(self, model: Model, tokens: Tensor) -> _Reader:
         sparse = [block.index for block in model.anatomy.blocks if block.router is not None]
         if not sparse:
+            known = ", ".join(family.title for family in FAMILIES.values() if family.experts is not None)
             raise SettingError(
-                f"{self.name} needs a mixture-of-experts model (Mixtral, OLMoE, Qwen3-MoE); {model.name} is a dense "
+                f"{self.name} needs a mixture-of-experts model ({known}); {model.name} is a dense "
                 f"{model.anatomy.family.title} without experts"
             )
         return _Reader(model, sparse)

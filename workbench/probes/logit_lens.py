@@ -141,6 +141,7 @@ class _Reader(Reader):
             anatomy.unembedding,
             norm=self._norm,
             bias=anatomy.unembedding_bias,
+            scale=anatomy.logit_scale,
             softcap=anatomy.softcap,
             target=target,
             top_k=self._probe.top_k,
@@ -161,7 +162,7 @@ class _Reader(Reader):
         last = self._norm(self._kept[-1], weight.dtype).float()
         gaps = [((last - self._norm(rows, weight.dtype)) * mean).sum(-1) for rows in self._kept]
         sums = torch.stack([found.log_sum_exp for found in read])
-        return (torch.stack(gaps) + sums - sums[-1]).clamp_min_(0)
+        return (self._anatomy.logit_scale * torch.stack(gaps) + sums - sums[-1]).clamp_min_(0)
 
     def _capped_divergence(self) -> Tensor:
         """The same where a cap makes logits non-linear: from whole rows, a chunk of positions at a time."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.cost.hardware import THIS_CPU
-from workbench.metrics import covers
+from workbench.metrics import covers, measured
 from workbench.metrics.intervals import FEWEST
 from workbench.metrics.sample_size import spell_count
 from workbench.metrics.stopping import TOLERATED
@@ -78,7 +78,7 @@ def _stopped(runs: list[dict[str, Any]], out: list[str]) -> list[str]:
 
 
 def _noise(study: Study, runs: list[dict[str, Any]]) -> list[str]:
-    rates = study.tree["timing/tokens_per_second"].values[int(study.tree.attrs["baseline"])]
+    rates = measured(study.tree["timing/tokens_per_second"].values[int(study.tree.attrs["baseline"])])
     if np.isnan(rates).all():
         return ["The baseline has no speed on any prompt: no run can be held against it."] * bool(runs)
     rates = rates[(~np.isnan(rates)).sum(1) > 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -169,15 +170,22 @@ class Study:
             axes.append(np.array(values, dtype=float) * (-1 if key in _LESS_IS_BETTER else 1))
         return [run["name"] for run, on in zip(self.runs, pareto_front(*axes, comparable(self))) if on]
 
-    def save_html(self, path: str | Path, title: str | None = None) -> Path:
-        """Write the report: table and figures with the settings and versions used, one file that opens offline."""
+    def save_html(
+        self, path: str | Path, title: str | None = None, own_figures: Sequence[int | str] | None = None
+    ) -> Path:
+        """Write the report: table and figures with the settings and versions used, one file that opens offline.
+
+        ``own_figures`` are the runs, by number or name, that have the figures of a single run; the first eight if left
+        out.
+        """
         from workbench.figures import report
 
         title = title or f"{len(self.runs)} runs on {self.tree.attrs['model']}"
         split = {f"{what}, by {by}": frame for by in BY for what, frame in matrices(self.split(by)).items()}
         return report(
-            self.tree, path, title=title, table=self.table(text=True), remarks=self.remarks, more_tables=split
-        )
+            self.tree, path, title=title, table=self.table(text=True), remarks=self.remarks, more_tables=split,
+            own_figures=own_figures,
+        )  # fmt: skip
 
     def save(self, path: str | Path) -> Path:
         """Store it as Zarr (``.zarr``) or netCDF (``.nc``)."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from workbench.metrics import median_interval, prompts_needed, stopped_early
+from workbench.metrics import measured, median_interval, prompts_needed, stopped_early
 
 TIMINGS = ("tokens_per_second", "speedup", "time_to_first_token")
 WITHIN = 0.05
@@ -30,7 +30,7 @@ def summarise(tree: xr.DataTree, run: int, prompts: list[int] | None = None) -> 
     """
     where = slice(None) if prompts is None else prompts
     scores = {name: array.values[run, where] for name, array in tree["scores"].data_vars.items()}
-    timing = {name: tree["timing"][name].values[run, where] for name in TIMINGS}
+    timing = {name: measured(tree["timing"][name].values[run, where]) for name in TIMINGS}
     steps = tree["steps"].to_dataset().isel(run=run, prompt=where, step=slice(1, None))
     decoded, count = float(steps["tokens"].clip(min=0).sum()), int((steps["tokens"] >= 0).sum())
     verified = steps["drafted"] > 0

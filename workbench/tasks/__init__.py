@@ -6,15 +6,10 @@ from workbench.tasks.encoding import encode_parts, encode_prompt, format_prompt,
 from workbench.tasks.humaneval import MissingPackage
 from workbench.tasks.needle import found, needle
 from workbench.tasks.pages import shared_pages
-from workbench.tasks.prompts import (
-    Prompt,
-    PromptFileError,
-    TaskInfo,
-    list_tasks,
-    load_prompts,
-    write_prompts,
-)
+from workbench.tasks.prompt_file import PromptFileError, PromptFileWarning
+from workbench.tasks.prompts import Prompt, TaskInfo, list_tasks, load_prompts, write_prompts
 from workbench.tasks.scorers import SCORERS, score, scorer_for
+from workbench.tasks.selection import stratified
 from workbench.tasks.spec_bench import load_spec_bench
 from workbench.tasks.training_prompts import TRAINING_TASKS, training_prompts
 
@@ -24,6 +19,7 @@ __all__ = [
     "MissingPackage",
     "Prompt",
     "PromptFileError",
+    "PromptFileWarning",
     "TaskInfo",
     "encode_parts",
     "encode_prompt",
@@ -41,6 +37,7 @@ __all__ = [
     "scorer_for",
     "scorers",
     "shared_pages",
+    "stratified",
     "training_prompts",
     "unroll",
     "write_prompts",

@@ -28,12 +28,13 @@ def next_turn(prompt: Prompt, answer: str) -> Prompt | None:
     Prompt or None
         With ``/turn-2`` and so on after the conversation's id, what was said so far in the metadata's
         ``earlier_messages`` (`workbench.tasks.encode_prompt` puts it into the chat template), and the turn's own
-        reference where the metadata's ``references`` has one. None after the last turn, and where there is no
+        reference where the metadata's ``references`` has one (of several wordings the first, with the others as its
+        ``answers``). None after the last turn, and where there is no
         conversation.
     """
     earlier = prompt.metadata.get("earlier_messages", [])
     number = len(earlier) // 2 + 1
-    turns, references = (_texts(prompt.metadata.get(name)) for name in ("turns", "references"))
+    turns = _texts(prompt.metadata.get("turns"))
     if turns[number - 1 : number] != [prompt.prompt] or len(turns) == number:
         return None
     said = [
@@ -41,13 +42,16 @@ def next_turn(prompt: Prompt, answer: str) -> Prompt | None:
         {"role": "user", "content": prompt.prompt},
         {"role": "assistant", "content": answer.strip()},
     ]
-    reference = references[number] if number < len(references) and references[number].strip() else None
+    reference, *answers = _wordings(prompt.metadata.get("references"), number) or [None]
+    metadata = {name: value for name, value in prompt.metadata.items() if name != "answers"}
+    if answers:
+        metadata["answers"] = answers
     return replace(
         prompt,
         id=f"{prompt.id.removesuffix(f'/turn-{number}')}/turn-{number + 1}",
         prompt=turns[number],
         reference=reference,
-        metadata={**prompt.metadata, "earlier_messages": said},
+        metadata={**metadata, "earlier_messages": said},
         question_at=None,
     )
 
@@ -97,9 +101,17 @@ def greedy_answer(model: Any, max_new_tokens: int = 256) -> Callable[[Prompt], s
             raise PromptError(f"{model.name} has no tokenizer, so it cannot go on with conversation {prompt.id!r}")
         ids = encode_prompt(model.tokenizer, prompt)
         tokens = [token for step in generate(model, ids, max_new_tokens=max_new_tokens) for token in step.tokens]
-        return model.tokenizer.decode(tokens, skip_special_tokens=True)
+        return model.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     return answer
+
+
+def _wordings(references: Any, turn: int) -> list[str]:
+    """Accepted answers to a turn, of which a user's own metadata may hold something else."""
+    if not isinstance(references, list) or turn >= len(references):
+        return []
+    one = references[turn]
+    return [text for text in _texts([one] if isinstance(one, str) else one) if text.strip()]
 
 
 def _texts(value: Any) -> list[str]:

@@ -47,7 +47,7 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, *, chat: bool | None = None) -
     Raises
     ------
     PromptError
-        As `format_prompt`; or the text holds what is no character, or there is no tokenizer.
+        As `format_prompt`; or the text holds what is no character; or there is no tokenizer.
     """
     if tokenizer is None:
         raise PromptError("this model has no tokenizer: give its prompts as token ids")

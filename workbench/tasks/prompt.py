@@ -25,7 +25,8 @@ class Prompt:
     prompt
         The text: a user's message, or, where `chat` is false, the text to be continued.
     reference
-        A good answer, or the true continuation; None where there is none.
+        A good answer, or the true continuation; None where there is none. Further wordings that count as well stand in
+        the metadata's ``answers``.
     task
         Name of the task; it chooses the scorer (`workbench.tasks.score`).
     chat

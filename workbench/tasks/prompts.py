@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -14,27 +14,12 @@ from typing import Any
 from workbench.errors import PromptError
 from workbench.files import write_atomically
 from workbench.tasks.prompt import CONTINUED_TASKS, Prompt
+from workbench.tasks.prompt_file import PromptFileError, check_text, parse_prompts, read_text
+from workbench.tasks.selection import stratified
 
-__all__ = [
-    "MAXIMUM_FILE_BYTES",
-    "Prompt",
-    "PromptFileError",
-    "TaskInfo",
-    "check_text",
-    "list_tasks",
-    "load_prompts",
-    "parse_prompts",
-    "read_prompts_file",
-    "write_prompts",
-]
-
-MAXIMUM_FILE_BYTES = 64 * 1024 * 1024
+__all__ = ["Prompt", "TaskInfo", "list_tasks", "load_prompts", "prompt_of", "write_prompts"]
 
 _FIELDS = frozenset({"id", "context", "prompt", "reference", "task", "chat", "metadata"})
-
-
-class PromptFileError(PromptError):
-    """A prompts file that cannot be used; the message names the file, the line and what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -89,19 +74,22 @@ def load_prompts(name_or_path: str | Path, limit: int | None = None) -> list[Pro
         ``turns`` and no ``prompt`` is read as a question of Spec-Bench (`workbench.tasks.load_spec_bench`): its first
         turn is the prompt.
     limit
-        At most this many, from the start.
+        At most this many: some of every task and category, in the order of the whole (`stratified`).
 
     Raises
     ------
     PromptFileError
         The name is no task and no file has that path; or the file is not a regular file, larger than 64 MB,
-        not UTF-8 or empty; or one of its lines is bad JSON, lacks a field, has one of the wrong type, has an
-        empty prompt, or repeats an id.
+        not UTF-8 or empty; or none of its lines can be read.
     PromptError
         `limit` is not positive, or the task makes its prompts on demand (``"needle"``).
+
+    Warns
+    -----
+    PromptFileWarning
+        Lines of the file were left out; each is named: it is bad JSON, lacks a field, has one of the wrong type, has
+        an empty prompt, or repeats an id.
     """
-    if limit is not None and limit < 1:
-        raise PromptError(f"limit must be 1 or more, not {limit}")
     name = str(name_or_path)
     if name == "all":
         found = list(chain.from_iterable(_bundled(task) for task in _bundled_names()))
@@ -117,71 +105,33 @@ def load_prompts(name_or_path: str | Path, limit: int | None = None) -> list[Pro
     elif name == "needle":
         raise PromptError("needle prompts are made to a length: call workbench.tasks.needle(tokenizer, length, depth)")
     else:
-        found = read_prompts_file(Path(name_or_path))
-    return found[:limit]
+        found = _of_file(Path(name_or_path))
+    return stratified(found, limit)
 
 
 def _bundled(name: str) -> list[Prompt]:
     text = files("workbench_data").joinpath("prompts", _catalogue()[name]["file"]).read_text(encoding="utf-8")
-    return parse_prompts(text, name)
+    return parse_prompts(text, name, prompt_of)
 
 
-def read_prompts_file(path: Path, read: Callable[[dict[str, Any], str], Prompt] | None = None) -> list[Prompt]:
-    """The prompts of a JSON Lines file; `read` makes one of a line's object and the name of its place.
+def _of_file(path: Path) -> list[Prompt]:
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise PromptFileError(f"{str(path)[:200]}: cannot be read ({error.strerror})") from error
+    if not there:
+        known = ", ".join(["all", "mixed", *_bundled_names(), "humaneval"])
+        raise PromptFileError(f"no prompts file at {path}, and no task of that name (tasks: {known})")
+    return parse_prompts(read_text(path), str(path), prompt_of)
+
+
+def prompt_of(record: dict[str, Any], place: str) -> Prompt:
+    """The prompt of one line's object; `place` names the line in messages.
 
     Raises
     ------
     PromptFileError
-        As `load_prompts` says.
     """
-    try:
-        if not path.exists():
-            known = ", ".join(["all", "mixed", *_bundled_names(), "humaneval"])
-            raise PromptFileError(f"no prompts file at {path}, and no task of that name (tasks: {known})")
-        if not path.is_file():
-            raise PromptFileError(f"{path}: not a regular file")
-        with path.open("rb") as stream:
-            content = stream.read(MAXIMUM_FILE_BYTES + 1)
-    except OSError as error:
-        raise PromptFileError(f"{str(path)[:200]}: cannot be read ({error.strerror})") from error
-    if len(content) > MAXIMUM_FILE_BYTES:
-        raise PromptFileError(f"{path}: larger than {MAXIMUM_FILE_BYTES // 1024**2} MB")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise PromptFileError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    return parse_prompts(text, str(path), read)
-
-
-def parse_prompts(text: str, origin: str, read: Callable[[dict[str, Any], str], Prompt] | None = None) -> list[Prompt]:
-    """The prompts of the lines of a text, as `read_prompts_file`; `origin` names the text in messages."""
-    read = read or _prompt
-    found: dict[str, Prompt] = {}
-    # Not splitlines(): that also splits at U+2028 and other characters which JSON allows inside a string.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"{origin}, line {number}"
-        prompt = read(_record(line, place), place)
-        if prompt.id in found:
-            raise PromptFileError(f"{place}: the id {prompt.id!r} was already used")
-        found[prompt.id] = prompt
-    if not found:
-        raise PromptFileError(f"{origin}: holds no prompts")
-    return list(found.values())
-
-
-def _record(line: str, place: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise PromptFileError(f"{place}: not valid JSON ({error})") from error
-    if not isinstance(record, dict):
-        raise PromptFileError(f"{place}: expected an object with id and prompt, found {type(record).__name__}")
-    return record
-
-
-def _prompt(record: dict[str, Any], place: str) -> Prompt:
     if "turns" in record and "prompt" not in record:
         from workbench.tasks.spec_bench import question
 
@@ -216,20 +166,6 @@ def _prompt(record: dict[str, Any], place: str) -> Prompt:
         {**extra, **metadata},
         len(context) or None,
     )
-
-
-def check_text(text: str, name: str, place: str) -> None:
-    """Refuse what JSON can hold and UTF-8 cannot.
-
-    Raises
-    ------
-    PromptFileError
-        Half of a surrogate pair.
-    """
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise PromptFileError(f"{place}: {name!r} holds half of a surrogate pair, which no text has") from error
 
 
 def write_prompts(prompts: Iterable[Prompt], path: str | Path) -> None:

@@ -1,4 +1,8 @@
-"""A task's own score of an answer: each function takes the answer and its prompt and returns a number in [0, 1]."""
+"""A task's own score of an answer: each function takes the answer and its prompt and returns a number in [0, 1].
+
+The accepted answers are the prompt's reference and, where given, those in the metadata's ``answers``; the best of them
+counts, in every scorer.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +41,7 @@ def exact_match(prediction: str, prompt: Prompt) -> float:
 def contains(prediction: str, prompt: Prompt) -> float:
     """1 if an accepted answer stands in the text as whole words, whatever the case and spacing.
 
-    The accepted answers are the reference and, where given, those in the metadata's ``answers``. A number
-    inside a longer number does not count.
+    A number inside a longer number does not count.
     """
     text = " ".join(prediction.split())
     patterns = (rf"(?<!\w){re.escape(' '.join(answer.split()))}(?!\w)" for answer in _accepted(prompt))
@@ -57,31 +60,32 @@ def number(prediction: str, prompt: Prompt) -> float:
 
 
 def rouge_l(prediction: str, prompt: Prompt) -> float:
-    """ROUGE-L F-measure against the reference (`workbench.metrics.text.rouge_l`)."""
+    """ROUGE-L F-measure against the nearest reference (`workbench.metrics.text.rouge_l`)."""
     from workbench.metrics import text
 
-    return text.rouge_l(prediction, _reference(prompt))
+    return max(text.rouge_l(prediction, reference) for reference in _references(prompt))
 
 
 def chrf(prediction: str, prompt: Prompt) -> float:
-    """chrF2 of one translation against its reference, as sacrebleu computes it, over 100.
+    """chrF2 of one translation against the nearest of its references, as sacrebleu computes it, over 100.
 
     Paper: Popović, "chrF: character n-gram F-score for automatic MT evaluation", 2015.
     """
     from sacrebleu import sentence_chrf
 
-    return _unit(sentence_chrf(prediction, [_reference(prompt)]).score / 100)
+    return _unit(sentence_chrf(prediction, _references(prompt)).score / 100)
 
 
 def bleu(prediction: str, prompt: Prompt) -> float:
-    """BLEU of one sentence with sacrebleu's defaults (exponential smoothing, effective order), over 100.
+    """BLEU of one sentence with sacrebleu's defaults (exponential smoothing, effective order), over 100; of several
+    references it counts the n-grams of all, as the paper does.
 
     Paper: Papineni et al., "BLEU: a Method for Automatic Evaluation of Machine Translation", 2002. Deviates:
     the paper scores a corpus; over single sentences it is noisy, hence chrF is this library's default.
     """
     from sacrebleu import sentence_bleu
 
-    return _unit(sentence_bleu(prediction, [_reference(prompt)]).score / 100)
+    return _unit(sentence_bleu(prediction, _references(prompt)).score / 100)
 
 
 def edit_similarity(prediction: str, prompt: Prompt) -> float:
@@ -90,7 +94,7 @@ def edit_similarity(prediction: str, prompt: Prompt) -> float:
     For copy-editing the text before any correction already scores about 0.95 or more: read differences,
     not the level.
     """
-    return SequenceMatcher(None, prediction.strip(), _reference(prompt).strip(), autojunk=False).ratio()
+    return max(_alike(prediction.strip(), reference.strip()) for reference in _references(prompt))
 
 
 def code_similarity(prediction: str, prompt: Prompt) -> float:
@@ -104,8 +108,8 @@ def code_similarity(prediction: str, prompt: Prompt) -> float:
         if kept and line[:1].strip():
             break
         kept.append(line.rstrip())
-    wanted = "\n".join(line.rstrip() for line in _reference(prompt).rstrip().splitlines())
-    return SequenceMatcher(None, "\n".join(kept).rstrip(), wanted, autojunk=False).ratio()
+    wanted = ["\n".join(line.rstrip() for line in each.rstrip().splitlines()) for each in _references(prompt)]
+    return max(_alike("\n".join(kept).rstrip(), each) for each in wanted)
 
 
 SCORERS: MappingProxyType[str, Scorer] = MappingProxyType(
@@ -141,16 +145,22 @@ def score(prediction: str, prompt: Prompt) -> float:
     return scorer_for(prompt.task)(prediction, prompt)
 
 
-def _reference(prompt: Prompt) -> str:
+def _references(prompt: Prompt) -> list[str]:
+    """The reference first, then further wordings of it."""
     if prompt.reference is None:
         raise PromptError(f"prompt {prompt.id!r} has no reference, so its answers cannot be scored")
-    return prompt.reference
+    answers = prompt.metadata.get("answers", ())
+    answers = answers if isinstance(answers, list | tuple) else [answers]
+    return [prompt.reference, *(answer for answer in answers if isinstance(answer, str) and answer.strip())]
 
 
 def _accepted(prompt: Prompt) -> list[str]:
-    accepted = [_reference(prompt), *prompt.metadata.get("answers", ())]
     # An empty answer would be found in any text.
-    return [answer for answer in accepted if answer.strip()]
+    return [answer for answer in _references(prompt) if answer.strip()]
+
+
+def _alike(one: str, other: str) -> float:
+    return SequenceMatcher(None, one, other, autojunk=False).ratio()
 
 
 def _last_number(text: str) -> Decimal | None:

@@ -6,7 +6,8 @@ from importlib.resources import files
 from itertools import zip_longest
 
 from workbench.errors import PromptError
-from workbench.tasks.prompts import Prompt, parse_prompts
+from workbench.tasks.prompt_file import parse_prompts
+from workbench.tasks.prompts import Prompt, prompt_of
 
 __all__ = ["TRAINING_TASKS", "training_prompts"]
 
@@ -47,4 +48,4 @@ def training_prompts(task: str | None = None, limit: int | None = None) -> list[
 
 def _read(task: str) -> list[Prompt]:
     place = files("workbench_data").joinpath("prompts", "training", f"{task}.jsonl")
-    return parse_prompts(place.read_text(encoding="utf-8"), f"training/{task}")
+    return parse_prompts(place.read_text(encoding="utf-8"), f"training/{task}", prompt_of)

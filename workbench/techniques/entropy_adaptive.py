@@ -24,6 +24,7 @@ from typing import Annotated, Self
 from pydantic import Field
 
 from workbench.engine import Run
+from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.models.companion import companion
 from workbench.settings import outside, settings
@@ -58,7 +59,13 @@ class EntropyAdaptive(Technique):
     paper = "Simonds, Entropy Adaptive Decoding, 2025, arXiv 2502.06833"
 
     def start(self, run: Run) -> _Switch:
-        return _Switch(self, (run.model, companion(run.model, self.small)))
+        small = companion(run.model, self.small)
+        if small.anatomy.positions < len(run.prompt) + run.max_new_tokens - 1:
+            raise SettingError(
+                f"{small.name} knows {small.anatomy.positions:,} positions, too few for {len(run.prompt):,} prompt "
+                f"tokens and {run.max_new_tokens:,} new ones"
+            )
+        return _Switch(self, (run.model, small))
 
     @classmethod
     def neutral(cls) -> Self:

@@ -61,7 +61,7 @@ class StreamingLLM(Technique):
 
     def start(self, run: Run) -> _Stream:
         anatomy = run.model.anatomy
-        if any(block.rope_kind is None for block in anatomy.blocks):
+        if anatomy.family.rotary is None:
             raise SettingError(
                 f"streaming_llm needs rotary positions, and {anatomy.family.title} learns a vector for each position: "
                 "keys cannot be moved within the cache; take another cache technique or another model"
@@ -127,13 +127,15 @@ class _Stream:
             came = self._came[index]
             ahead = oldest - 1 - int(came.positions[0, -1])
             # Both are views of the cache's own buffers.
-            layer.keys[:, :, : self._sinks] = rotate(came.keys, self._rotations.forward(index, ahead))
+            rope = self._rotations.forward(index, ahead)
+            if rope is not None:
+                layer.keys[:, :, : self._sinks] = rotate(came.keys, rope)
             layer.positions[:, : self._sinks] = came.positions + ahead
 
 
 class _Rotations:
-    """Rotations of a model by a number of positions: with the frequencies of a text of ``length`` tokens, and without
-    the factor that some tables multiply attention with."""
+    """Rotations of a model by a number of positions, with the frequencies of a text of ``length`` tokens; the factor
+    that some tables multiply attention with is left out."""
 
     def __init__(self, model: Model, length: int) -> None:
         self._anatomy, self._length = model.anatomy, length
@@ -141,11 +143,16 @@ class _Rotations:
         self._factors = {kind: float(cosine.max()) for kind, (cosine, _) in self._tables(0).items()}
         self._known: tuple[int, dict[str, Rope]] = (0, self._tables(0))
 
-    def forward(self, layer: int, count: int) -> Rope:
-        """Cosine and signed sine, each [1, 1, rotary_dim] in float32, that move keys of ``layer`` by ``count``."""
+    def forward(self, layer: int, count: int) -> Rope | None:
+        """Cosine and signed sine, each [1, 1, rotary_dim] in float32, that move keys of ``layer`` by ``count``.
+
+        None for a layer that does without positions.
+        """
         if self._known[0] != count:
             self._known = count, self._tables(count)
         kind = self._kinds[layer]
+        if kind is None:
+            return None
         cosine, sine = self._known[1][kind]
         return cosine / self._factors[kind], sine / self._factors[kind]
 

@@ -72,10 +72,11 @@ class DraftHeadsRecipe(Recipe):
         for depth, given in enumerate(rows, 1):
             label = place[tokens[:, depth + 1 :]]
             counted = answer[:, depth + 1 :] & (label >= 0)
-            student = F.linear(given[:, : label.shape[1]][counted].to(unembedding.dtype), unembedding, bias).float()
+            student = given[:, : label.shape[1]][counted].to(unembedding.dtype)
+            student = anatomy.finish(F.linear(student, unembedding, bias).float())
             with torch.no_grad():
                 taken = features[:, depth : depth + label.shape[1]][counted]
-                teacher = F.linear(taken, unembedding, bias).float().softmax(-1)
+                teacher = anatomy.finish(F.linear(taken, unembedding, bias).float()).softmax(-1)
             each = F.cross_entropy(student, teacher, reduction="sum") / counted.sum().clamp(min=1)
             total = total + self.decay ** (depth - 1) * each
             # A token that cannot be drafted is a miss of every rank.

@@ -26,7 +26,7 @@ from workbench.drafting.lookahead.padding import Padding
 from workbench.models import Model
 from workbench.settings import settings
 from workbench.training._accuracy import note_ranks
-from workbench.training._ahead import LookaheadRecipe, chosen_places, logits, read, run_rows
+from workbench.training._ahead import LookaheadRecipe, chosen_places, entering_rows, logits, read, run_rows
 from workbench.training._recipe import register
 
 
@@ -50,7 +50,7 @@ class LexicalUnits(LookaheadRecipe):
     paper = "Sun et al., Lexical Unit Decoding, 2024, arXiv 2405.15208"
 
     def part(self, model: Model) -> Padding:
-        table = model.hf.get_input_embeddings().weight.detach().float()
+        table = entering_rows(model)
         spread = table.std(0) * torch.randn(self.orders, table.shape[1], device=table.device)
         return Padding(table.mean(0) + spread, self.rank).to(model.device)
 

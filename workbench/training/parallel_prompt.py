@@ -10,7 +10,7 @@ from pydantic import Field
 from workbench.drafting.lookahead import PromptTokens
 from workbench.models import Model
 from workbench.settings import settings
-from workbench.training._ahead import LookaheadRecipe
+from workbench.training._ahead import LookaheadRecipe, entering_rows
 from workbench.training._recipe import register
 
 
@@ -24,7 +24,7 @@ class ParallelPrompt(LookaheadRecipe):
     paper = "Chen et al., Parallel Prompt Decoding, 2024, arXiv 2405.18628"
 
     def part(self, model: Model) -> PromptTokens:
-        table = model.hf.get_input_embeddings().weight.detach().float()
+        table = entering_rows(model)
         # Where tokens lie, but no token: the mean, and a spread like that of a token.
         spread = table.std(0) * torch.randn(self.orders, table.shape[1], device=table.device)
         return PromptTokens(table.mean(0) + spread).to(model.device)

@@ -130,7 +130,7 @@ class HeadDrafter:
 
     def _top(self, rows: Tensor, depths: Sequence[int]) -> tuple[list[list[int]], list[list[float]]]:
         """The likeliest tokens of every row, and the chance of each."""
-        logits = self._multiply(rows, self._unembedding, self._bias)
+        logits = self._model.anatomy.finish(self._multiply(rows, self._unembedding, self._bias))
         places = logits.topk(self.heads.acceptance.shape[1]).indices
         tokens = self._ids[places].tolist()
         if not self._adaptive:
