@@ -16,6 +16,7 @@ from torch import Tensor
 from workbench.errors import ModelError, PromptError, SettingError
 from workbench.models import bundled, safety
 from workbench.models.anatomy import Anatomy
+from workbench.models.device import device_named
 from workbench.models.proof import prove
 from workbench_kernels import arithmetic
 
@@ -172,7 +173,7 @@ def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = N
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     dtype = dtype_named(dtype)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = str(device_named(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     cut = re.fullmatch(r"([\w.-]+)/(\d+)", name)
     if cut and cut[1] in bundled.BUNDLED:
         return load(cut[1], dtype, device, revision).shallow(int(cut[2]))
