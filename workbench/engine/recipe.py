@@ -47,6 +47,10 @@ class Recipe:
         """Cache entries to reserve for rejected drafts."""
         return _DRAFT_SLACK if any("draft" in technique.slots for technique in self.techniques) else 0
 
+    def names(self, slot: str) -> str:
+        """Names of the techniques of a slot, for a message."""
+        return " and ".join(_name(each) for each in self.techniques if slot in each.slots) or f"the slot {slot}"
+
     def without(self, *slots: str) -> Recipe:
         """The recipe less the techniques that claim nothing but these slots."""
         return Recipe([technique for technique in self.techniques if not set(technique.slots) <= set(slots)])

@@ -17,6 +17,7 @@ from workbench.errors import PromptError, SettingError
 from workbench.models import bundled, safety
 from workbench.models.anatomy import Anatomy
 from workbench.models.detokenise import Detokeniser, label, pieces
+from workbench.models.device import device_named
 from workbench.models.families import FAMILIES
 from workbench.models.generation_settings import asked_for
 from workbench.models.proof import prove, untouched
@@ -205,7 +206,7 @@ def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = N
         If the model cannot be found or read; its subclasses tell unsafe, unsupported and corrupt files apart.
     """
     dtype = dtype_named(dtype)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = str(device_named(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     cut = re.fullmatch(r"([\w.-]+)/(\d+)", name)
     if cut and cut[1] in bundled.BUNDLED:
         return load(cut[1], dtype, device, revision).shallow(int(cut[2]))
