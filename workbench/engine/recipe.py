@@ -37,6 +37,9 @@ class Recipe:
                     )
                 owners[slot] = technique
 
+    def __repr__(self) -> str:
+        return f"<Recipe: {' + '.join(map(repr, self.techniques)) or 'the model alone'}>"
+
     @property
     def stepwise(self) -> bool:
         """Whether anything acts between tokens, so that tokens must be fed one by one to be faithful."""
