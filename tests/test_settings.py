@@ -1,12 +1,14 @@
 """Specifications read from a shell, and written back."""
 
+import math
+
 import pytest
 
 import workbench.probes
 import workbench.techniques
 from workbench.errors import SettingError
 from workbench.registry import PROBES, TECHNIQUES
-from workbench.settings import parse, spell
+from workbench.settings import build, describe, parse, spell
 
 
 @pytest.mark.parametrize("registry", [TECHNIQUES, PROBES], ids=["techniques", "probes"])
@@ -36,8 +38,31 @@ def test_several_are_joined_and_the_baseline_is_empty():
         ("prompt_lookup:gram=2", "it has: draft, ngram"),
         ("prompt_lookup:ngram=99", "less than or equal to 16"),
         ("promt_lookup", "Did you mean prompt_lookup"),
+        (
+            "without_replacement_tree:branching=abc",
+            "it is children by level, as 3-2-1; write for example branching=3-2-1",
+        ),
+        ("draft_model:model=", "at least 1 character"),
     ],
 )
 def test_what_cannot_be_read_says_what_can(spec, message):
     with pytest.raises(SettingError, match=message):
         parse(spec, TECHNIQUES)
+
+
+@pytest.mark.parametrize("registry", [TECHNIQUES, PROBES], ids=["techniques", "probes"])
+def test_absurd_values_are_refused_in_one_short_line_without_a_pattern(registry):
+    """Every setting of everything that is registered, given what no setting means."""
+    for kind in registry.values():
+        for name, field in describe(kind).items():
+            for value in ("nan", "inf", "-inf", "1e400", "9" * 5000, "-1", "abc\n", "(", "x" * 100_000):
+                try:
+                    built = build(kind, {name: value})
+                except SettingError as error:
+                    said = str(error)
+                    assert len(said) < 500 and "\n" not in said and "pattern" not in said and "^" not in said
+                    assert name in said and kind.name in said
+                else:
+                    assert isinstance(getattr(built, name), str | int | float | tuple)
+                    assert not isinstance(getattr(built, name), float) or math.isfinite(getattr(built, name))
+                    assert field["type"] != "string" or "pattern" not in field

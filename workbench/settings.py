@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from workbench.errors import SettingError
 
-settings = dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
+settings = dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True, extra="forbid", allow_inf_nan=False))
 """Decorator of a technique's or a probe's class: a frozen dataclass whose fields are checked against their types and
 bounds, ``Annotated[int, Field(ge=1, le=64, description="…")]``."""
 
@@ -46,7 +46,18 @@ def build(kind: type, values: dict[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise SettingError(f"{kind.name}: {place}={first.get('input')!r} is not allowed: {first['msg']}") from error
+        given = f"{kind.name}: {place}={first.get('input')!r:.80} is not allowed"
+        raise SettingError(f"{given}: {_expected(kind, str(first['loc'][0]), first)}") from error
+
+
+def _expected(kind: type, name: str, error: Any) -> str:
+    """What would be allowed, in words; of a text with a form its description and default rather than its pattern."""
+    field = describe(kind).get(name, {})
+    if error["type"] == "string_pattern_mismatch":
+        return (
+            f"it is {field.get('description', 'a text of a certain form')}; write for example {name}={field['default']}"
+        )
+    return error["msg"]
 
 
 def describe(kind: type) -> dict[str, dict[str, Any]]:

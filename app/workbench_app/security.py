@@ -52,6 +52,8 @@ HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
 }
+# A file is saved, not shown: what is in it is not this page.
+_FILE_POLICY = (b"content-security-policy", b"sandbox; default-src 'none'")
 _PAGES = ("/", "/config", "/login", "/logout", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json")
 _CALLS = ("queue/join", "queue/data", "cancel", "reset", "info", "app_id", "login_check", "theme.css")
 _FOLDERS = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/", "/gradio_api/run/", "/gradio_api/file=")
@@ -157,7 +159,7 @@ class Guard:
         async def with_headers(event: dict[str, Any]) -> None:
             if event["type"] == "http.response.start":
                 status[0] = event["status"]
-                event = {**event, "headers": _own(event["headers"])}
+                event = {**event, "headers": _own(event["headers"], path)}
             await send(event)
 
         if path == "/login" and self.door is not None:
@@ -221,10 +223,11 @@ def _same_origin(method: str, host: str, headers: dict[bytes, bytes]) -> bool:
     return site not in (b"cross-site", b"same-site") or opened
 
 
-def _own(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+def _own(headers: Iterable[tuple[bytes, bytes]], path: str) -> list[tuple[bytes, bytes]]:
     """Headers of an answer without any leave for other pages, and with the policy."""
+    policy = HEADERS | dict([_FILE_POLICY]) if _FILE in path else HEADERS
     kept = [(name, value) for name, value in headers if not name.lower().startswith(b"access-control-")]
-    return [pair for pair in kept if pair[0].lower() not in HEADERS] + list(HEADERS.items())
+    return [pair for pair in kept if pair[0].lower() not in policy] + list(policy.items())
 
 
 async def _refuse(scope: Scope, send: Callable[..., Any], refused: Refused) -> None:

@@ -117,6 +117,7 @@ def test_the_page_is_no_wider_than_its_window(visit, width):
         page.get_by_role("tab", name=tab).click()
         page.wait_for_timeout(200)
         assert page.evaluate(beyond) <= 0, tab
+        assert page.locator(".gradio-container").bounding_box()["width"] == min(width, 1500), tab
     table = page.locator("#techniques .scroll")
     # What is wider than the window can be reached.
     assert table.evaluate("node => node.scrollWidth <= node.clientWidth || getComputedStyle(node).overflowX === 'auto'")

@@ -202,6 +202,15 @@ def test_the_log_is_bounded_whatever_is_sent(capsys):
     assert "characters left out" in said.err + said.out
 
 
+def test_a_file_is_saved_and_not_shown_as_this_page():
+    with own_folder() as files, serve(page(), files, "127.0.0.1", None, None) as url:
+        (files / "report.html").write_text("<script>1</script>")
+        answer = httpx.get(f"{url}gradio_api/file={files / 'report.html'}")
+        assert answer.status_code == 200 and answer.text == "<script>1</script>"
+        assert answer.headers["content-disposition"].startswith("attachment")
+        assert "sandbox" in answer.headers["content-security-policy"]
+
+
 def test_no_sockets_and_no_strange_methods(address):
     upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: x", "Sec-WebSocket-Version: 13")
     assert b"101" not in raw(address, head(address, "GET /gradio_api/queue/join", *upgrade, "Connection: close"))[:20]

@@ -118,7 +118,7 @@ def test_script_that_got_into_a_page_is_not_run(visit, draw, tmp_path):
 @pytest.fixture(scope="module")
 def wide(study, tmp_path_factory):
     """A report with a comparison of as many columns as a study's."""
-    from workbench.figures._report import _FIRST
+    from workbench.figures._comparison import _FIRST
 
     frame = pd.DataFrame({name: ["0.1234", "1.02"] for name in _FIRST[1:]} | {"more": [1, 2]})
     frame.index = pd.Index(["baseline", "prompt_lookup:ngram=3,draft=10+snap_kv:keep=0.5,window=32"], name="run")

@@ -62,6 +62,9 @@ def test_a_character_stands_once_and_its_bytes_at_the_tokens_that_begin_it():
     [rows] = figures.compute_strip(generated(model, parts)).to_dict()["datasets"].values()
     assert [row["token"] for row in rows] == [NOTHING, NOTHING, NOTHING, "🦙"]
     assert [row["said"] for row in rows] == ["<0xF0>", "<0x9F>", "<0xA6>", "🦙"]
+    spaced = model.tokenizer.convert_tokens_to_ids("Ġâ")  # a space, and the first byte of what follows
+    [rows] = figures.compute_strip(generated(model, [spaced, *parts])).to_dict()["datasets"].values()
+    assert [row["token"] for row in rows][:2] == ["␣", NOTHING] and rows[0]["said"] == "␣<0xE2>"
     seen = observe(model, parts, [LogitLens()])
     [rows] = figures.logit_lens(seen, last=2).to_dict()["datasets"].values()
     assert list(dict.fromkeys(row["token"] for row in rows)) == ["2 <0xA6>", "3 🦙"]

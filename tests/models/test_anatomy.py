@@ -57,6 +57,8 @@ def test_residual_stream_of_every_layer_is_the_models_own(family):
         ("glm4", {"attention_post_norm": None}),
         ("glm4", {"mlp_post_norm": None}),
         ("phi", {"parallel_residual": False}),
+        ("gemma", {"norm_weight": "late"}),
+        ("starcoder2", {"window": None}),
         ("olmo3", {"window": None}),
         ("olmo3", {"attention_post_norm": None}),
         ("qwen2_moe", {"shared_expert": None}),

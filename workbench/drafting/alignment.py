@@ -6,11 +6,16 @@ again is settled and kept; only the tail after it is decoded and encoded anew wh
 
 from __future__ import annotations
 
+import itertools
+import re
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 # What a byte that is not yet a whole character decodes to.
 _BROKEN = "\ufffd"
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
+_BYTES: weakref.WeakKeyDictionary[Any, dict[int, int]] = weakref.WeakKeyDictionary()
 
 
 class Alignment:
@@ -72,7 +77,7 @@ class Alignment:
         if not whole:
             return []
         tokens, ends = self._continued(whole)
-        lengths = [len(piece) for piece in pieces]
+        lengths = [len(piece.rstrip(_BROKEN)) for piece in pieces]
         return [
             (token, 1 + next((place for place, length in enumerate(lengths) if length >= end), len(lengths) - 1))
             for token, end in zip(tokens, ends)
@@ -98,7 +103,9 @@ class Alignment:
             head = decode(self._main, self._tail_tokens[:count], before)
             fresh = self._text[len(head) : len(head) + 1].isspace() and not head[-1:].isspace()
             if fresh and self._text.startswith(head) and len(head) in ends:
-                self._held = self._held + encoded[: ends.index(len(head)) + 1]
+                # Of the tokens of one character all end where it ends.
+                last = max(place for place, end in enumerate(ends) if end == len(head))
+                self._held = self._held + encoded[: last + 1]
                 self.settled += count
                 self._tail_tokens = self._tail_tokens[count:]
                 self._text = self._text[len(head) :]
@@ -107,7 +114,41 @@ class Alignment:
 
 def decode(tokenizer: Any, tokens: Sequence[int], before: Sequence[int] = ()) -> str:
     """Text of tokens that stand after others, with the space that some tokenizers drop at a beginning; special tokens
-    have none."""
+    have none.
+
+    Tokens that are single bytes (``<0xE4>``) are read as the bytes they are, so that a character is there as soon as
+    its last byte is. Tokenizers themselves give up a whole run of them for one byte that is out of place, and the text
+    before a token would change with what comes after it.
+    """
+    values = byte_values(tokenizer)
+    if not values:
+        return _decoded(tokenizer, tokens, before)
+    text, last = [], list(before)
+    for single, group in itertools.groupby(tokens, values.__contains__):
+        run = list(group)
+        text.append(
+            bytes(values[token] for token in run).decode("utf-8", "replace")
+            if single
+            else _decoded(tokenizer, run, last)
+        )
+        last = run[-1:]
+    return "".join(text)
+
+
+def byte_values(tokenizer: Any) -> dict[int, int]:
+    """Tokens that stand for one byte each, where the tokenizer falls back to bytes; else none."""
+    known = _BYTES.get(tokenizer)
+    if known is None:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        known = {}
+        if backend is not None and "ByteFallback" in repr(backend.decoder):
+            found = ((token, _BYTE.fullmatch(text)) for text, token in tokenizer.get_vocab().items())
+            known = {token: int(match[1], 16) for token, match in found if match}
+        _BYTES[tokenizer] = known
+    return known
+
+
+def _decoded(tokenizer: Any, tokens: Sequence[int], before: Sequence[int]) -> str:
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     head = tokenizer.decode(list(before), **options) if before else ""
     return tokenizer.decode([*before, *tokens], **options)[len(head) :]

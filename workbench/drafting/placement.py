@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.errors import SettingError
 from workbench.models import Model
+from workbench.models.device import device_named
 from workbench.models.multiply import Multiply
 
 
-def placed(model: Model, device: str | None = None) -> Model:
+def placed(model: Model, device: str | torch.device | None = None) -> Model:
     """A model that may run beside others: it shares no state that a forward changes.
 
     Parameters
     ----------
     model : Model
-    device : str, optional
+    device : str or torch.device, optional
         Where it is to run; weights are copied if that is elsewhere, and shared otherwise.
 
     Raises
@@ -28,7 +28,7 @@ def placed(model: Model, device: str | None = None) -> Model:
     SettingError
         If there is no such device.
     """
-    target = model.device if device is None else _device(device)
+    target = model.device if device is None else device_named(device, real=False)
     anatomy = copy.copy(model.anatomy)
     anatomy._ropes = {}
     if target == model.device:
@@ -42,15 +42,6 @@ def placed(model: Model, device: str | None = None) -> Model:
     for block in anatomy.blocks:
         block.multiply = anatomy.multiply
     return replace(model, anatomy=anatomy, draft_vocabulary=_moved(model.draft_vocabulary, target))
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        # Only the device itself knows whether it is there, and which one "cuda" means.
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise SettingError(f"there is no device {name!r} here: {str(error).splitlines()[0]}") from error
 
 
 def _moved(value: Any, device: torch.device) -> Any:

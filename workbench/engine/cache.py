@@ -200,6 +200,9 @@ class KeyValueCache:
         self.length = self.read_as = 0
         self.peak_bytes = 0
 
+    def __repr__(self) -> str:
+        return f"<KeyValueCache of {len(self.layers)} layers after {self.length:,} tokens: {self.bytes:,} bytes>"
+
     def copy(self, reserve: int) -> KeyValueCache:
         """A cache of the same text that shares no memory with this one, with room for ``reserve`` more tokens."""
         made = KeyValueCache(0, reserve)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from workbench.engine.arguments import tokens_of, whole
 from workbench.engine.decoder import Cancelled
 from workbench.engine.loop import Loop
 from workbench.engine.options import Options, check_context
@@ -17,7 +18,7 @@ from workbench.engine.rotation import room
 from workbench.engine.sampling import Chance, Sampler, entropy
 from workbench.engine.session import Generation, State
 from workbench.engine.slots import Run, TechniqueLike
-from workbench.errors import PromptError, SettingError
+from workbench.errors import PromptError
 from workbench.models import Model
 from workbench.models.stop_text import stop_texts
 
@@ -109,25 +110,26 @@ def generate(
         In the middle; steps already yielded stay valid and the model is as it was.
     """
     tokens = whole_text(model, prompt, past)
-    if max_new_tokens < 1:
-        raise PromptError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
+    max_new_tokens = whole("max_new_tokens", max_new_tokens, 1, error=PromptError)
     room = model.anatomy.positions - len(tokens)
     if max_new_tokens > room + 1:
         raise PromptError(
             f"{len(tokens):,} prompt tokens and {max_new_tokens:,} new ones exceed the {model.anatomy.positions:,} "
             f"positions of {model.name}: ask for at most {room + 1:,} new tokens or shorten the prompt"
         )
+    min_new_tokens = whole("min_new_tokens", min_new_tokens, least=-(2**63), error=PromptError)
     if not 0 <= min_new_tokens <= max_new_tokens:
         raise PromptError(f"min_new_tokens must lie in 0 … max_new_tokens ({max_new_tokens}), not {min_new_tokens}")
-    if logprobs < 0:
-        raise SettingError(f"logprobs must be 0 (none) or more, not {logprobs}")
+    logprobs = whole("logprobs", logprobs, note=" (none)")
+    if prefill_chunk is not None:
+        prefill_chunk = whole("prefill_chunk", prefill_chunk, 1)
     if past is not None:
         past.check_switch(model, len(tokens), max_new_tokens)
     if context_tokens is not None and past is not None:
         raise PromptError("context_tokens does not go with past: what the state holds is the context")
     check_context(context_tokens, len(tokens))
     options = Options(
-        stop_tokens=tuple(model.stop_tokens if stop_tokens is None else stop_tokens),
+        stop_tokens=model.stop_tokens if stop_tokens is None else tokens_of("stop_tokens", stop_tokens),
         stoppers=stop_texts(model, stop_text, tokens[-1]),
         min_new_tokens=min_new_tokens,
         context_tokens=context_tokens,
@@ -240,5 +242,6 @@ def _forced(loop: Loop, continuation: list[int], cancel: threading.Event | None)
                     fed = list(run.prompt) + continuation
                     texts = [fed[: len(text) + row] for row in range(len(logits))]
                     logits = torch.stack([loop.adjusted(*each) for each in zip(texts, logits.float())])
+                    loop.check_adjusted(logits)
             text += continuation[done : done + len(logits)]
             yield logits

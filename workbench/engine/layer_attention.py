@@ -63,12 +63,10 @@ class LayerAttention:
             return chosen or (attend(query, layer.keys, layer.values, mask, block.scoring), keys_read)
         if self._compiled:
             return self._one_way(block, query, layer, positions, tree, masks)
-        if not block.scoring.plain:
-            # Neither torch's fused attention nor the verification kernel knows soft caps and sinks.
-            mask, keys_read = self._mask(block, query, layer, positions, tree, masks)
-            return attend(query, layer.keys, layer.values, mask, block.scoring), keys_read
+        # Neither torch's fused attention nor the verification kernel knows soft caps and sinks.
+        plain = block.scoring.plain
         count, held, keys, values = query.shape[2], layer.length, layer.keys, layer.values
-        if 1 < count == held and tree is None and block.window is None:
+        if plain and 1 < count == held and tree is None and block.window is None:
             scale = block.scale
             out = F.scaled_dot_product_attention(query, keys, values, is_causal=True, scale=scale, enable_gqa=True)
             return out, chain_keys(count, held, None)
@@ -77,7 +75,7 @@ class LayerAttention:
             # One token reads the newest keys of its window, and all of them.
             held, uncut = block.window, True
             keys, values = keys[:, :, -held:], values[:, :, -held:]
-        if 1 < count <= _MOST_VERIFIED and count < held and uncut:
+        if plain and 1 < count <= _MOST_VERIFIED and count < held and uncut:
             if "drafted" not in masks:
                 own = query.new_ones(count, count, dtype=torch.bool).tril() if tree is None else tree
                 masks["drafted"] = TreeVerification(own), float(own.sum()) / count

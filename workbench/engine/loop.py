@@ -19,7 +19,7 @@ from workbench.engine.logprobs import top_logprobs
 from workbench.engine.options import Options
 from workbench.engine.recipe import Recipe
 from workbench.engine.rotation import outgrown, room
-from workbench.engine.sampling import check_any_left, check_finite, entropy
+from workbench.engine.sampling import check_adjusted, check_any_left, check_finite, entropy
 from workbench.engine.session import State, key_of
 from workbench.engine.slots import Run
 from workbench.engine.step import Step
@@ -146,7 +146,7 @@ class Loop:
         if self.logits:
             texts = [text + draft.path_to(row - 1) for row in range(len(logits))]
             logits = torch.stack([self.adjusted(*each) for each in zip(texts, logits.float())])
-            check_any_left(logits[0])
+            self.check_adjusted(logits)
         accepting = time.perf_counter()
         path, token = self._accept(text, draft, logits)
         if draft.following is not None:
@@ -223,6 +223,16 @@ class Loop:
         for policy in self.logits:
             logits = policy.adjust(text, logits)
         return logits
+
+    def check_adjusted(self, logits: Tensor) -> None:
+        """Refuse what the ``logits`` policies left [rows, vocabulary], where no token can be chosen from it.
+
+        Raises
+        ------
+        NumericalError
+        """
+        check_adjusted(logits, self.recipe.names("logits"))
+        check_any_left(logits[0])
 
     def _propose(self, text: list[int], decoder: Decoder) -> tuple[Draft, float]:
         if self.drafter is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from workbench.engine.arguments import whole
 from workbench.engine.slots import LogitsPolicy, StopPolicy
 from workbench.errors import PromptError, SettingError
 
@@ -81,6 +82,8 @@ def check_context(context_tokens: int | None, prompt_tokens: int) -> None:
     ------
     PromptError
     """
+    if context_tokens is not None:
+        context_tokens = whole("context_tokens", context_tokens, least=-(2**63), error=PromptError)
     if context_tokens is not None and not 1 <= context_tokens < prompt_tokens:
         allowed = f"1 … {prompt_tokens - 1}" if prompt_tokens > 1 else "a longer prompt: this one has no two parts"
         raise PromptError(

@@ -37,6 +37,9 @@ class Recipe:
                     )
                 owners[slot] = technique
 
+    def __repr__(self) -> str:
+        return f"<Recipe: {' + '.join(map(repr, self.techniques)) or 'the model alone'}>"
+
     @property
     def stepwise(self) -> bool:
         """Whether anything acts between tokens, so that tokens must be fed one by one to be faithful."""
@@ -46,6 +49,10 @@ class Recipe:
     def slack(self) -> int:
         """Cache entries to reserve for rejected drafts."""
         return _DRAFT_SLACK if any("draft" in technique.slots for technique in self.techniques) else 0
+
+    def names(self, slot: str) -> str:
+        """Names of the techniques of a slot, for a message."""
+        return " and ".join(_name(each) for each in self.techniques if slot in each.slots) or f"the slot {slot}"
 
     def without(self, *slots: str) -> Recipe:
         """The recipe less the techniques that claim nothing but these slots."""

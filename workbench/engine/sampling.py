@@ -7,19 +7,23 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from workbench.engine.arguments import MOST_SEED, real, seed_of, whole
 from workbench.errors import NumericalError, SettingError
+
+COLDEST = 1e-6
+"""Least temperature above 0: logits over a smaller one leave float32."""
 
 
 class Chance:
     """The one source of chance of a run: seeded, and replaceable by a test that walks through every outcome."""
 
     def __init__(self, seed: int = 0) -> None:
-        self._seed = seed
-        self._generator = torch.Generator().manual_seed(seed)
+        self._seed = seed_of(seed)
+        self._generator = torch.Generator().manual_seed(self._seed)
 
     def fork(self, number: int) -> Chance:
         """A source of its own, for one who draws beside the run; the same ``number`` gives the same one."""
-        return Chance(self._seed + number)
+        return Chance((self._seed + number) % (MOST_SEED + 1))
 
     def flip(self, probability: float) -> bool:
         """True with ``probability``."""
@@ -42,7 +46,7 @@ class Sampler:
     Parameters
     ----------
     temperature : float
-        0 is greedy.
+        0 is greedy; else at least :data:`COLDEST`.
     top_p : float
         Smallest set of tokens whose probability reaches it; 1 keeps all. Holtzman et al., 2019, arXiv 1904.09751.
     top_k : int
@@ -61,12 +65,14 @@ class Sampler:
     chance: Chance = field(default_factory=Chance)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature <= 100:
+        temperature = real("temperature", self.temperature)
+        if not 0 <= temperature <= 100:
             raise SettingError(f"temperature must lie in 0 … 100, not {self.temperature}")
-        if not 0 < self.top_p <= 1:
+        if 0 < temperature < COLDEST:
+            raise SettingError(f"temperature must be 0 (greedy) or at least {COLDEST}, not {self.temperature}")
+        if not 0 < real("top_p", self.top_p) <= 1:
             raise SettingError(f"top_p must lie in (0, 1], not {self.top_p}")
-        if self.top_k < 0:
-            raise SettingError(f"top_k must be 0 (all tokens) or more, not {self.top_k}")
+        whole("top_k", self.top_k, note=" (all tokens)")
 
     @property
     def greedy(self) -> bool:
@@ -97,6 +103,15 @@ def check_finite(logits: Tensor, where: str) -> None:
     if not bool(torch.isfinite(logits.amax())):
         raise NumericalError(
             f"{where} gave NaN or infinite logits: use float32 or bfloat16 instead of float16, or check the weights"
+        )
+
+
+def check_adjusted(logits: Tensor, techniques: str) -> None:
+    """Raise NumericalError if what the named techniques made of the logits has NaN or positive infinity in it."""
+    worst = logits.amax()
+    if bool(torch.isnan(worst) | (worst == float("inf"))):
+        raise NumericalError(
+            f"{techniques} made NaN or infinite logits of finite ones: leave it out, or take other settings for it"
         )
 
 

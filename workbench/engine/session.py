@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ModelKey = tuple[str, str, str, str]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class State:
     """A text and what a model remembers of it, evicted keys gone.
 
@@ -42,6 +42,9 @@ class State:
     caches: dict[ModelKey, KeyValueCache]
     model: ModelKey
     recipes: tuple[tuple[str, ...], ...]
+
+    def __repr__(self) -> str:
+        return f"<State of {self.model[0]}: {len(self.tokens):,} tokens, {self.bytes:,} bytes of caches>"
 
     @property
     def cached(self) -> int:
@@ -121,6 +124,11 @@ class Generation(Iterator[Step]):
         except BaseException:
             self._over = self._failed = True
             raise
+
+    def __repr__(self) -> str:
+        loop, state = self._loop, "failed" if self._failed else "over" if self._over else "not over"
+        name, prompt = loop.run.model.name, len(loop.run.prompt)
+        return f"<Generation on {name}, {state}: {len(loop.output):,} tokens after {prompt:,}; {loop.recipe!r}>"
 
     def close(self) -> None:
         """End the run where it is."""

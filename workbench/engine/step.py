@@ -9,7 +9,7 @@ from torch import Tensor
 from workbench.engine.logprobs import TokenLogprobs
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Step:
     """Facts of one turn: the prefill of the prompt, or one decode step.
 
@@ -75,3 +75,10 @@ class Step:
     nodes: tuple[tuple[int, int, bool, float | None], ...] = ()
     logprobs: tuple[TokenLogprobs, ...] | None = None
     logits: Tensor | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        drafted = f", {self.accepted} of {self.drafted} drafted ones accepted" if self.drafted else ""
+        return (
+            f"<Step {self.index}, {self.phase}: tokens {self.tokens}{drafted}; {len(self.layers)} layers, "
+            f"{1e3 * self.seconds:.3g} ms on {self.model}>"
+        )

@@ -64,6 +64,10 @@ class VerifyCost:
         # A cheap large pass says that a smaller one need not cost more.
         self._seconds = np.minimum.accumulate(np.asarray(seconds, dtype=float)[::-1])[::-1]
 
+    def __repr__(self) -> str:
+        most = int(self._rows[-1])
+        return f"<VerifyCost: {1e3 * self(1):.3g} ms for a token, {self.ratio(most):.3g} times as much for {most}>"
+
     def __call__(self, rows: int) -> float:
         """Seconds of a forward of ``rows`` tokens; beyond the last known number in proportion."""
         if rows > self._rows[-1]:

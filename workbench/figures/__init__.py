@@ -4,6 +4,7 @@ An import line here is all the registration there is; a report shows the figures
 """
 # ruff: noqa: I001
 
+from workbench.figures._comparison import comparison_html
 from workbench.figures._figure import FIGURES, figure
 from workbench.figures._html import fragment, save_html
 from workbench.figures._notebook import show
@@ -35,6 +36,7 @@ __all__ = [
     "attention_distance",
     "attention_map",
     "attention_sparsity",
+    "comparison_html",
     "compatibility",
     "compute_strip",
     "cost_breakdown",

@@ -15,9 +15,10 @@ import xarray as xr
 from workbench.errors import TraceError
 from workbench.figures import _html
 from workbench.figures._answers import LEVELS, answers, prompt_text
+from workbench.figures._comparison import comparison, said
 from workbench.figures._figure import FIGURES, Figure, tree_of
 from workbench.figures._runs import index_of, labels, runs
-from workbench.figures._table import STYLE, alike, table_html, value_of
+from workbench.figures._table import STYLE, table_html
 from workbench.figures._text import visible
 from workbench.trace import words
 
@@ -41,16 +42,6 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.6 "DejaVu San
         for level in range(1, LEVELS + 1)
     )
 )
-
-_FIRST = (
-    "run", "equal to baseline [share]", "new tokens", "measured tokens/s", "measured speed-up",
-    "measured on [prompts]", "measured time to first token [ms]", "mean accepted tokens", "layers/token",
-    "cache", "peak cache [MB]", "KL [nats]", "top-1 agreement", "ROUGE-L", "task score",
-)  # fmt: skip
-
-
-# Columns that say the same of every run in most studies: said once, they leave room for others.
-_OFTEN_ALIKE = ("measured on [prompts]", "cache")
 
 
 def report(
@@ -109,7 +100,7 @@ def report(
     specs = {name: _html.specification(chart) for name, chart in charts.items()}
     body = [f"<main>\n<h1>{html.escape(title)}</h1>", _facts(tree)]
     if table is not None:
-        body += ["<h2>Comparison</h2>", *_comparison(table), _remarks(remarks), _more(more_tables or {})]
+        body += ["<h2>Comparison</h2>", *comparison(table), said(remarks), _more(more_tables or {})]
     placed = {}
     body += ["<h2>Figures</h2>"] if specs else []
     for number, (name, spec) in enumerate(specs.items()):
@@ -169,29 +160,6 @@ def _facts(tree: xr.DataTree) -> str:
     facts = (f"{'cache' if name == 'question' else name}: {html.escape(str(attrs[name]))}" for name in named)
     partial = "<p><strong>Partial: it was stopped before its end.</strong></p>" if attrs.get("partial") else ""
     return f"<p>{' · '.join(facts)}</p>{partial}"
-
-
-def _comparison(table: pd.DataFrame) -> list[str]:
-    """What most readers want to know first, and everything else one click away."""
-    known = {name for name in table.columns if any(value_of(value) not in ("", "-") for value in table[name])}
-    same = alike(table, _OFTEN_ALIKE)
-    first = [name for name in _FIRST if name in known and name not in same]
-    if len(first) < 2 or len(first) == table.shape[1]:
-        return [table_html(table, "Each run beside the baseline.")]
-    whole = table_html(table, "Everything that was measured, counted and modelled.")
-    for_all = "; ".join(f"{html.escape(name)}: {said}" for name, said in same.items() if name in known)
-    return [
-        table_html(table[first], "Each run beside the baseline."),
-        f"<p>The same for every run: {for_all}.</p>" * bool(for_all),
-        "<p>Speed is decoding, after the first token. Mean accepted tokens are tokens for each decode step, the "
-        "model's own included.</p>",
-        f"<details><summary>All columns</summary>{whole}</details>",
-    ]
-
-
-def _remarks(remarks: Sequence[str]) -> str:
-    items = "".join(f"<li>{html.escape(visible(remark, spaces=False))}</li>" for remark in remarks)
-    return f"<ul>{items}</ul>" if items else ""
 
 
 def _more(tables: Mapping[str, pd.DataFrame]) -> str:

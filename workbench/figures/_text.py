@@ -116,7 +116,10 @@ class Texts(dict[int, str]):
     def named(self, tokens: xr.Dataset) -> list[str]:
         """Names of the tokens of a text: each by itself, but for one that completes a character, which it then is."""
         alone = [self[int(number)] for number in tokens["id"].values if number >= 0]
-        return [own if word == NOTHING or own.endswith(word) else word for own, word in zip(alone, self.added(tokens))]
+        return [
+            own if added == NOTHING or own.startswith(added) or own.endswith(added) else added
+            for own, added in zip(alone, self.added(tokens))
+        ]
 
 
 def heading(text: str, *notes: str, width: int = 108) -> alt.TitleParams:

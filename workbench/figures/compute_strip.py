@@ -12,7 +12,7 @@ from workbench.errors import TraceError
 from workbench.figures._figure import ROWS, figure
 from workbench.figures._reduce import frame
 from workbench.figures._runs import each_token, group, index_of, labels
-from workbench.figures._text import NOTHING, Texts, columns, flow, heading, shorten
+from workbench.figures._text import Texts, columns, flow, heading, shorten
 from workbench.figures._theme import BRIGHT, CATEGORIES, LETTERS, MONOSPACE, SEQUENTIAL
 
 COSTS = {
@@ -110,13 +110,12 @@ def _cells(texts: Texts, text: xr.Dataset, steps: xr.Dataset, each: np.ndarray) 
     made, ids = text["step"].values, text["id"].values
     added = texts.added(text)
     words = [shorten(word, 20) for word in added]
-    said = [texts.short(number) if word == NOTHING else word for number, word in zip(ids, words)]
     widths = [columns(word) + 0.6 for word in words]
     start, row = flow(widths, made, [word.endswith("⏎") for word in added], WIDTH)
     place = {"start": start, "end": start + widths, "middle": start + np.divide(widths, 2), "row": row}
     facts = {name: steps[name].values[made] for name in HOVER if name in steps}
     facts |= {"step_ms": steps["seconds"].values[made] * 1e3, "draft": text["accepted_draft"].values}
-    facts["said"] = said
+    facts["said"] = [shorten(name, 24) for name in texts.named(text)]
     return frame({"token": words, "position": np.arange(len(ids)), "step": made, "cost": each[made], **place, **facts})
 
 

@@ -13,7 +13,7 @@ from workbench.models.fingerprint import stamps
 from workbench.models.fitted import fitted
 from workbench.models.load import Model, load
 
-_CUT = re.compile(r"/(\d+|\d*\.\d+)", re.ASCII)
+_CUT = re.compile(r"/(\d{1,9}|\d{0,9}\.\d{1,9})", re.ASCII)
 
 
 def is_cut(name: str) -> bool:

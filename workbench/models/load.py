@@ -17,10 +17,12 @@ from workbench.errors import PromptError, SettingError
 from workbench.models import bundled, safety
 from workbench.models.anatomy import Anatomy
 from workbench.models.detokenise import Detokeniser, label, pieces
+from workbench.models.device import device_named
 from workbench.models.families import FAMILIES
 from workbench.models.generation_settings import asked_for
 from workbench.models.proof import prove, untouched
 from workbench.models.reading import read, readable
+from workbench.shown import facts_html
 from workbench.tokenizing import prompt_ids, token_ids, write_chat
 from workbench_kernels import arithmetic
 
@@ -28,7 +30,7 @@ _log = logging.getLogger("workbench")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Model:
     """A loaded model: weights, tokenizer, and the anatomy that every step goes through.
 
@@ -56,6 +58,28 @@ class Model:
     proof: dict[str, float] = field(default_factory=dict)
     draft_vocabulary: Tensor | None = None
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Model {self.name}: {', '.join(str(value) for value in list(self._facts().values())[:4])}>"
+
+    def _repr_html_(self) -> str:
+        return facts_html(f"Model {self.name}", self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        """What it is in short; the first four are enough for one line."""
+        tokenizer = type(self.tokenizer).__name__ if self.tokenizer is not None else "none: prompts are token ids"
+        return {
+            "class": type(self.hf).__name__,
+            "layers": f"{self.layers} layers",
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "revision": self.revision,
+            "vocabulary": self.anatomy.vocabulary,
+            "positions": self.anatomy.positions,
+            "tokenizer": tokenizer,
+            "arithmetic": self.arithmetic,
+            "proof": ", ".join(f"{name.replace('_', ' ')} {value:.2g}" for name, value in self.proof.items()),
+        }
 
     @property
     def dtype(self) -> torch.dtype:
@@ -205,7 +229,7 @@ def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = N
         If the model cannot be found or read; its subclasses tell unsafe, unsupported and corrupt files apart.
     """
     dtype = dtype_named(dtype)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = str(device_named(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     cut = re.fullmatch(r"([\w.-]+)/(\d+)", name)
     if cut and cut[1] in bundled.BUNDLED:
         return load(cut[1], dtype, device, revision).shallow(int(cut[2]))

@@ -29,6 +29,7 @@ _YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_po
 _SPECIAL: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 256, "n_inner": 48},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    "gemma": {"head_dim": 16},
     "gemma2": {
         "head_dim": 16,
         "sliding_window": 8,
@@ -42,6 +43,8 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 16},
     "phi": {"partial_rotary_factor": 0.5},
     "phi3": {"sliding_window": 14, "partial_rotary_factor": 0.5},
+    "stablelm": {"use_qkv_bias": True, "partial_rotary_factor": 0.5},
+    "starcoder2": {"sliding_window": 14},
     "smollm3": {"no_rope_layer_interval": 3},
     "granite": {
         "embedding_multiplier": 3.0,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.cost.hardware import Hardware, hardware_table
+from workbench.engine.arguments import tokens_of
 from workbench.errors import WorkbenchError
 from workbench.models import Model, fingerprint
 from workbench.studies.cases import Case, cases
@@ -103,7 +104,7 @@ def compare(
         "top_p": top_p,
         "top_k": top_k,
         "seed": seed,
-        "stop_tokens": None if stop_tokens is None else list(stop_tokens),
+        "stop_tokens": None if stop_tokens is None else list(tokens_of("stop_tokens", stop_tokens)),
         "prefill_chunk": prefill_chunk,
         "compiled": compiled,
         "stop_text": [stop_text] if isinstance(stop_text, str) else list(stop_text),

@@ -8,6 +8,7 @@ from typing import Any
 
 from workbench.cost.hardware import NAMES, Hardware
 from workbench.engine import Chance, Run, Sampler
+from workbench.engine.arguments import whole
 from workbench.engine.recipe import Recipe
 from workbench.errors import PromptError, SettingError
 from workbench.models import Model
@@ -97,13 +98,10 @@ def validate(plan: Plan, hardware: Sequence[str | Hardware] | None) -> None:
     ------
     PromptError, SettingError, IncompatibleTechniques
     """
-    if plan.repeats < 1:
-        raise SettingError(f"repeats must be at least 1, not {plan.repeats}")
-    most = plan.options["max_new_tokens"]
-    if most < 1:
-        raise PromptError(f"max_new_tokens must be at least 1, not {most}")
-    if plan.options["prefill_chunk"] is not None and plan.options["prefill_chunk"] < 1:
-        raise SettingError(f"prefill_chunk must be at least 1, not {plan.options['prefill_chunk']}")
+    whole("repeats", plan.repeats, 1)
+    most = whole("max_new_tokens", plan.options["max_new_tokens"], 1, error=PromptError)
+    if plan.options["prefill_chunk"] is not None:
+        whole("prefill_chunk", plan.options["prefill_chunk"], 1)
     for each in hardware or ():
         if not isinstance(each, Hardware) and each not in NAMES:
             raise SettingError(f"there is no hardware named {each!r}; known: {', '.join(NAMES)}")
@@ -114,7 +112,7 @@ def validate(plan: Plan, hardware: Sequence[str | Hardware] | None) -> None:
                 f"prompt {case.id}: {len(case.tokens):,} tokens and {most:,} new ones exceed the {positions:,} "
                 f"positions of {plan.model.name}: shorten it or ask for fewer"
             )
-    least = plan.options["min_new_tokens"]
+    least = whole("min_new_tokens", plan.options["min_new_tokens"], least=-(2**63), error=PromptError)
     if not 0 <= least <= most:
         raise PromptError(f"min_new_tokens must lie in 0 … max_new_tokens ({most}), not {least}")
     stop_texts(plan.model, plan.options["stop_text"], 0)

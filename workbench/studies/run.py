@@ -19,6 +19,7 @@ from workbench.engine.generate import generate, whole_text
 from workbench.engine.step import Step
 from workbench.models import Model
 from workbench.settings import spell
+from workbench.shown import facts_html
 from workbench.studies.contents import contents
 from workbench.studies.facts import drafted, drafts_dataset, layers_dataset, steps_dataset, text_dataset
 from workbench.tasks import question_view
@@ -29,7 +30,7 @@ clock = time.perf_counter
 _DECIDES_NOTHING = ("seed", "cancel", "logprobs", "logits")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RunResult:
     """What one generation did and how long it took.
 
@@ -55,6 +56,27 @@ class RunResult:
     seconds: float
     time_to_first_token: float
     cancelled: bool = False
+
+    def __repr__(self) -> str:
+        facts = self._facts()
+        state = ", cancelled" if self.cancelled else ""
+        return f"<RunResult of {facts['recipe']} on {self.model.name}: {facts['output']} in {facts['time']}{state}>"
+
+    def _repr_html_(self) -> str:
+        said = {**self._facts(), "cancelled": "yes: the text is a beginning"} if self.cancelled else self._facts()
+        return facts_html(f"Run on {self.model.name}", {**said, "text": self.text})
+
+    def _facts(self) -> dict[str, Any]:
+        steps, speed = len(self.steps), self.tokens_per_second
+        measured = f"{self.seconds:.3g} s" + (
+            f" ({speed:,.1f} tokens/s after the first, measured)" if speed > 0 else ""
+        )
+        return {
+            "recipe": " + ".join(each["spec"] for each in self.recipe["techniques"]) or "the model alone",
+            "prompt": f"{len(self.prompt):,} tokens",
+            "output": f"{len(self.tokens):,} tokens in {steps:,} step{'s' * (steps != 1)}",
+            "time": measured,
+        }
 
     @property
     def tokens(self) -> list[int]:

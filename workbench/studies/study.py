@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Sequence
 from functools import cached_property
@@ -212,8 +211,9 @@ class Study:
         )
 
     def _repr_html_(self) -> str:
-        said = "".join(f"<p>{html.escape(remark)}</p>" for remark in self.remarks)
-        return f"<p>{html.escape(repr(self)[1:-1])}</p>{self.table(text=True).to_html(escape=True, na_rep='')}{said}"
+        from workbench.figures import comparison_html
+
+        return comparison_html(self.table(text=True), repr(self)[1:-1], self.remarks)
 
     def _summaries(self, prompts: list[int] | None = None) -> list[dict[str, Any]]:
         view = _view(self.prompts if prompts is None else [self.prompts[place] for place in prompts])

@@ -62,7 +62,7 @@ class LogitsProcessors(Technique):
         Sequences of ids that never come: ``5-17/9`` is two of them.
     """
 
-    repetition_penalty: Annotated[float, Field(gt=0, le=10, description="divides logits of tokens in the text")] = 1.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10, description="divides logits of known tokens")] = 1.0
     no_repeat_ngram: Annotated[int, Field(ge=0, le=64, description="n-grams of that length come only once")] = 0
     min_p: Annotated[float, Field(ge=0, le=1, description="least share of the best token's probability")] = 0.0
     epsilon_cutoff: Annotated[float, Field(ge=0, lt=1, description="least probability of a token")] = 0.0

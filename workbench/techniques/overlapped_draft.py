@@ -36,6 +36,7 @@ from workbench.drafting.overlap import Ahead
 from workbench.drafting.placement import placed
 from workbench.engine import Draft, Lookahead, Run, Verification
 from workbench.errors import SettingError
+from workbench.models.device import device_named
 from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
 
@@ -84,7 +85,7 @@ class OverlappedDraft(Technique):
     paper = "Liu et al., PEARL: Parallel Speculative Decoding with Adaptive Draft Length, 2024, arXiv 2408.11850"
 
     def start(self, run: Run) -> _Overlapped:
-        model = placed(drafter_model(run.model, self.model), self.device or None)
+        model = placed(drafter_model(run.model, self.model), device_named(self.device) if self.device else None)
         if model.anatomy.positions < len(run.prompt) + run.max_new_tokens - 1:
             raise SettingError(f"{model.name} knows {model.anatomy.positions:,} positions, too few for this run")
         drafter = ModelDrafter(model, run.max_new_tokens + 2 * self.draft + 2)

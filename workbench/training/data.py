@@ -51,7 +51,7 @@ class DataSettings:
     seed: int = 0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class TrainingData:
     """Texts, which of their tokens the model wrote, and which texts are held out.
 
@@ -71,6 +71,12 @@ class TrainingData:
     lengths: Tensor
     held_out: Tensor
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        held = int(self.held_out.sum())
+        return (
+            f"<TrainingData: {len(self.tokens):,} texts, {held:,} of them held out, {int(self.lengths.sum()):,} tokens>"
+        )
 
     def part(self, held_out: bool) -> TrainingData:
         """The texts that are held out, or those that are not."""

@@ -1,0 +1,36 @@
+"""Devices by name."""
+
+from __future__ import annotations
+
+import torch
+
+from workbench.errors import SettingError
+
+
+def device_named(name: str | torch.device, real: bool = True) -> torch.device:
+    """The device of a name, as only the machine itself knows whether it is there, and which one "cuda" means.
+
+    Parameters
+    ----------
+    name : str or torch.device
+    real : bool
+        Whether it must be one that holds numbers, as "meta" does not.
+
+    Raises
+    ------
+    SettingError
+        If there is none.
+    """
+    try:
+        device = torch.empty(0, device=torch.device(name)).device
+    except (RuntimeError, AssertionError, TypeError):
+        device = None
+    if device is None or (real and device.type == "meta"):
+        raise SettingError(f"there is no device {str(name)!r:.80} here; there is: {', '.join(devices())}")
+    return device
+
+
+def devices() -> list[str]:
+    """Names of the devices of this machine."""
+    found = ["cpu", *(f"cuda:{place}" for place in range(torch.cuda.device_count()))]
+    return found + ["mps"] * torch.backends.mps.is_available()
