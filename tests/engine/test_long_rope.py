@@ -191,6 +191,30 @@ def test_turns_are_the_run_over_the_whole_text(phi, first):
     assert said + written(phi, [], new=NEW - first, past=stream.state) == expected(phi, PROMPT, NEW)
 
 
+class SetAfter:
+    """An event that is set once it was looked at so many times."""
+
+    def __init__(self, times):
+        self._left = times
+
+    def is_set(self):
+        self._left -= 1
+        return self._left < 0
+
+
+@pytest.mark.parametrize("techniques", [[], [PromptLookup()]])
+def test_a_run_that_is_cancelled_while_it_reads_anew_can_go_on(phi, techniques):
+    lengths = set()
+    for times in range(8, 34, 2):
+        options = {"stop_tokens": (), "prefill_chunk": 4, "cancel": SetAfter(times)}
+        stream = generate(phi, prompt_of(46), techniques, NEW, **options)
+        said = tokens_of(stream)
+        lengths.add((len(said), stream.state.cached))
+        assert said + written(phi, [], new=NEW - len(said), past=stream.state) == expected(phi, prompt_of(46), NEW)
+    # Before it, in the midst of it, and after it.
+    assert {(3, 0)} < lengths
+
+
 def test_a_state_with_gaps_does_not_go_over_the_switch(phi):
     stream = generate(phi, PROMPT, [SnapKV(keep=0.4, window=4)], max_new_tokens=4, stop_tokens=())
     list(stream)

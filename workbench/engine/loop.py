@@ -212,7 +212,7 @@ class Loop:
                 return logits
         behind = text[decoder.cache.length : -1]
         if behind:
-            decoder.prefill(behind, chunk, "none", context=0, length=len(text))
+            decoder.prefill(behind, chunk, "none", context=0, length=len(text), cancel=self.cancel)
         if draft is None or not (draft.tokens or draft.ahead):
             return decoder.forward(text[-1:])
         parents = None if draft.parents is None else [-1, *(parent + 1 for parent in draft.parents)]
