@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-import workbench.models.anatomy as module
+import workbench.models.parts as module
 from workbench.errors import UnsupportedModel
 from workbench.models.anatomy import Anatomy
 from workbench.models.load import wrap
