@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.cost.count import BlockCost
 from workbench.engine.attention import ancestors, node_depths
+from workbench.engine.block_cost import block_cost
 from workbench.engine.cache import KeyValueCache, LayerCache
 from workbench.engine.draft import Lookahead
 from workbench.engine.layer_attention import LayerAttention, Masks
@@ -74,7 +74,7 @@ class Decoder:
         self.cache_policy = policies.get("cache")
         self.watch = watch
         self.attend = LayerAttention(self.anatomy.device, self.anatomy.dtype, policies.get("attention"))
-        self._costs = [_block_cost(block) for block in self.anatomy.blocks]
+        self._costs = [block_cost(block) for block in self.anatomy.blocks]
         self._unembedding = self.anatomy.unembedding.numel()
         self.hidden: Tensor | None = None
         self.ahead: Tensor | None = None
@@ -296,16 +296,3 @@ def _parts(tokens: int, context: int, chunk: int | None) -> Iterator[tuple[int, 
     for first, last in ((0, context), (context, tokens)):
         size = chunk or max(1, last - first)
         yield from ((start, min(start + size, last)) for start in range(first, last, size))
-
-
-def _block_cost(block: Block) -> BlockCost:
-    dense = [block.query_key_value, block.attention_output]
-    dense += [block.up, block.down] if block.router is None else []
-    elements = sum(projection.weight.numel() for projection in dense)
-    expert = 0
-    if block.router is not None:
-        elements += block.router.weight.numel()
-        elements += 0 if block.shared is None else block.shared.elements
-        expert = block.router.gate_up[0].numel() + block.router.down[0].numel()
-    weight = block.query_key_value.weight
-    return BlockCost(elements, expert, block.heads, block.kv_heads, block.head_dim, weight.element_size())
