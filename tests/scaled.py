@@ -15,7 +15,7 @@ OLD = 32
 """Positions before scaling; of long-rope 48, as in its cases."""
 SWITCH = 48
 
-_HALF = 4  # pairs of a head's dimensions
+_HALF = 4
 SCALINGS = {
     "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": OLD},
     "linear": {"rope_type": "linear", "factor": 2.0},
@@ -35,7 +35,7 @@ SCALINGS = {
 
 
 @functools.cache
-def scaled(kind: str, family: str = "llama", layers: int = 2, positions: int = 0):
+def scaled(kind: str, family: str = "llama", layers: int = 2, positions: int = 0, dtype: torch.dtype = torch.float32):
     """``tiny(family)`` with one kind of scaling: 32 positions before it; of long-rope 256 after it, of llama3 64."""
     from transformers import AutoModelForCausalLM
 
@@ -44,13 +44,13 @@ def scaled(kind: str, family: str = "llama", layers: int = 2, positions: int = 0
     config.max_position_embeddings = positions or {"longrope": 256, "llama3": 64}.get(kind, OLD)
     if kind == "longrope":
         config.original_max_position_embeddings = SWITCH
-    share = (plain.config.rope_parameters or {}).get("partial_rotary_factor", 1.0)
-    share = share if _HALF * share >= 2 else 1.0  # one frequency alone has no spread to scale
+    # Dynamic scaling divides by the rotated dimensions less two.
+    share = max(0.5, (plain.config.rope_parameters or {}).get("partial_rotary_factor", 1.0))
     config.rope_parameters = {"rope_theta": 10_000.0, "partial_rotary_factor": share, **SCALINGS[kind]}
     if kind == "longrope":
         half = int(_HALF * share)
-        config.rope_parameters |= {"short_factor": [1.0] * half, "long_factor": torch.linspace(4, 1, half).tolist()[::-1]}
-    hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+        config.rope_parameters |= {"short_factor": [1.0] * half, "long_factor": torch.linspace(1, 4, half).tolist()}
+    hf = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     hf.load_state_dict(plain.state_dict())
     return wrap(hf, None, f"tiny-{family}-{kind}")
 

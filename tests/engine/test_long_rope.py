@@ -15,12 +15,14 @@ from workbench.registry import TECHNIQUES
 from workbench.techniques import (
     DraftModel,
     EntropyAdaptive,
+    PromptLookup,
     RandomEviction,
     RetrievalCacheDraft,
     SnapKV,
     StreamingLLM,
     TokenSelect,
 )
+from workbench_kernels.arithmetic import compiled
 
 NEW = 40
 PROMPT = prompt_of(40)
@@ -206,14 +208,37 @@ def test_the_middle_tier_retrieves_from_the_cache_that_is(phi):
     # Over everything it retrieves, it is the model itself; but for the step that has just computed its cache anew.
     (anew,) = (step.index for step in steps[1:] if step.forwards > 1)
     assert all(step.accepted == step.drafted for step in steps if step.index != anew)
-    assert steps[-1].drafted and steps[-1].index > anew
+    assert any(step.drafted for step in steps if step.index > anew)
 
 
 @pytest.mark.parametrize(
-    "options", [{"context_tokens": 10}, {"compiled": True}, {"context_tokens": 39, "prefill_chunk": 6}]
+    "options",
+    [
+        {"context_tokens": 10},
+        pytest.param({"compiled": True}, marks=pytest.mark.slow),
+        {"context_tokens": 39, "prefill_chunk": 6},
+    ],
 )
 def test_options_of_a_run_leave_the_text(phi, options):
     assert written(phi, PROMPT, **options) == expected(phi, PROMPT, NEW)
+
+
+@pytest.mark.skipif(not compiled(torch.bfloat16), reason="nothing is compiled here: no such promise is made")
+@pytest.mark.parametrize(
+    ("kind", "family", "length"), [("longrope", "phi3", 40), ("longrope", "llama", 40), ("dynamic", "llama", 25)]
+)
+def test_every_logit_is_bit_for_bit_the_baselines(kind, family, length):
+    model, prompt = scaled(kind, family, dtype=torch.bfloat16), prompt_of(length)
+
+    def logits(techniques=(), **options):
+        steps = generate(model, prompt, list(techniques), 30, stop_tokens=(), logits=True, **options)
+        return torch.cat([step.logits for step in steps])
+
+    plain = logits()
+    for options in ({"prefill_chunk": 7}, {"context_tokens": 13}):
+        assert torch.equal(logits(**options), plain)
+    for technique in (PromptLookup(), DraftModel(model="/2", draft=5), TECHNIQUES["dynamic_tree"].examples()[0]):
+        assert torch.equal(logits([technique]), plain)
 
 
 def test_sampling_draws_the_same_over_the_switch(phi):
