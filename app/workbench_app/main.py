@@ -21,7 +21,7 @@ from workbench_app.plain import caught, note, problem
 from workbench_app.progress import said
 from workbench_app.runs import Stop
 from workbench_app.security import Guard, check_address, check_port, is_loopback, own_folder
-from workbench_app.worker import Worker
+from workbench_app.worker import Worker, process
 
 TITLE = "Dynamic-inference workbench"
 # Jobs wait in the worker's own line, which says how many are before and when it is full; Gradio's has the room for it.
@@ -122,8 +122,10 @@ def served(
     SettingError
         If the address is not this machine's own and there is no password.
     WorkbenchError
-        If the port is taken.
+        If the port is taken, or in the model's own process: a script that serves the page may hold a technique too.
     """
+    if process.inside:
+        raise WorkbenchError("this is the model's own process, which serves no page")
     check_address(host, password)
     check_port(host, port)
     model = str(Path(model).resolve()) if Path(model).exists() else model
