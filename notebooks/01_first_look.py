@@ -9,8 +9,9 @@
 # %% [markdown]
 # # 01 · A first look: where could compute be saved?
 #
-# One forward pass of a small real model, five probes riding on it. Each one answers the same question from another
-# side: *what did this layer, this head, this key really contribute?*
+# One forward pass of a small real model, four probes riding on it. Each one answers the same question from another
+# side: *what did this layer, this head, this key really contribute?* (A fifth, `ExpertCoactivation`, reads the routers
+# of mixture-of-experts models; this model has none.)
 #
 # The model is SmolLM2-135M-Instruct: 30 layers, 9 query heads over 3 key-value heads. It is fetched once and runs on a
 # CPU.
@@ -37,7 +38,7 @@ seen = wb.observe(
     text,
     [
         wb.probes.LogitLens(top_k=5),
-        wb.probes.AttentionSparsity(layer=10, head=0),
+        wb.probes.AttentionSparsity(layer=24, head=0),
         wb.probes.LayerSimilarity(),
         wb.probes.ResidualContribution(positions=8),
     ],
@@ -64,8 +65,12 @@ f"the last layer's token stands from layer {float(settled.mean()):.1f} of {model
 wb.figures.show(wb.figures.attention_sparsity(seen))
 
 # %% [markdown]
-# One head in full. The bright first column is the attention sink: a token that is read because a head has to read
-# *something*.
+# One head in full: the first of layer 24. The bright first column is the attention sink, a token that is read because a
+# head has to read *something*. Not every head is like this one; how much of it stands in the column is a number:
+
+# %%
+weights = seen["probes/attention_sparsity/map"]
+f"{float(weights[1:, 0].mean()):.0%} of what the later queries of this head read is the first token"
 
 # %%
 wb.figures.show(wb.figures.attention_map(seen))

@@ -96,11 +96,14 @@ recipes = {
 study = wb.compare(model, prompts, recipes, max_new_tokens=32, repeats=1, quality=False, hardware=())
 study.table()[["equal to baseline [share]", "mean accepted tokens"]]
 
+# %%
+model.arithmetic
+
 # %% [markdown]
-# Every text is the baseline's, in half precision too, if `model.arithmetic` says *compiled*: then a verified token is
-# computed bit for bit as a decoded one. Where there is no compiler torch computes, a forward of sixteen tokens rounds
-# differently from one of a single token, and in bfloat16 a near tie may fall the other way; in float32 the texts are
-# equal there as well.
+# Every text is the baseline's, in bfloat16 too, if the arithmetic is *compiled*: on a CPU with a C++ compiler a verified
+# token is computed bit for bit as a decoded one. Otherwise (no compiler, `WORKBENCH_COMPILED=0`, float16, a GPU, or
+# `compiled=True`) torch forms the sums: a forward of sixteen tokens rounds differently from one of a single token, and
+# in half precision a near tie may fall the other way; in float32 the texts are equal there as well.
 #
 # *Mean accepted tokens* are tokens for each decode step: the accepted ones and the one that the model adds itself, so that
 # a run without drafts has 1.

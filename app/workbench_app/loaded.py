@@ -67,12 +67,13 @@ class Models:
 
 
 def about(model: Any) -> str:
-    """One line on a loaded model."""
+    """One line on a loaded model, and what its files ask for that a run leaves out."""
     dtype, revision = str(model.dtype).removeprefix("torch."), f", {model.revision}" if model.revision else ""
-    return (
+    line = (
         f"{model.name} is loaded: {model.layers} layers, {model.anatomy.vocabulary:,} tokens in its vocabulary, "
         f"{model.anatomy.positions:,} positions, {dtype} on {model.device}{revision}."
     )
+    return " ".join((line, *model.notes))
 
 
 def bundled_names() -> list[str]:

@@ -21,7 +21,7 @@ from workbench_app.progress import said
 from workbench_app.runs import Stop
 from workbench_app.security import check_address, own_folder
 from workbench_app.serving import serving
-from workbench_app.worker import Worker
+from workbench_app.worker import Worker, process
 
 TITLE = "Dynamic-inference workbench"
 _MOST_SESSIONS = 200
@@ -131,8 +131,10 @@ def served(
     SettingError
         If the address is not this machine's own and there is no password, or an offer is none.
     WorkbenchError
-        If the port is taken.
+        If the port is taken, or in the model's own process: a script that serves the page may hold a technique too.
     """
+    if process.inside:
+        raise WorkbenchError("this is the model's own process, which serves no page")
     check_address(host, password)
     OFFERED.renew(offer)
     model = OFFERED.add(model) if model not in OFFERED.names("model") and Path(model).exists() else model

@@ -28,7 +28,7 @@ from workbench_app.logs import bounded_output
 from workbench_app.security import Guard, is_loopback
 
 MOST_CONNECTIONS = 512
-MOST_CONNECTIONS_OF_ONE = 64
+MOST_CONNECTIONS_OF_ONE = 128
 """Connections of one address that is not this machine's own."""
 HEAD_SECONDS = 15.0
 """Time in which a request must have said what it wants."""
@@ -107,9 +107,17 @@ def serving(
         server.start([listener])
         page.server = server
         try:
-            yield f"http://{'localhost' if host in ('0.0.0.0', '::', '[::]') else host}:{port}/"
+            yield f"http://{_shown(host)}:{port}/"
         finally:
             page.close(verbose=False)
+
+
+def _shown(host: str) -> str:
+    """A host as a browser here can open it."""
+    bare = host.strip("[]")
+    if bare in ("0.0.0.0", "::"):
+        return "localhost"
+    return f"[{bare}]" if ":" in bare else bare
 
 
 def _application(

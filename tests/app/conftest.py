@@ -1,6 +1,7 @@
 """The dashboard, served once for all tests of the page, and a browser that reaches nothing but this machine."""
 
 import asyncio
+import socket
 import time
 
 import page_puppet
@@ -64,6 +65,17 @@ def folder(tmp_path_factory):
     return write
 
 
+@pytest.fixture(scope="session")
+def free_port():
+    """Find a port that nobody uses: Gradio's own search leaves a socket open for each that is taken."""
+
+    def find():
+        with socket.create_server(("127.0.0.1", 0)) as found:
+            return found.getsockname()[1]
+
+    return find
+
+
 @pytest.fixture(scope="module")
 def workers():
     """Every worker that a page in this module was given."""
@@ -71,7 +83,7 @@ def workers():
 
 
 @pytest.fixture(scope="module")
-def address(puppet, bundled, workers):
+def address(puppet, bundled, workers, free_port):
     """The page with the bundled model; ``bundled`` has seen to it that it is there."""
     from workbench_app import main
 
@@ -82,7 +94,7 @@ def address(puppet, bundled, workers):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(main, "Worker", Known)
-        with main.served(port=None) as url:
+        with main.served(free_port()) as url:
             while workers[-1].about("smollm2-135m", "float32") is None:
                 time.sleep(0.1)
             yield url

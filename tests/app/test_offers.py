@@ -114,6 +114,7 @@ def test_a_model_that_is_offered_is_loaded_under_its_name(place, monkeypatch):
     models = loaded.Models()
     model = models.get("small", "float32")
     assert model.name == "small" and model.layers == 4 and models.holds("small", "float32")
+    assert models.get("small/2", "float32").layers == 2
 
 
 def test_an_offer_that_is_none_is_said_at_the_start(tmp_path):

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -61,3 +62,9 @@ def test_the_limits_of_a_prompt_are_said():
     with pytest.raises(PromptError, match="shorten it"):
         loaded.as_prompt("x" * (loaded.MOST_CHARACTERS + 1), False)
     assert loaded.as_prompt("x" * loaded.MOST_CHARACTERS, False).prompt
+
+
+def test_what_a_models_files_ask_for_is_said_where_the_page_names_it():
+    plain = tiny("llama")
+    noted = replace(plain, notes=("generation_config.json asks for more than its stop tokens",))
+    assert loaded.about(noted) == f"{loaded.about(plain)} generation_config.json asks for more than its stop tokens"

@@ -9,7 +9,7 @@ import gradio as gr
 import httpx
 import pytest
 
-from workbench_app import login, serving
+from workbench_app import limits, login, serving
 from workbench_app.limits import MOST_BODY
 from workbench_app.security import own_folder
 from workbench_app.serving import serving as serve
@@ -129,8 +129,45 @@ def test_who_says_nothing_is_let_go(address, monkeypatch):
     assert time.monotonic() - began < 4.5
 
 
+def test_one_address_does_not_take_all_connections(address, monkeypatch):
+    monkeypatch.setattr(serving, "is_loopback", lambda host: False)
+    monkeypatch.setattr(serving, "MOST_CONNECTIONS_OF_ONE", 3)
+    where = httpx.URL(address)
+    opened = [socket.create_connection((where.host, where.port), timeout=5) for _ in range(5)]
+    answers = []
+    for connection in opened:
+        try:
+            connection.sendall(head(address, "GET /robots.txt"))
+            answers.append(connection.recv(65536)[:12])
+        except OSError:
+            answers.append(b"")
+    for connection in opened:
+        connection.close()
+    assert answers == [b"HTTP/1.1 200"] * 3 + [b""] * 2
+
+
+def test_an_address_of_the_newer_kind():
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with own_folder() as files, serve(page(), files, "::1", None, None) as url:
+        assert url.startswith("http://[::1]:") and httpx.get(url).status_code == 200
+
+
+def test_brackets_in_a_text_are_no_depth():
+    limits.check_shape(json.dumps({"data": ["[" * 100_000 + '"{\\' * 1000, "{" * 9]}).encode())
+    for shaped in (b'"' + b'\\"[' * 200_000, b'"' * 200_001 + b"[" * 40, b'["' * 40 + b"\\"):
+        try:
+            limits.check_shape(shaped)  # it takes no time that grows faster than the text
+        except limits.Refused as refused:
+            assert refused.status == 400
+    with pytest.raises(limits.Refused, match="too deep"):
+        limits.check_shape(b'{"a":' * 40 + b"1" + b"}" * 40)
+
+
 def test_who_sends_slowly_is_let_go(address, monkeypatch):
-    from workbench_app import limits, security
+    from workbench_app import security
 
     async def brief(receive, length, most):
         return await limits.whole_body(receive, length, most, 0.3)
@@ -256,7 +293,8 @@ def test_wrong_passwords_are_slowed_down_and_many_at_once_are_refused(monkeypatc
             each.start()
         for each in crowd:
             each.join()
-        assert answers.count(400) == 2 and answers.count(429) == 6
+        # Two find their turn in time; on a busy machine, where they come one after the other, one or two more.
+        assert 2 <= answers.count(400) <= 4 and answers.count(400) + answers.count(429) == 8
         assert time.monotonic() - began >= 0.9
 
 

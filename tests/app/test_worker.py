@@ -189,6 +189,29 @@ def test_a_study_comes_as_pictures_and_a_report_and_one_without_a_measurement_as
     assert not {"table", "study"} & kinds
 
 
+def test_a_technique_of_the_script_that_serves_the_page_is_known_too(worker, model, tmp_path):
+    file = tmp_path / "my_script.py"
+    file.write_text(
+        textwrap.dedent("""
+            from workbench.settings import settings
+            from workbench.techniques import StreamingLLM, register
+            from workbench_app.main import launch
+
+            @register
+            @settings
+            class ScriptedSinks(StreamingLLM):
+                paper = "None, a script, 2026"
+
+            launch()
+        """)
+    )
+    item = {"name": "scripted_sinks", "settings": {"sinks": 2}, "file": str(file)}
+    arguments = {"model": model, "dtype": "float32", "prompt": PROMPT, "chat": False, "recipes": [[], [item]]}
+    events = list(worker.run("race", {**arguments, "options": OPTIONS}, Stop()))
+    last = [event["columns"][1] for event in events if event["kind"] == "columns"][-1]
+    assert last["state"] == "done", last["problem"]
+
+
 def test_a_technique_nobody_can_find_is_said_so(worker, model):
     from workbench.techniques import StreamingLLM
 

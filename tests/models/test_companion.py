@@ -76,6 +76,12 @@ def test_a_cut_is_told_by_its_form(name, cut):
     assert is_cut(name) is cut
 
 
+def test_a_folder_can_be_cut_where_it_is_loaded(folder):
+    assert load(f"{folder}/2", device="cpu").layers == 2
+    with pytest.raises(SettingError, match="2 … 4 layers, not 9"):
+        load(f"{folder}/9", device="cpu")
+
+
 def test_changed_files_are_loaded_again(main, folder):
     before = companion(main, str(folder))
     assert companion(main, str(folder)) is before

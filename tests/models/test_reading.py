@@ -13,6 +13,7 @@ from workbench.engine import generate
 from workbench.errors import CorruptModel, ModelError, PromptError, UnsupportedModel
 from workbench.listing import registered
 from workbench.models.families import FAMILIES
+from workbench.models.generation_settings import asked_for
 from workbench.models.load import load
 from workbench.models.reading import gguf_compared
 from workbench.models.tiny import tiny
@@ -357,6 +358,37 @@ def test_sampling_that_a_model_asks_for_is_said_as_settings_of_the_run(saved):
     assert "logits_processors:min_p=0.05 and" in note and "temperature=0.7, top_p=0.8, top_k=50" in note
     configure(path, "generation_config.json", do_sample=False)
     assert load(str(path), device="cpu").notes == ()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repetition_penalty": 40.0},
+        {"no_repeat_ngram_size": 1000},
+        {"suppress_tokens": [-5]},
+        {"suppress_tokens": "many"},
+        {"bad_words_ids": [[]]},
+        {"bad_words_ids": 7},
+        {"forced_eos_token_id": 2, "num_beams": 3},
+    ],
+)
+def test_what_cannot_be_switched_on_is_said_to_have_no_counterpart(settings):
+    from transformers import GenerationConfig
+
+    found = GenerationConfig(eos_token_id=2)
+    for key, value in settings.items():  # as a file may have them
+        setattr(found, key, value)
+    (note,) = asked_for(found)
+    assert "logits_processors" not in note and "without counterpart here: " in note
+    assert all(key in note for key in settings)
+
+
+def test_a_word_that_is_an_end_is_not_ruled_out():
+    from transformers import GenerationConfig
+
+    (note,) = asked_for(GenerationConfig(eos_token_id=[2, 3], bad_words_ids=[[2], [3], [5, 2]]))
+    assert "logits_processors:bad_words=5-2" in note
+    assert asked_for(GenerationConfig(eos_token_id=2, bad_words_ids=[[2]])) == []
 
 
 # GGUF

@@ -1,4 +1,4 @@
-"""What a block's weights and shapes say of the cost of a pass."""
+"""What a block multiplies, for the counts of a decoder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from workbench.models import Block
 
 
 def block_cost(block: Block) -> BlockCost:
-    """The constants that counting needs, of one block."""
+    """The constants of a block; a shared expert is part of what every token multiplies."""
     dense = [block.query_key_value, block.attention_output]
     dense += [block.up, block.down] if block.router is None else []
     elements = sum(projection.weight.numel() for projection in dense)

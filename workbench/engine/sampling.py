@@ -65,14 +65,14 @@ class Sampler:
     chance: Chance = field(default_factory=Chance)
 
     def __post_init__(self) -> None:
-        temperature = real("temperature", self.temperature)
-        if not 0 <= temperature <= 100:
+        self.temperature, self.top_p = real("temperature", self.temperature), real("top_p", self.top_p)
+        self.top_k = whole("top_k", self.top_k, note=" (all tokens)")
+        if not 0 <= self.temperature <= 100:
             raise SettingError(f"temperature must lie in 0 … 100, not {self.temperature}")
-        if 0 < temperature < COLDEST:
+        if 0 < self.temperature < COLDEST:
             raise SettingError(f"temperature must be 0 (greedy) or at least {COLDEST}, not {self.temperature}")
-        if not 0 < real("top_p", self.top_p) <= 1:
+        if not 0 < self.top_p <= 1:
             raise SettingError(f"top_p must lie in (0, 1], not {self.top_p}")
-        whole("top_k", self.top_k, note=" (all tokens)")
 
     @property
     def greedy(self) -> bool:

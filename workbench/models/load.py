@@ -216,7 +216,7 @@ def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = N
     ----------
     name : str
         A bundled model (``smollm2-135m``, ``gemma3-270m``), a Hugging Face id, or a local folder or GGUF file.
-        ``name/layers`` (a bundled model only) is :meth:`Model.shallow` of it.
+        ``name/layers`` (of a bundled model or a folder) is :meth:`Model.shallow` of it.
     dtype : {"float32", "bfloat16", "float16"} or torch.dtype
     device : str, optional
         By default a GPU if there is one.
@@ -230,8 +230,8 @@ def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = N
     """
     dtype = dtype_named(dtype)
     device = str(device_named(device or ("cuda" if torch.cuda.is_available() else "cpu")))
-    cut = re.fullmatch(r"([\w.-]+)/(\d+)", name)
-    if cut and cut[1] in bundled.BUNDLED:
+    cut = re.fullmatch(r"(.+)/([0-9]{1,9})", name)
+    if cut and (cut[1] in bundled.BUNDLED or (Path(cut[1]).is_dir() and not Path(name).exists())):
         return load(cut[1], dtype, device, revision).shallow(int(cut[2]))
     if name in bundled.BUNDLED:
         folder, revision = bundled.fetch(name), bundled.BUNDLED[name].revision

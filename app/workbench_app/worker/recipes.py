@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import inspect
@@ -12,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from workbench.errors import SettingError
+from workbench.errors import SettingError, WorkbenchError
 from workbench.settings import build
 
 _LIBRARY = ("workbench.techniques.", "workbench.probes.")
@@ -35,7 +36,8 @@ def restored(item: Mapping[str, Any], registry: Mapping[str, type]) -> Any:
     """
     name, file = item["name"], item["file"]
     if name not in registry and file is not None:
-        _run(file)
+        with contextlib.suppress(WorkbenchError):  # a script that goes on to serve the page is refused there
+            _run(file)
     if name not in registry:
         raise SettingError(
             f"{name} is not known to the model's process: write it into a file of its own, and import it"
