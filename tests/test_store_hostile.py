@@ -13,7 +13,7 @@ import pytest
 import xarray as xr
 from test_store import small
 
-from workbench import store, store_zarr
+from workbench import store, store_zarr, trace
 from workbench.errors import TraceError
 
 
@@ -323,3 +323,34 @@ def test_a_sealed_file_that_is_no_hdf5_is_one_line(tmp_path):
         path = tmp_path / f"{number}.nc"
         path.write_bytes(content + store._SEAL + hashlib.sha256(content).hexdigest().encode())
         refused(path, "is damaged")
+
+
+# What the attributes of a trace say
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [
+        ("vocabulary", "[" * 100_000, "'vocabulary' is missing or no JSON"),
+        ("vocabulary", '{"a": "b"}', "does not map numbers to texts"),
+        ("vocabulary", '{"1": 2}', "does not map numbers to texts"),
+        ("vocabulary", "[]", "does not map numbers to texts"),
+        ("vocabulary", 3, "'vocabulary' is no text"),
+        ("recipe", "{", "'recipe' is missing or no JSON"),
+        ("model", 1.5, "'model' is no text"),
+        ("kind", ["study"], "kind"),
+        ("kind", "study", "'runs' is missing or no JSON"),
+        ("schema", "1", "schema"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_attributes_that_are_not_a_traces_are_named(tmp_path, name, value, match):
+    attrs = {
+        "schema": 1, "kind": "observe", "model": "m", "revision": "", "recipe": "[]", "seed": 0, "dtype": "float32",
+        "device": "cpu", "versions": "{}", "vocabulary": '{"1": "a"}',
+    }  # fmt: skip
+    path = trace.save(xr.DataTree(xr.Dataset(attrs=attrs)), tmp_path / "good.zarr")
+    assert trace.open(path).attrs == attrs
+    bad = store.write(xr.DataTree(xr.Dataset(attrs=attrs | {name: value})), tmp_path / "bad.zarr")
+    with pytest.raises(TraceError, match=match):
+        trace.open(bad)

@@ -36,6 +36,7 @@ from workbench.errors import TraceError
 SCHEMA = 1
 KINDS = ("observe", "generate", "study", "compatibility")
 REQUIRED = ("schema", "kind", "model", "revision", "recipe", "seed", "dtype", "device", "versions", "vocabulary")
+_JSON = ("recipe", "versions", "vocabulary")
 _VERSIONS = ("torch", "transformers", "xarray", "altair", "dynamic-inference-workbench")
 
 
@@ -176,6 +177,8 @@ def check(tree: xr.DataTree) -> xr.DataTree:
         faults.append(f"kind {tree.attrs['kind']!r} is none of {', '.join(KINDS)}")
     if not faults and tree.attrs["schema"] != SCHEMA:
         faults.append(f"schema {tree.attrs['schema']} is not {SCHEMA}: it was written by another version")
+    if not faults:
+        faults += _attribute_faults(tree.attrs)
     for node in tree.subtree:
         for name, array in node.data_vars.items():
             where = f"{node.path}/{name}".replace("//", "/")
@@ -185,6 +188,32 @@ def check(tree: xr.DataTree) -> xr.DataTree:
     if faults:
         raise TraceError("not a trace: " + "; ".join(faults[:8]))
     return tree
+
+
+def _attribute_faults(attrs: Mapping[str, Any]) -> list[str]:
+    """What the attributes that hold JSON say wrongly: whoever reads a trace relies on them."""
+    texts = [name for name in ("model", "dtype", "device", *_JSON) if not isinstance(attrs[name], str)]
+    faults = [f"the attribute {name!r} is no text" for name in texts]
+    tables = {"study": ("runs", "prompts")}.get(attrs["kind"], ())
+    for name in (*_JSON, *tables):
+        try:
+            value = json.loads(attrs[name])
+        except (KeyError, TypeError, ValueError, RecursionError):
+            faults.append(f"the attribute {name!r} is missing or no JSON")
+            continue
+        if name in tables and not (isinstance(value, list) and value and all(isinstance(row, dict) for row in value)):
+            faults.append(f"the attribute {name!r} is no list of tables")
+        elif name == "runs" and not all(isinstance(row.get("name"), str) for row in value):
+            faults.append("a run has no name")
+        elif name == "vocabulary" and not _is_vocabulary(value):
+            faults.append("the vocabulary does not map numbers to texts")
+    return faults
+
+
+def _is_vocabulary(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        key.isascii() and key.isdecimal() and len(key) < 12 and isinstance(text, str) for key, text in value.items()
+    )
 
 
 def save(tree: xr.DataTree, path: str | Path) -> Path:

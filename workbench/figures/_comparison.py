@@ -22,7 +22,9 @@ _OFTEN_ALIKE = ("measured on [prompts]", "cache")
 _NOTEBOOK = """
 .workbench-study { --background: var(--jp-layout-color0, var(--vscode-editor-background, Canvas));
   --text: var(--jp-content-font-color1, currentColor); --line: var(--jp-border-color2, #8c8c8c);
-%s}
+%s
+tbody tr:nth-child(n) { background: transparent !important; } thead th:first-child { text-align: left; }
+}
 """
 
 
