@@ -123,8 +123,8 @@ def study(
 
     options = {"prefill_chunk": PREFILL_CHUNK, **options}
     made = wb.compare(held, prompts, named, repeats=repeats, progress=progress, cancel=job.cancel, **options)
-    if made.partial and not any(run["new_tokens"] for run in made.summary):
-        return
+    if made.partial and not made.measured:
+        return  # the page says so, and keeps what it shows of an earlier study
     with job.phase("drawing"):
         job.say("table", html=charts.table(made.table(text=True)))
         figures = charts.figures(made.tree, [run["name"] for run in made.runs], scheme)
