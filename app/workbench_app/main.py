@@ -24,7 +24,7 @@ from workbench_app.serving import serving
 from workbench_app.worker import Worker, process
 
 TITLE = "Dynamic-inference workbench"
-_MOST_SESSIONS = 200
+_MOST_SESSIONS = 64  # Gradio holds the last figures of each, some MB; the longest unused goes first
 # Jobs wait in the worker's own line, which says how many are before and when it is full; Gradio's has the room for it.
 _MODEL_CALL = {"concurrency_limit": None, "concurrency_id": "model", "api_visibility": "private"}
 _MOST_CALLS = 100
