@@ -5,6 +5,7 @@ import re
 import httpx
 import pytest
 from driving import ask, choose, number, puppet, run
+from page_puppet import calls
 from playwright.sync_api import expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.bundled]

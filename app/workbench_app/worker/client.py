@@ -206,8 +206,9 @@ class Worker:
 
     def _start(self) -> None:
         child = self._child = Child(self._folder)
-        with contextlib.suppress(OSError):  # as above
-            child.pipe.send(kind="job", job=_NO_CALL, name="offer", arguments={"offers": self._offers})
+        if self._offers:
+            with contextlib.suppress(OSError):  # as above
+                child.pipe.send(kind="job", job=_NO_CALL, name="offer", arguments={"offers": self._offers})
         thread = threading.Thread(target=self._listen, args=(child,), name="workbench-worker", daemon=True)
         self._threads = [each for each in self._threads if each.is_alive()] + [thread]
         thread.start()
