@@ -143,7 +143,7 @@ def test_cancel_ends_within_a_token_and_keeps_what_was_made(worker, model, puppe
             stop.set()
 
     columns = race(worker, model, [puppet(delay=0.2, mode="long")], stop=stop, each=press, max_new_tokens=100)
-    assert {column.state for column in columns} == {"partial"}
+    assert columns[1].state == "partial"
     assert 2 <= len(columns[1].tokens) < 8 and calls() - before <= len(columns[1].tokens) + 1
 
 
