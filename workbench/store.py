@@ -62,7 +62,8 @@ def write(tree: xr.DataTree, path: str | Path) -> Path:
                 _seal_folder(built)
             else:
                 built = scratch / "store.nc"
-                marked.to_netcdf(built, engine="h5netcdf")
+                # Made in memory: HDF5 on a full disk writes pages of errors, and what is left is of no use.
+                built.write_bytes(marked.to_netcdf(engine="h5netcdf"))
                 with built.open("ab") as file:
                     file.write(_SEAL + _digest(built).encode())
                     file.flush()
