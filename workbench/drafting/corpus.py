@@ -10,6 +10,7 @@ from workbench.drafting.suffix_automaton import SuffixAutomaton
 from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.models.fingerprint import stamps
+from workbench.tokenizing import token_ids
 
 MOST_TOKENS = 500_000
 MOST_BYTES = 8_000_000
@@ -36,7 +37,7 @@ def indexed(model: Model, path: str) -> SuffixAutomaton:
 
 @functools.lru_cache(maxsize=2)
 def _indexed(tokenizer: Any, file: Path, _: tuple) -> SuffixAutomaton:
-    tokens = tokenizer(_text(file), add_special_tokens=False)["input_ids"]
+    tokens = token_ids(tokenizer, _text(file), start=False)
     if len(tokens) > MOST_TOKENS:
         raise SettingError(
             f"the corpus {file.name} has {len(tokens):,} tokens, more than the {MOST_TOKENS:,} indexed at most: name a "
