@@ -70,7 +70,7 @@ def _content(model: Model, what: Outside, value: str) -> str:
             return fingerprint.of_path(value)
         if what == "model" and not is_cut(value) and value != "none":
             return _of_name(model, value)
-    except (OSError, WorkbenchError):
+    except (OSError, ValueError, RuntimeError, WorkbenchError):
         return "missing"  # the run says so
     return ""
 
