@@ -176,6 +176,36 @@ def test_an_error_in_the_middle_leaves_nothing(tmp_path, name, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+FULL = """
+import resource, signal, sys
+from workbench import store
+from workbench.errors import TraceError
+sys.path.insert(0, {tests!r})
+from test_store import small
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+tree = small()
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+try:
+    store.write(tree, sys.argv[1])
+except TraceError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("room", [0, 3000, 150_000])
+@pytest.mark.parametrize("name", ["t.zarr", "t.nc"])
+def test_a_disk_that_fills_up_while_it_is_written_says_one_line_and_leaves_what_was_there(tmp_path, name, room):
+    before = store.write(small(), tmp_path / "t.nc").read_bytes()
+    code = FULL.format(tests=os.path.dirname(__file__))
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / name), str(room)], capture_output=True, timeout=60, text=True
+    )
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout.endswith("could not be written: File too large\n") and found.stdout.count("\n") == 1
+    assert (tmp_path / "t.nc").read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == ["t.nc"]
+
+
 KILLED = """
 import os, signal, sys
 from workbench import store

@@ -170,3 +170,28 @@ def test_text_for_a_model_without_a_tokenizer_is_refused():
     ):
         with pytest.raises(PromptError, match="no tokenizer"):
             encode()
+
+
+class PanicException(BaseException):
+    """What the native code of a tokenizer raises."""
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("'>' between\nint and dict"), PanicException("unwrap on None"), Exception()]
+)
+def test_a_tokenizer_that_breaks_says_one_line(error):
+    def tokenizer(text, **options):
+        raise error
+
+    with pytest.raises(PromptError, match="tokenizer breaks on the text, it says") as raised:
+        with_tokenizer(tokenizer).encode("w3 w4")
+    assert "\n" not in str(raised.value) and type(error).__name__ in str(raised.value)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError])
+def test_what_is_not_the_tokenizers_own_is_passed_on(error):
+    def tokenizer(text, **options):
+        raise error
+
+    with pytest.raises(error):
+        with_tokenizer(tokenizer).encode("w3 w4")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import ArtifactError, CorruptModel
-from workbench.files import replacing, save_tensors, write_atomically
+from workbench.files import at_home, is_there, replacing, save_tensors, write_atomically
 from workbench.models.manifest import read_json, sha256
 from workbench.models.weight_files import read_safetensors
 
@@ -31,7 +31,7 @@ def folder() -> Path:
 
 def place(name: str, weights: str = "bundled") -> Path:
     """The file that :func:`load` reads."""
-    return folder() / f"{name}.safetensors" if weights == "bundled" else Path(weights).expanduser()
+    return folder() / f"{name}.safetensors" if weights == "bundled" else at_home(weights)
 
 
 def load(name: str, model: Model, weights: str = "bundled") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -90,11 +90,11 @@ def card(path: Path) -> dict[str, Any]:
     CorruptModel
         If the card is not one.
     """
-    beside = path.with_suffix(".json")
     if path.suffix != ".safetensors":
         raise ArtifactError(f"{path} is no .safetensors file: weights are 'bundled' or the path of one")
+    beside = path.with_suffix(".json")
     for file in (path, beside):
-        if not file.is_file():
+        if not (is_there(file) and file.is_file()):
             raise ArtifactError(f"there is no {file.name}: make it with workbench train {path.stem}")
     found = read_json(beside)
     named = found.get("model")

@@ -105,6 +105,22 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Any], facts: dict[str, 
         raise OutputError(f"{path} could not be written: {error}") from error
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether something is at a path; not so where the text is no path at all (too long, a zero byte, no character)."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def at_home(path: str | Path) -> Path:
+    """A path whose leading ``~`` is the user's folder; as it is where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def file_name(text: str, shown: str | None = None) -> str:
     """A name for the file of something that is called ``text``: safe anywhere, and of no other text.
 

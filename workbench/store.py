@@ -22,7 +22,7 @@ import numpy as np
 import xarray as xr
 
 from workbench.errors import TraceError
-from workbench.files import PARTIAL
+from workbench.files import PARTIAL, is_there
 from workbench.store_zarr import MOST_BYTES, check_members
 
 MANIFEST, STATUS = "manifest.json", "status.json"
@@ -62,7 +62,8 @@ def write(tree: xr.DataTree, path: str | Path) -> Path:
                 _seal_folder(built)
             else:
                 built = scratch / "store.nc"
-                marked.to_netcdf(built, engine="h5netcdf")
+                # Made in memory: HDF5 on a full disk writes pages of errors, and what is left is of no use.
+                built.write_bytes(marked.to_netcdf(engine="h5netcdf"))
                 with built.open("ab") as file:
                     file.write(_SEAL + _digest(built).encode())
                     file.flush()
@@ -91,8 +92,8 @@ def read(path: str | Path, incomplete: bool = False) -> xr.DataTree:
     """
     path = Path(path)
     suffix = _suffix(path)
-    if not path.exists():
-        if _leftovers(path):
+    if not is_there(path):
+        if is_there(path.parent) and _leftovers(path):
             raise TraceError(f"{path} is incomplete: its writing was interrupted, and nothing of it can be trusted")
         raise TraceError(f"there is no trace at {path}")
     if path.is_symlink() or path.is_dir() != (suffix == ".zarr"):

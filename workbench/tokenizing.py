@@ -63,8 +63,7 @@ def adds_special_tokens(tokenizer: Any, text: str) -> bool:
     if not start:
         return True
     # The beginning is enough, and a long text need not be read twice.
-    head = text[: 64 * len(start)]
-    return list(tokenizer(head, add_special_tokens=False)["input_ids"][: len(start)]) != start
+    return _encoded(tokenizer, text[: 64 * len(start)], False)[: len(start)] != start
 
 
 def check_characters(text: str) -> None:
@@ -98,12 +97,12 @@ def token_ids(tokenizer: Any, text: str, start: bool = True) -> list[int]:
     Raises
     ------
     PromptError
-        The text holds what is no character, or there is no tokenizer.
+        The text holds what is no character, the tokenizer breaks on it, or there is none.
     """
     if tokenizer is None:
         raise PromptError("the model has no tokenizer, so it takes no text: give the prompt as token ids")
     check_characters(text)
-    return list(tokenizer(text, add_special_tokens=start and adds_special_tokens(tokenizer, text))["input_ids"])
+    return _encoded(tokenizer, text, start and adds_special_tokens(tokenizer, text))
 
 
 def prompt_ids(prompt: Any) -> list[int]:
@@ -127,6 +126,22 @@ def prompt_ids(prompt: Any) -> list[int]:
     return [_whole(each) for each in ids]
 
 
+def _encoded(tokenizer: Any, text: str, special: bool) -> list[int]:
+    """Token ids, or one line for whatever a tokenizer raises whose files are not what they should be."""
+    try:
+        return list(tokenizer(text, add_special_tokens=special)["input_ids"])
+    except MemoryError:
+        raise
+    except BaseException as error:
+        # Its native code panics with an exception that is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST]
+        raise PromptError(
+            f"the model's tokenizer breaks on the text, it says: {said}. Take its files anew, or give token ids"
+        ) from error
+
+
 def _many(value: Any) -> bool:
     return getattr(value, "ndim", 0) > 0 or isinstance(value, list | tuple | str | Mapping)
 
@@ -143,5 +158,5 @@ def _whole(value: Any) -> int:
 
 def _start(tokenizer: Any) -> list[int]:
     """Tokens that the tokenizer puts before a text by itself."""
-    whole, bare = (list(tokenizer("a", add_special_tokens=special)["input_ids"]) for special in (True, False))
+    whole, bare = (_encoded(tokenizer, "a", special) for special in (True, False))
     return next((whole[:place] for place in range(len(whole)) if bare and whole[place:][: len(bare)] == bare), [])

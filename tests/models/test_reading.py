@@ -228,6 +228,15 @@ def test_weights_that_are_no_numbers_are_named(saved, value):
     refused(path, "NaN or infinity", "model.layers.1.mlp.up_proj.weight")
 
 
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.int32, torch.bool])
+def test_weights_of_whole_numbers_are_named(saved, kind):
+    """Quantised ones whose configuration does not say so would be cast to numbers a hundred times too large."""
+    path = saved("llama")
+    name = "model.layers.1.mlp.down_proj.weight"
+    restore(path, lambda held: {**held, name: (100 * held[name]).to(kind)})
+    refused(path, "whole numbers", name)
+
+
 def test_an_overflow_in_half_precision_names_a_format_that_holds(saved):
     path = saved("gemma3_text")
 

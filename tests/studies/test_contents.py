@@ -10,6 +10,7 @@ from studies.made_up import MACHINE
 from workbench import artifacts
 from workbench.drafting.acceptance_head import NAME as ACCEPTANCE_HEAD
 from workbench.drafting.acceptance_head import AcceptanceHead
+from workbench.engine import Run, Sampler
 from workbench.models import fingerprint
 from workbench.models.load import load
 from workbench.models.tiny import tiny
@@ -18,7 +19,7 @@ from workbench.settings import describe, outside, references
 from workbench.studies.compare import compare
 from workbench.studies.contents import changed, contents
 from workbench.studies.run import recipe
-from workbench.techniques import CandidateLength, DraftModel, SuffixDraft
+from workbench.techniques import CandidateLength, DraftModel, RandomEviction, SuffixDraft
 
 
 @pytest.fixture
@@ -101,6 +102,23 @@ def test_a_trained_part(study, main, tmp_path):
     assert found.runs[1]["failed"] is None
 
 
+def test_a_techniques_own_code(study, monkeypatch):
+    """Whoever writes a technique runs it again after every change of its file."""
+    recipe = [RandomEviction(keep=0.4)]
+    assert study(recipe)[1] == 0 and study(recipe)[1] == 2
+    policy = type(recipe[0].start(Run(tiny("llama"), (3, 4), 2, Sampler(), 0)))
+    monkeypatch.setattr(policy, "scores", _other_scores)
+    found, kept, _ = study(recipe)
+    assert kept == 1 and any("random_eviction's code changed" in remark for remark in found.remarks)
+
+
+def _other_scores(self, layer, query, cache, earlier):
+    return torch.zeros(query.shape[1], earlier)
+
+
+_other_scores.__module__ = RandomEviction.__module__
+
+
 def test_another_version_of_the_workbench(study, monkeypatch):
     assert study("snap_kv")[1] == 0
     monkeypatch.setattr("workbench.__version__", "0.0")
@@ -119,11 +137,11 @@ def test_a_recipe_says_what_its_names_stand_for(tmp_path):
 
 
 def test_what_changed_is_named():
-    model, now = tiny("llama"), {"model": "a", "techniques": [{"corpus": "b"}], "workbench": "1"}
+    model, now = tiny("llama"), {"model": "a", "techniques": [{"corpus": "b"}], "code": ["c"], "workbench": "1"}
     assert changed(now, now, model, [SuffixDraft()]) == []
-    other = {"model": "x", "techniques": [{"corpus": "y"}], "workbench": "2"}
+    other = {"model": "x", "techniques": [{"corpus": "y"}], "code": ["z"], "workbench": "2"}
     assert changed(other, now, model, [SuffixDraft()]) == [
-        "tiny-llama", "suffix_draft's corpus", "the workbench's version"
+        "tiny-llama", "suffix_draft's corpus", "suffix_draft's code", "the workbench's version"
     ]  # fmt: skip
     assert changed("damaged", now, model, [SuffixDraft()]) and changed({}, now, model, [SuffixDraft()])
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from workbench.drafting.suffix_automaton import SuffixAutomaton
 from workbench.errors import SettingError
+from workbench.files import at_home, is_there
 from workbench.models import Model
 from workbench.models.fingerprint import stamps
+from workbench.tokenizing import token_ids
 
 MOST_TOKENS = 500_000
 MOST_BYTES = 8_000_000
@@ -28,15 +30,15 @@ def indexed(model: Model, path: str) -> SuffixAutomaton:
     """
     if model.tokenizer is None:
         raise SettingError(f"{model.name} has no tokenizer, so no corpus can be read for it: leave corpus empty")
-    file = Path(path).expanduser()
-    if not file.is_file():
+    file = at_home(path)
+    if not (is_there(file) and file.is_file()):
         raise SettingError(f"there is no text file {path!r}: name one as corpus, or leave corpus empty")
     return _indexed(model.tokenizer, file.resolve(), stamps(file.resolve()))
 
 
 @functools.lru_cache(maxsize=2)
 def _indexed(tokenizer: Any, file: Path, _: tuple) -> SuffixAutomaton:
-    tokens = tokenizer(_text(file), add_special_tokens=False)["input_ids"]
+    tokens = token_ids(tokenizer, _text(file), start=False)
     if len(tokens) > MOST_TOKENS:
         raise SettingError(
             f"the corpus {file.name} has {len(tokens):,} tokens, more than the {MOST_TOKENS:,} indexed at most: name a "

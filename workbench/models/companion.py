@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 
 from workbench.errors import SettingError
+from workbench.files import is_there
 from workbench.models.fingerprint import stamps
 from workbench.models.fitted import fitted
 from workbench.models.load import Model, load
 
 _CUT = re.compile(r"/(\d{1,9}|\d{0,9}\.\d{1,9})", re.ASCII)
+_LAYERS = re.compile(r"\d{1,9}", re.ASCII)
 
 
 def is_cut(name: str) -> bool:
@@ -45,7 +47,7 @@ def companion(main: Model, name: str) -> Model:
     """
     if is_cut(name):
         return main.shallow(round(float(name[1:]) * main.layers) if "." in name else int(name[1:]))
-    if name.startswith("/") and not Path(_folder_and_layers(name)[0]).exists():
+    if name.startswith("/") and not is_there(_folder_and_layers(name)[0]):
         raise SettingError(
             f"{name!r} is neither a cut of {main.name} (write /12 for 12 of its layers, /0.5 for half of them) nor the "
             "path of a folder that is there"
@@ -83,7 +85,7 @@ def check_vocabulary(main: Model, other: Model) -> None:
 def second(name: str, dtype: torch.dtype, device: str) -> Model:
     """A model beside the main one, loaded once for as long as its files stay as they are."""
     path, layers = _folder_and_layers(name)
-    model = _loaded(path, dtype, device, stamps(Path(path)) if Path(path).exists() else ())
+    model = _loaded(path, dtype, device, stamps(Path(path)) if is_there(path) else ())
     return model if layers is None else model.shallow(layers)
 
 
@@ -95,7 +97,7 @@ def local_folder(name: str) -> str:
 def _folder_and_layers(name: str) -> tuple[str, int | None]:
     """A local folder and how many of its layers are wanted; any other name as it is."""
     folder, _, layers = name.rpartition("/")
-    if folder and layers.isdecimal() and Path(folder).is_dir() and not Path(name).exists():
+    if _LAYERS.fullmatch(layers) and is_there(folder) and Path(folder).is_dir() and not is_there(name):
         return folder, int(layers)
     return name, None
 

@@ -16,6 +16,7 @@ import torch
 from workbench.errors import CorruptModel, ModelError, OutOfMemory, UnsupportedModel, WorkbenchError
 from workbench.models.families import FAMILIES
 from workbench.models.manifest import read_json
+from workbench.models.promises import QUANTISED
 from workbench.models.weight_files import Contents, read_gguf, read_safetensors
 
 _SHOWN = 3
@@ -72,6 +73,7 @@ def read(name: str, files: list[Path], dtype: torch.dtype) -> tuple[Any, Any, li
             refuse(name, missing, left - _LEFT_OUT, [])
             notes += [f"{key} is not read from the GGUF file: rotary frequencies are unscaled" for key in sorted(left)]
         else:
+            _check_numbers(name, empty, contents)
             source["use_safetensors"] = True
         try:
             hf, found = AutoModelForCausalLM.from_pretrained(
@@ -167,6 +169,16 @@ def _described(name: str, config: Any, contents: list[Contents]) -> Any:
             f"hold {held:,}. Correct its configuration."
         )
     return empty
+
+
+def _check_numbers(name: str, empty: Any, contents: list[Contents]) -> None:
+    """Refuse weights that are whole numbers: cast as they are, quantised ones would make a model of noise."""
+    parameters = {key for key, _ in empty.named_parameters()}
+    integers = set().union(*(part.integers for part in contents))
+    if found := sorted(key for key in integers if key in parameters or key.endswith(".weight")):
+        raise CorruptModel(
+            f"{name} has weights of whole numbers ({_few(found)}), which are quantised or damaged; {QUANTISED}."
+        )
 
 
 def _compared(empty: Any, contents: list[Contents]) -> tuple[set[str], set[str], list[tuple]]:

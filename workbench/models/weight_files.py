@@ -45,12 +45,15 @@ class Contents:
         Numbers in its tensors.
     settings : dict
         Scalars and short strings of a GGUF file's metadata; empty for safetensors.
+    integers : set of str
+        Names of the tensors of a safetensors file that hold whole numbers or booleans.
     """
 
     names: set[str]
     size: int
     elements: int
     settings: dict[str, Any] = field(default_factory=dict)
+    integers: set[str] = field(default_factory=set)
 
 
 def read_safetensors(path: Path) -> Contents:
@@ -87,7 +90,8 @@ def read_safetensors(path: Path) -> Contents:
         end = stop
     if end != size - 8 - length:
         raise CorruptModel(f"{path.name} is damaged: it holds {size - 8 - length:,} bytes of tensors, not {end:,}")
-    return Contents(set(header), end, sum(math.prod(entry["shape"]) for entry in header.values()))
+    integers = {name for name, entry in header.items() if entry["dtype"][0] in "IUB" and entry["dtype"] != "BF16"}
+    return Contents(set(header), end, sum(math.prod(entry["shape"]) for entry in header.values()), integers=integers)
 
 
 def _span(path: Path, name: str, entry: Any) -> tuple[int, int, str]:

@@ -96,8 +96,9 @@ class Cells:
         if self.folder is not None:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise WorkbenchError(f"{self.folder} cannot hold a study: {error.strerror}") from error
+            except (OSError, ValueError) as error:
+                said = getattr(error, "strerror", None) or error
+                raise WorkbenchError(f"{str(self.folder)!r:.300} cannot hold a study: {said}") from error
             for file in self.folder.glob(f".cell-*{_PARTIAL}"):
                 if _abandoned(file):
                     file.unlink(missing_ok=True)

@@ -76,8 +76,9 @@ def compare(
     folder : path, optional
         Keeps every finished recipe and prompt there, and takes from there what an earlier call with the same settings
         finished. Where some recipes are new, the baseline is timed again beside them. What names stand for is part of
-        the settings, by content: the model's weights, its tokenizer, draft models, trained parts, corpora and the
-        workbench's version. Where it changed the result is computed anew, which progress and remarks say.
+        the settings, by content: the model's weights, its tokenizer, draft models, trained parts, corpora, the code
+        of a technique's own module and the workbench's version. Where it changed the result is computed anew, which
+        progress and remarks say.
     context_tokens : int, "marked" or None
         What of every prompt is context, compressed before the question is read (see :func:`workbench.generate`):
         ``"marked"`` takes what the prompt itself marks (``context`` in a prompts file; a needle's haystack) and reads

@@ -14,6 +14,7 @@ from workbench.models.bundled import BUNDLED
 from workbench.models.companion import is_cut, local_folder, second
 from workbench.registry import TECHNIQUES
 from workbench.settings import Outside, parse, references
+from workbench.studies import code
 
 
 def contents(model: Model, techniques: Sequence[Any]) -> dict[str, Any]:
@@ -23,12 +24,13 @@ def contents(model: Model, techniques: Sequence[Any]) -> dict[str, Any]:
     -------
     dict
         ``model``: see :func:`workbench.models.fingerprint.of_model`; ``techniques``: for each the content of the
-        settings that name something (a draft model, trained weights, a corpus), by setting; ``workbench``: its version,
-        whose techniques these were.
+        settings that name something (a draft model, trained weights, a corpus), by setting; ``code``: for each that of
+        its own module, see :func:`workbench.studies.code.of_class`; ``workbench``: its version, whose code the rest is.
     """
     return {
         "model": fingerprint.of_model(model),
         "techniques": [_behind(model, technique) for technique in techniques],
+        "code": [code.of_class(type(technique)) for technique in techniques],
         "workbench": workbench.__version__,
     }
 
@@ -38,12 +40,16 @@ def changed(before: Any, now: dict[str, Any], model: Model, techniques: Sequence
     if not isinstance(before, dict):
         return ["what its names stand for"]
     found = [model.name] if before.get("model") != now["model"] else []
-    earlier = before.get("techniques")
     for place, (technique, new) in enumerate(zip(techniques, now["techniques"])):
-        old = earlier[place] if isinstance(earlier, list) and place < len(earlier) else None
+        old = _at(before.get("techniques"), place)
         old = old if isinstance(old, dict) else {}
         found += [f"{technique.name}'s {setting}" for setting, content in new.items() if old.get(setting) != content]
+        found += [f"{technique.name}'s code"] * (_at(before.get("code"), place) != now["code"][place])
     return found + ["the workbench's version"] * (before.get("workbench") != now["workbench"])
+
+
+def _at(values: Any, place: int) -> Any:
+    return values[place] if isinstance(values, list) and place < len(values) else None
 
 
 def _behind(model: Model, technique: Any) -> dict[str, str]:
@@ -64,7 +70,7 @@ def _content(model: Model, what: Outside, value: str) -> str:
             return fingerprint.of_path(value)
         if what == "model" and not is_cut(value) and value != "none":
             return _of_name(model, value)
-    except (OSError, WorkbenchError):
+    except (OSError, ValueError, RuntimeError, WorkbenchError):
         return "missing"  # the run says so
     return ""
 
