@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import ArtifactError, CorruptModel
-from workbench.files import replacing, save_tensors, write_atomically
+from workbench.files import exists, replacing, save_tensors, write_atomically
 from workbench.models.manifest import read_json, sha256
 from workbench.models.weight_files import read_safetensors
 
@@ -94,7 +94,7 @@ def card(path: Path) -> dict[str, Any]:
     if path.suffix != ".safetensors":
         raise ArtifactError(f"{path} is no .safetensors file: weights are 'bundled' or the path of one")
     for file in (path, beside):
-        if not file.is_file():
+        if not (exists(file) and file.is_file()):
             raise ArtifactError(f"there is no {file.name}: make it with workbench train {path.stem}")
     found = read_json(beside)
     named = found.get("model")

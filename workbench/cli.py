@@ -30,7 +30,7 @@ from workbench.errors import (
     SettingError,
     WorkbenchError,
 )
-from workbench.files import file_name
+from workbench.files import exists, file_name
 from workbench.settings import build, parse
 
 _RUNNING = (CorruptModel, NumericalError, OutOfMemory, OutputError)
@@ -357,7 +357,7 @@ def _place(file: Path, suffixes: tuple[str, ...], name: str | None = None) -> Pa
         raise SettingError(f"{file} should end in {' or '.join(suffixes)}")
     if name is not None:
         file = file.with_name(f"{file.stem}-{file_name(name)}{file.suffix}")
-    if file.is_dir():
+    if exists(file) and file.is_dir():
         raise SettingError(f"{file} exists already: choose another name")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,11 @@ _LONGEST = 80  # bytes of a name that are kept readable
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)", re.IGNORECASE)
 
 
+def exists(path: str | Path) -> bool:
+    """Whether something is at a path; what is too long for a path, or cannot be one, names nothing."""
+    return os.path.exists(path)  # unlike pathlib's, which raises then
+
+
 def write_atomically(path: str | Path, content: str | bytes) -> Path:
     """Write a file, or leave the one that is there as it is.
 

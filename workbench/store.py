@@ -22,7 +22,7 @@ import numpy as np
 import xarray as xr
 
 from workbench.errors import TraceError
-from workbench.files import PARTIAL
+from workbench.files import PARTIAL, exists
 from workbench.store_zarr import MOST_BYTES, check_members
 
 MANIFEST, STATUS = "manifest.json", "status.json"
@@ -91,7 +91,7 @@ def read(path: str | Path, incomplete: bool = False) -> xr.DataTree:
     """
     path = Path(path)
     suffix = _suffix(path)
-    if not path.exists():
+    if not exists(path):
         if _leftovers(path):
             raise TraceError(f"{path} is incomplete: its writing was interrupted, and nothing of it can be trusted")
         raise TraceError(f"there is no trace at {path}")

@@ -25,6 +25,7 @@ PATHS = [
     "/etc/passwd", "/etc", "etc/../../etc/passwd", "../secret", "./x", "~/x", "~", "/", "//etc", "a/b/c", "x/..", "..",
     "/proc/self/environ", "file:///etc/passwd", "\\\\server\\share", "C:\\x", "/tmp/part.safetensors",
     "part.safetensors", "a b", "/etc/4", "x\0y", "owner/..", "-", "/½",
+    "x" * 5000, "x" * 300 + ".txt",
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from workbench.drafting.suffix_automaton import SuffixAutomaton
 from workbench.errors import SettingError
+from workbench.files import exists
 from workbench.models import Model
 from workbench.models.fingerprint import stamps
 
@@ -29,7 +30,7 @@ def indexed(model: Model, path: str) -> SuffixAutomaton:
     if model.tokenizer is None:
         raise SettingError(f"{model.name} has no tokenizer, so no corpus can be read for it: leave corpus empty")
     file = Path(path).expanduser()
-    if not file.is_file():
+    if not (exists(file) and file.is_file()):
         raise SettingError(f"there is no text file {path!r}: name one as corpus, or leave corpus empty")
     return _indexed(model.tokenizer, file.resolve(), stamps(file.resolve()))
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from workbench import artifacts
 from workbench.errors import ArtifactError
+from workbench.files import exists
 from workbench.models import Anatomy, Block, Model
 from workbench.models.block import Norm
 from workbench.models.fingerprint import stamps
@@ -50,7 +51,7 @@ def load(main: Model, weights: str = "bundled") -> Model | None:
     known = _LOADED.setdefault(main, {})
     # A file may be written anew while the program runs.
     path = artifacts.place(NAME, weights)
-    key = weights, stamps(path) if path.exists() else ()
+    key = weights, stamps(path) if exists(path) else ()
     if key not in known:
         try:
             tensors, _ = artifacts.load(NAME, main, weights)

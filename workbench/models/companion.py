@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from workbench.errors import SettingError
+from workbench.files import exists
 from workbench.models.fingerprint import stamps
 from workbench.models.fitted import fitted
 from workbench.models.load import Model, load
@@ -45,7 +46,7 @@ def companion(main: Model, name: str) -> Model:
     """
     if is_cut(name):
         return main.shallow(round(float(name[1:]) * main.layers) if "." in name else int(name[1:]))
-    if name.startswith("/") and not Path(_folder_and_layers(name)[0]).exists():
+    if name.startswith("/") and not exists(_folder_and_layers(name)[0]):
         raise SettingError(
             f"{name!r} is neither a cut of {main.name} (write /12 for 12 of its layers, /0.5 for half of them) nor the "
             "path of a folder that is there"
@@ -83,7 +84,7 @@ def check_vocabulary(main: Model, other: Model) -> None:
 def second(name: str, dtype: torch.dtype, device: str) -> Model:
     """A model beside the main one, loaded once for as long as its files stay as they are."""
     path, layers = _folder_and_layers(name)
-    model = _loaded(path, dtype, device, stamps(Path(path)) if Path(path).exists() else ())
+    model = _loaded(path, dtype, device, stamps(Path(path)) if exists(path) else ())
     return model if layers is None else model.shallow(layers)
 
 
@@ -95,7 +96,7 @@ def local_folder(name: str) -> str:
 def _folder_and_layers(name: str) -> tuple[str, int | None]:
     """A local folder and how many of its layers are wanted; any other name as it is."""
     folder, _, layers = name.rpartition("/")
-    if folder and layers.isdecimal() and Path(folder).is_dir() and not Path(name).exists():
+    if folder and layers.isdecimal() and exists(folder) and Path(folder).is_dir() and not exists(name):
         return folder, int(layers)
     return name, None
 

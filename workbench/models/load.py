@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import PromptError, SettingError
+from workbench.files import exists
 from workbench.models import bundled, safety
 from workbench.models.anatomy import Anatomy
 from workbench.models.detokenise import Detokeniser, label, pieces
@@ -231,11 +232,11 @@ def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = N
     dtype = dtype_named(dtype)
     device = str(device_named(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     cut = re.fullmatch(r"(.+)/([0-9]{1,9})", name)
-    if cut and (cut[1] in bundled.BUNDLED or (Path(cut[1]).is_dir() and not Path(name).exists())):
+    if cut and (cut[1] in bundled.BUNDLED or (exists(cut[1]) and Path(cut[1]).is_dir() and not exists(name))):
         return load(cut[1], dtype, device, revision).shallow(int(cut[2]))
     if name in bundled.BUNDLED:
         folder, revision = bundled.fetch(name), bundled.BUNDLED[name].revision
-    elif _exists(name):
+    elif exists(name):
         folder, revision = Path(name), "local"
     else:
         folder = safety.download(name, revision)
@@ -266,13 +267,6 @@ def wrap(hf: Any, tokenizer: Any, name: str, revision: str = "") -> Model:
     anatomy = Anatomy(hf)
     proof = prove(hf, anatomy, expected)
     return Model(hf, tokenizer, anatomy, name, revision, proof)
-
-
-def _exists(name: str) -> bool:
-    try:
-        return Path(name).exists()
-    except (OSError, ValueError):  # longer than a path may be, or with a zero byte
-        return False
 
 
 def dtype_named(dtype: str | torch.dtype) -> torch.dtype:
