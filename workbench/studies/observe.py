@@ -14,7 +14,7 @@ from workbench.engine.decoder import Cancelled, Decoder
 from workbench.errors import NumericalError, SettingError
 from workbench.models import Model
 from workbench.probes._probe import Probe
-from workbench.settings import spell
+from workbench.settings import several, spell
 
 
 def observe(
@@ -43,12 +43,13 @@ def observe(
     PromptError
         Empty or too long a prompt.
     SettingError
-        A probe given twice, or one that does not fit the model.
+        What is no probe, or one given twice, or one that does not fit the model.
     NumericalError
         The residual stream or the logits hold NaN or infinity; it says after which layer.
     """
     ids = model.encode(prompt)
     readers = {}
+    probes = several(probes, "sites", "probe", "wb.probes.LogitLens()")
     for probe in probes:
         if probe.name in readers:
             raise SettingError(f"{probe.name} is given twice: leave one out")

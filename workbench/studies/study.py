@@ -210,6 +210,9 @@ class Study:
             f"{attrs['device']}{state}>"
         )
 
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
     def _repr_html_(self) -> str:
         from workbench.figures import comparison_html
 
