@@ -86,4 +86,5 @@ def test_a_study_is_shown_with_the_columns_that_matter(model):
 
 def test_a_printed_study_is_its_table(model):
     study = wb.compare(model, [[3, 4, 5]], {MARKUP: [PromptLookup()]}, max_new_tokens=4, repeats=1, quality=False)
+    assert "on 1 prompt:" in repr(study)
     assert str(study) == "\n".join(study.lines()) and "speed-up" in str(study) and "\n" not in repr(study)

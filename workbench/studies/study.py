@@ -204,9 +204,9 @@ class Study:
 
     def __repr__(self) -> str:
         attrs = self.tree.attrs
-        state = ", partial" if self.partial else ""
+        state, many = ", partial" if self.partial else "", "s" * (len(self.prompts) != 1)
         return (
-            f"<Study of {len(self.runs)} runs on {len(self.prompts)} prompts: {attrs['model']}, {attrs['dtype']}, "
+            f"<Study of {len(self.runs)} runs on {len(self.prompts)} prompt{many}: {attrs['model']}, {attrs['dtype']}, "
             f"{attrs['device']}{state}>"
         )
 
