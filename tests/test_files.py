@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from workbench import store
 from workbench.errors import OutputError, TraceError
-from workbench.files import file_name, replacing, save_tensors, write_atomically
+from workbench.files import file_name, is_there, replacing, save_tensors, write_atomically
 
 
 def names(folder):
@@ -216,3 +216,9 @@ def test_killed_at_any_moment_files_are_old_or_new_or_say_that_they_are_incomple
                 member.rmdir() if member.is_dir() else member.unlink()
             item.rmdir()
     assert seen == {"complete", "incomplete"}
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "a\0b", ""])
+def test_what_cannot_be_a_path_is_nowhere(name):
+    assert not is_there(name)
+    assert is_there(".")

@@ -7,6 +7,7 @@ import pytest
 import workbench.probes
 import workbench.techniques
 from workbench.errors import SettingError
+from workbench.models.tiny import tiny
 from workbench.registry import PROBES, TECHNIQUES
 from workbench.settings import build, describe, parse, spell
 
@@ -66,3 +67,24 @@ def test_absurd_values_are_refused_in_one_short_line_without_a_pattern(registry)
                     assert isinstance(getattr(built, name), str | int | float | tuple)
                     assert not isinstance(getattr(built, name), float) or math.isfinite(getattr(built, name))
                     assert field["type"] != "string" or "pattern" not in field
+
+
+LOOKUP = workbench.techniques.PromptLookup
+
+
+@pytest.mark.parametrize("given", [LOOKUP(), "prompt_lookup", ["prompt_lookup"], [LOOKUP]])
+def test_what_is_no_list_of_techniques_or_probes_is_told_how_to_write_one(given):
+    model = tiny("llama")
+    with pytest.raises(SettingError, match=r"write \[wb\.techniques\.PromptLookup\(\)\]"):
+        workbench.run(model, [3, 4], given)
+    if given != "prompt_lookup":  # which is a specification
+        with pytest.raises(SettingError, match=r"write \[wb\.techniques\.PromptLookup\(\)\]"):
+            workbench.compare(model, [[3, 4]], {"mine": given})
+    with pytest.raises(SettingError, match=r"write \[wb\.probes\.LogitLens\(\)\]"):
+        workbench.observe(model, [3, 4], given)
+
+
+@pytest.mark.parametrize("given", [[LOOKUP()], LOOKUP(), "x"])
+def test_recipes_without_names_are_told_how_to_name_them(given):
+    with pytest.raises(SettingError, match="recipes are given by name"):
+        workbench.compare(tiny("llama"), [[3, 4]], given)

@@ -78,7 +78,13 @@ def test_a_study_is_shown_with_the_columns_that_matter(model):
     shown = study._repr_html_()
     first = shown[shown.index("<table>") : shown.index("</table>")]
     assert first.count('scope="col"') <= 14 < study.table().shape[1]
-    assert "<summary>All columns</summary>" in shown and f"{study.table().shape[1]}" not in first
+    assert "<summary>All columns</summary>" in shown and "columns" not in first
     assert MARKUP not in shown and "</script" not in shown.replace("</style>", "")
     digits = [cell for cell in np.char.array(first.split("<td>")[1:]) if "." in cell]
     assert digits and all(len(cell.split("<")[0].replace(".", "").replace(",", "").lstrip("0")) <= 5 for cell in digits)
+
+
+def test_a_printed_study_is_its_table(model):
+    study = wb.compare(model, [[3, 4, 5]], {MARKUP: [PromptLookup()]}, max_new_tokens=4, repeats=1, quality=False)
+    assert "on 1 prompt:" in repr(study)
+    assert str(study) == "\n".join(study.lines()) and "speed-up" in str(study) and "\n" not in repr(study)

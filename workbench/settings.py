@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -26,6 +26,23 @@ def outside(what: Outside, description: str, **bounds: Any) -> Any:
     It tells the page that no visitor may write a path there, and a study to look at the content behind the name.
     """
     return Field(description=description, json_schema_extra={"outside": what}, **bounds)
+
+
+def several(given: Any, mark: str, what: str, example: str) -> list[Any]:
+    """What was given as a list of instances that all have the attribute ``mark``.
+
+    Raises
+    ------
+    SettingError
+        If it is one of them alone, a class, a name, or anything else; ``what`` and ``example`` are for the message.
+    """
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        raise SettingError(f"{what}s are given as a list, not as {given!r:.80}: write [{example}]")
+    built = list(given)
+    for each in built:
+        if isinstance(each, type) or not hasattr(each, mark):
+            raise SettingError(f"{each!r:.80} is no {what}: write [{example}]")
+    return built
 
 
 def references(instance: Any) -> Iterator[tuple[str, Outside, str]]:

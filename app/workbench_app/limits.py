@@ -66,6 +66,8 @@ def announced(headers: dict[bytes, bytes]) -> int | None:
         If it says something else.
     """
     if b"transfer-encoding" in headers:
+        if b"content-length" in headers:
+            raise Refused(400, "The request says its length twice.")  # whoever is between may take the other one
         return None
     length = headers.get(b"content-length", b"0")
     if not length.isdigit() or len(length) > 18:

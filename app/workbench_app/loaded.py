@@ -11,14 +11,13 @@ from typing import Any
 import workbench as wb
 from workbench.errors import PromptError, SettingError
 from workbench_app.memory import check_memory
-from workbench_app.offers import OFFERED
+from workbench_app.offers import LONGEST_NAME, OFFERED
 
 DTYPES = ("float32", "bfloat16")
 MOST_CHARACTERS = 200_000
 MOST_TOKENS = 32_768
 MOST_NEW_TOKENS = 512
 _KEPT = 2
-_LONGEST_NAME = 300
 
 
 class Models:
@@ -51,7 +50,7 @@ class Models:
         SettingError, ModelError
         """
         name = (name or "").strip()
-        if not name or len(name) > _LONGEST_NAME or not name.isprintable():
+        if not name or len(name) > LONGEST_NAME or not name.isprintable():
             raise SettingError("name a model: a bundled one, one that is offered here, or a Hugging Face id")
         if dtype not in DTYPES:
             raise SettingError(f"the number format must be one of {', '.join(DTYPES)}")

@@ -14,6 +14,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from workbench.errors import WorkbenchError
+from workbench.files import is_there
 from workbench_app import compare_tab, loaded, observe_tab, study_panel, techniques_tab
 from workbench_app.offers import OFFERED
 from workbench_app.plain import caught, note, problem
@@ -129,7 +130,7 @@ def served(
     Raises
     ------
     SettingError
-        If the address is not this machine's own and there is no password, or an offer is none.
+        If the address is not this machine's own and there is no password, or an offer or the model is none.
     WorkbenchError
         If the port is taken, or in the model's own process: a script that serves the page may hold a technique too.
     """
@@ -137,7 +138,8 @@ def served(
         raise WorkbenchError("this is the model's own process, which serves no page")
     check_address(host, password)
     OFFERED.renew(offer)
-    model = OFFERED.add(model) if model not in OFFERED.names("model") and Path(model).exists() else model
+    model = OFFERED.add(model) if model not in OFFERED.names("model") and is_there(model) else model
+    OFFERED.model(model)  # refuses a path at which there is nothing now, not at the first run
     with own_folder() as files:
         worker = Worker(files.parent, OFFERED.spelled())
         page = build(worker, model, files)
@@ -189,7 +191,7 @@ def launch(
     Raises
     ------
     SettingError
-        If the address needs a password and there is none, or an offer is none.
+        If the address needs a password and there is none, or an offer or the model is none.
     """
     with served(port, model, host, password, offer) as address:
         print(f"The dashboard is open at {address} (Ctrl+C ends it)", flush=True)

@@ -12,11 +12,12 @@ import workbench.probes  # noqa: F401 (fills the registry)
 from workbench.errors import SettingError
 from workbench.registry import PROBES
 from workbench_app import loaded
+from workbench_app.compare_tab import halt, one_run, settle
 from workbench_app.controls import QUICK, Settings
-from workbench_app.plain import caught, note, problem, words
+from workbench_app.plain import note, problem, words
 from workbench_app.progress import said
 from workbench_app.request_controls import prompt_box
-from workbench_app.runs import Stop
+from workbench_app.runs import Runs, Stop
 from workbench_app.worker import Worker
 from workbench_app.worker.recipes import plain
 
@@ -33,7 +34,7 @@ def render(
     shared: dict[str, Any],
 ) -> None:
     """Make the tab in the layout that is open, and wire it; arguments as in `compare_tab.render`."""
-    boxes, settings = [], []
+    runs, boxes, settings = gr.State(Runs()), [], []
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
             prompt, chat = prompt_box("observe-prompt", FIRST_PROMPT, False)
@@ -45,34 +46,46 @@ def render(
                 settings.append(own)
     with gr.Row(elem_classes="bar"):
         button = gr.Button("Observe", variant="primary", elem_id="observe", min_width=140, scale=0)
+        cancel = gr.Button(
+            "Cancel", variant="stop", elem_id="observe-cancel", interactive=False, min_width=110, scale=0
+        )  # fmt: skip
     trouble, figures = gr.HTML(elem_id="observe-trouble"), gr.HTML(elem_id="observe-figures")
     controls = [component for own in settings for component in own.components]
 
-    def observe(name: str, kind: str, ink: str, text: str, is_chat: bool, *values: Any) -> Iterator[tuple[Any, ...]]:
-        problems: list[str] = []
-        with caught(problems):
+    def observe(own: Runs, name: str, kind: str, ink: str, text: str, is_chat: bool, *values: Any) -> Iterator[Any]:
+        def work(stop: Stop) -> Iterator[tuple[Any, ...]]:
             probes = chosen(settings, values[: len(boxes)], values[len(boxes) :])
             loaded.as_prompt(text, is_chat)
-            yield gr.skip(), note("Starting …"), ""
             arguments = {
                 "model": name, "dtype": kind, "prompt": text, "chat": is_chat,
                 "probes": [plain(each) for each in probes], "scheme": ink or "auto",
             }  # fmt: skip
-            with closing(worker.run("observe", arguments, Stop())) as events:
-                for event in events:
-                    if event["kind"] == "figures":
-                        yield gr.skip(), "", event["html"]
-                    elif event["kind"] == "model":
-                        yield note(event["about"]), gr.skip(), gr.skip()
-                    else:
-                        line = said(event, name)
-                        yield gr.skip(), gr.skip() if line is None else line, gr.skip()
-        if problems:
-            yield gr.skip(), problem(problems[0]), gr.skip()
+            yield from _observe(worker, stop, name, arguments)
 
-    inputs = [model, dtype, scheme, prompt, chat, *boxes, *controls]
-    outputs = [status, trouble, figures]
-    button.click(observe, inputs, outputs, show_progress="minimal", show_progress_on=trouble, **shared)
+        yield from one_run(own, work, lambda text: (gr.skip(), problem(text), gr.skip()))
+
+    inputs = [runs, model, dtype, scheme, prompt, chat, *boxes, *controls]
+    outputs = [button, cancel, status, trouble, figures]
+    ended = button.click(observe, inputs, outputs, show_progress="minimal", show_progress_on=trouble, **shared)
+    ended.then(settle, runs, [button, cancel], **QUICK)
+    cancel.click(halt, runs, cancel, **QUICK)
+
+
+def _observe(worker: Worker, stop: Stop, name: str, arguments: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    yield gr.skip(), note("Starting …"), gr.skip()
+    drawn = False
+    with closing(worker.run("observe", arguments, stop)) as events:
+        for event in events:
+            if event["kind"] == "figures":
+                drawn = True
+                yield gr.skip(), "", event["html"]
+            elif event["kind"] == "model":
+                yield note(event["about"]), gr.skip(), gr.skip()
+            else:
+                line = said(event, name)
+                yield gr.skip(), gr.skip() if line is None else line, gr.skip()
+    if not drawn:
+        yield gr.skip(), note("Cancelled before there was anything to draw."), gr.skip()
 
 
 def _probe(probe: type, on: bool) -> tuple[gr.Checkbox, Settings]:

@@ -10,12 +10,15 @@ from typing import Literal
 
 import workbench as wb
 from workbench.errors import SettingError
+from workbench.files import is_there
 from workbench.registry import TECHNIQUES
 from workbench.settings import Outside, parse, references, spell
 from workbench.techniques import Technique  # the import also fills the registry
 
 Kind = Literal["model", "part", "text"]
 
+LONGEST_NAME = 300
+"""Characters of a model's name; the hub's own are shorter."""
 BUNDLED = tuple(wb.models.bundled.BUNDLED)
 _NAME = re.compile(r"\w[\w.-]{0,79}", re.ASCII)
 _ON_THE_HUB = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+\.gguf)?", re.ASCII)
@@ -49,10 +52,10 @@ class Offers:
     def add(self, offer: str) -> str:
         """Offer one more, as :meth:`renew`; its name."""
         name, equals, path = offer.partition("=")
-        if not equals or Path(offer).exists():
+        if not equals or is_there(offer):
             name, path = Path(offer).resolve().name, offer
         place = Path(path).expanduser()
-        if not path.strip() or not place.exists():
+        if not path.strip() or not is_there(place):
             raise SettingError(f"there is nothing at {path!r} to offer")
         if not _NAME.fullmatch(name) or name in _TAKEN or self._paths.get(name, place.resolve()) != place.resolve():
             raise SettingError(f"{name!r} cannot be the name of an offer: give it another one, as my-model={path}")
@@ -87,10 +90,17 @@ class Offers:
         if cut and base in BUNDLED:
             return name
         # A file of that name would be read rather than the hub asked.
-        if _ON_THE_HUB.fullmatch(name) and not name.endswith(".safetensors") and not Path(name).exists():
+        if (
+            len(name) <= LONGEST_NAME
+            and _ON_THE_HUB.fullmatch(name)
+            and not name.endswith(".safetensors")
+            and not is_there(name)
+        ):
             return name
         known = ", ".join([*BUNDLED, *self.names("model")])
-        raise SettingError(f"{name!r} is no model that this page offers: take {known}, or an owner/model of the hub")
+        raise SettingError(
+            f"{name[:LONGEST_NAME]!r} is no model that this page offers: take {known}, or an owner/model of the hub"
+        )
 
     def setting(self, what: Outside, value: str) -> str:
         """The value of a setting that names something, with a path in the place of an offer's name.
@@ -110,7 +120,7 @@ class Offers:
         if what == "model":
             return value if wb.models.companion.is_cut(value) else self.model(value)
         known = ", ".join([*_OWN[what], *self.names(what)]) or "nothing"
-        raise SettingError(f"{value!r} is not among what this page offers for it: {known}")
+        raise SettingError(f"{value[:LONGEST_NAME]!r} is not among what this page offers for it: {known}")
 
     def recipe(self, technique: Technique) -> Technique:
         """A technique with its settings as :meth:`setting` gives them."""

@@ -10,7 +10,7 @@ from workbench.errors import SettingError
 from workbench.registry import PROBES, TECHNIQUES
 from workbench.settings import build, describe, references
 from workbench.techniques import SuffixDraft
-from workbench_app import loaded
+from workbench_app import loaded, main
 from workbench_app.controls import Settings
 from workbench_app.offers import OFFERED, Offers
 
@@ -25,6 +25,7 @@ PATHS = [
     "/etc/passwd", "/etc", "etc/../../etc/passwd", "../secret", "./x", "~/x", "~", "/", "//etc", "a/b/c", "x/..", "..",
     "/proc/self/environ", "file:///etc/passwd", "\\\\server\\share", "C:\\x", "/tmp/part.safetensors",
     "part.safetensors", "a b", "/etc/4", "x\0y", "owner/..", "-", "/½",
+    "x" * 5000, "x" * 300 + ".txt",
 ]  # fmt: skip
 
 
@@ -134,3 +135,9 @@ def test_an_offer_that_is_none_is_said_at_the_start(tmp_path):
 def test_what_an_instance_names_is_known():
     made = build(TECHNIQUES["candidate_length"], {"model": "/2", "weights": "untrained"})
     assert list(references(made)) == [("model", "model", "/2"), ("weights", "part", "untrained")]
+
+
+@pytest.mark.parametrize("model", ["/nope", "x" * 5000, "a/b/c", ""])
+def test_a_first_model_that_is_none_is_said_at_the_start(model):
+    with pytest.raises(SettingError, match="no model that this page offers"), main.served(None, model):
+        raise AssertionError("the page was served")

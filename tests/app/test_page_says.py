@@ -139,3 +139,21 @@ def test_a_name_that_is_markup_stays_text(visit, markup):
     page.click("#observe")
     expect(page.locator("#observe-trouble [role=alert]")).to_contain_text("<img src=x", timeout=60_000)
     assert page.locator("[role=alert] img").count() == 0 and page.evaluate("window.pwned") is None
+
+
+def test_what_is_observed_can_be_cancelled_and_keeps_the_last_figures(visit, page_worker):
+    page = visit()
+    page.get_by_role("tab", name="Observe").click()
+    expect(page.locator("#observe-cancel")).to_be_disabled()
+    page.click("#observe")
+    expect(page.locator("#observe-figures iframe")).to_have_count(1, timeout=60_000)
+    expect(page.locator("#observe-cancel")).to_be_disabled()
+    process = page_worker.pid
+    page.fill("#observe-prompt textarea", "seven " * 4000)
+    page.click("#observe")
+    expect(page.locator("#observe-trouble")).to_contain_text("Observing")
+    page.click("#observe-cancel")
+    expect(page.locator("#observe-trouble")).to_contain_text("Cancelled before", timeout=20_000)
+    expect(page.locator("#observe")).to_be_enabled()
+    expect(page.locator("#observe-figures iframe")).to_have_count(1)
+    assert page_worker.pid == process

@@ -101,6 +101,12 @@ def test_a_request_in_a_page_to_read_brings_nothing(address):
     assert raw(address, head(address, "GET /", "Transfer-Encoding: chunked")).startswith(b"HTTP/1.1 413")
 
 
+def test_a_length_said_twice_is_refused_with_all_that_follows(address):
+    both = head(address, "POST /gradio_api/queue/join", "Content-Length: 4", "Transfer-Encoding: chunked")
+    answers = raw(address, both + b"0\r\n\r\n" + head(address, "GET /config"))
+    assert answers.startswith(b"HTTP/1.1 400") and answers.count(b"HTTP/1.1 ") == 1
+
+
 def test_a_head_has_an_end(address):
     for long in (head(address, "GET /", "X-Long: " + "x" * 100_000), head(address, f"GET /?{'x' * 40_000}")):
         assert raw(address, long).startswith((b"HTTP/1.1 431", b"HTTP/1.1 400"))

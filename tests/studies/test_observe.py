@@ -1,6 +1,7 @@
 """observe: many probes, one forward pass, one trace; and every way to ask for too much."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -110,3 +111,17 @@ def test_text_of_every_token_shown_travels_along(bundled):
     assert "".join(words[token] for token in tree["tokens"].id.values.tolist()) == "The capital of France is"
     assert words[int(tree["probes/logit_lens"].final_token[-1])].strip() == "Paris"
     assert np.all(tree["probes/logit_lens"].top_probability.diff("candidate") <= 0)
+
+
+def test_it_ends_at_the_next_layer_once_nobody_wants_it(tiny, monkeypatch):
+    model, cancel, seen = tiny("llama"), threading.Event(), []
+    reader = probes.LayerSimilarity().start(model, torch.tensor(IDS))
+    monkeypatch.setattr(probes.LayerSimilarity, "start", lambda *_: reader)
+
+    def see(site, layer, value):
+        seen.append(layer)
+        cancel.set()
+
+    monkeypatch.setattr(type(reader), "see", lambda self, *told: see(*told))
+    assert observe(model, IDS, [probes.LayerSimilarity()], cancel) is None
+    assert len(seen) == 1

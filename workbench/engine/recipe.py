@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.engine.slots import SLOTS, Run, TechniqueLike
 from workbench.errors import IncompatibleTechniques
+from workbench.settings import several
 
 # Room in the cache for drafted tokens that will be rejected again.
 _DRAFT_SLACK = 64
@@ -17,12 +18,14 @@ class Recipe:
 
     Raises
     ------
+    SettingError
+        If what is given is no sequence of techniques.
     IncompatibleTechniques
         If two claim the same single slot, or one excludes another; the message names both and the slot.
     """
 
     def __init__(self, techniques: Sequence[TechniqueLike] = ()) -> None:
-        self.techniques = tuple(techniques)
+        self.techniques = tuple(several(techniques, "slots", "technique", "wb.techniques.PromptLookup()"))
         self._started: dict[tuple[int, int], Any] = {}
         owners: dict[str, TechniqueLike] = {}
         for technique in self.techniques:

@@ -99,7 +99,7 @@ def accepted_speed(tree: xr.DataTree) -> alt.TopLevelMixin:
     ]  # fmt: skip
     said = f", with {INTERVALS}" if table[["speed_low", "kept_low"]].notna().any(axis=None) else ""
     notes = (
-        f"Diamonds: runs, from {speed.shape[1]} prompts{said}. {_disagreement(table)}",
+        f"Diamonds: runs, from {speed.shape[1]} prompt{'s' * (speed.shape[1] != 1)}{said}. {_disagreement(table)}",
         "Small points: their tasks; point at a run to find its own." if len(set(kinds)) > 1 else "",
     )
     title = heading("Mean accepted tokens against wall-clock speed-up", " ".join(filter(None, notes)))

@@ -96,7 +96,7 @@ def quality_speed(
         base.mark_text(align="left", fontSize=11.5).encode(x="label_x:Q", y="label_y:Q", text="run:N"),
     ]  # fmt: skip
     notes = (
-        f"Points: median speed-up and mean quality over {good.shape[1]} prompts.",
+        f"Points: median speed-up and mean quality over {good.shape[1]} prompt{'s' * (good.shape[1] != 1)}.",
         f"Bars: {INTERVALS}." if table[["speed_low", "quality_low"]].notna().any(axis=None) else "",
         "Long dashes: Pareto front; better is up and right.",
         "" if table["comparable"].all() else "Hollow: decoded nothing on more than a tenth of the prompts or too "

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import workbench
 from workbench import artifacts
 from workbench.errors import WorkbenchError
+from workbench.files import is_there
 from workbench.models import Model, fingerprint
 from workbench.models.bundled import BUNDLED
 from workbench.models.companion import is_cut, local_folder, second
@@ -77,7 +77,7 @@ def _content(model: Model, what: Outside, value: str) -> str:
 
 def _of_name(model: Model, name: str) -> str:
     base = local_folder(name)
-    if name.endswith(".safetensors") or Path(base).exists():
+    if name.endswith(".safetensors") or is_there(base):
         return fingerprint.of_path(base)
     bundled = BUNDLED.get(name.partition("/")[0])
     # A name on the hub is a branch, which moves.

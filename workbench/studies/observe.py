@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,14 +10,19 @@ import torch
 import xarray as xr
 
 from workbench import trace
-from workbench.engine.decoder import Decoder
+from workbench.engine.decoder import Cancelled, Decoder
 from workbench.errors import NumericalError, SettingError
 from workbench.models import Model
 from workbench.probes._probe import Probe
-from workbench.settings import spell
+from workbench.settings import several, spell
 
 
-def observe(model: Model, prompt: str | Sequence[int] | torch.Tensor, probes: Sequence[Probe]) -> xr.DataTree:
+def observe(
+    model: Model,
+    prompt: str | Sequence[int] | torch.Tensor,
+    probes: Sequence[Probe],
+    cancel: threading.Event | None = None,
+) -> xr.DataTree | None:
     """Run a prompt through the model once and let probes read its sites.
 
     Parameters
@@ -24,23 +30,26 @@ def observe(model: Model, prompt: str | Sequence[int] | torch.Tensor, probes: Se
     model : Model
     prompt : str or token ids
     probes : sequence of Probe
+    cancel : threading.Event, optional
+        Looked at whenever a layer says something.
 
     Returns
     -------
     xarray.DataTree
-        Groups ``tokens`` and ``probes/<name>``; see :mod:`workbench.trace`.
+        None if it was cancelled. Groups ``tokens`` and ``probes/<name>``; see :mod:`workbench.trace`.
 
     Raises
     ------
     PromptError
         Empty or too long a prompt.
     SettingError
-        A probe given twice, or one that does not fit the model.
+        What is no probe, or one given twice, or one that does not fit the model.
     NumericalError
         The residual stream or the logits hold NaN or infinity; it says after which layer.
     """
     ids = model.encode(prompt)
     readers = {}
+    probes = several(probes, "sites", "probe", "wb.probes.LogitLens()")
     for probe in probes:
         if probe.name in readers:
             raise SettingError(f"{probe.name} is given twice: leave one out")
@@ -51,13 +60,18 @@ def observe(model: Model, prompt: str | Sequence[int] | torch.Tensor, probes: Se
             listeners.setdefault(site, []).append(readers[probe.name])
 
     def watch(site: str, layer: int, value: Any) -> None:
+        if cancel is not None and cancel.is_set():
+            raise Cancelled
         if site == "residual" and not value.isfinite().all():
             raise NumericalError(f"the residual stream of {model.name} holds NaN or infinity after layer {layer}")
         for reader in listeners.get(site, ()):
             reader.see(site, layer, value)
 
     with torch.inference_mode():
-        Decoder(model, watch=watch).prefill(ids, logits="none")
+        try:
+            Decoder(model, watch=watch).prefill(ids, logits="none")
+        except Cancelled:
+            return None
         try:
             found = {f"probes/{name}": reader.finish() for name, reader in readers.items()}
         except FloatingPointError as error:

@@ -13,7 +13,7 @@ from workbench.engine.recipe import Recipe
 from workbench.errors import PromptError, SettingError
 from workbench.models import Model
 from workbench.models.stop_text import stop_texts
-from workbench.settings import parse
+from workbench.settings import parse, several
 from workbench.studies.cases import Case
 from workbench.studies.contents import contents
 from workbench.studies.run import recipe as recipe_of
@@ -80,8 +80,13 @@ def named_recipes(recipes: Mapping[str, Sequence[Any] | str]) -> dict[str, list[
     from workbench.registry import TECHNIQUES
 
     named: dict[str, list[Any]] = {BASELINE: []}
+    if not isinstance(recipes, Mapping):
+        raise SettingError(f"recipes are given by name, not as {recipes!r:.80}: write {{'my run': [technique, …]}}")
     for name, recipe in recipes.items():
-        built = parse(recipe, TECHNIQUES) if isinstance(recipe, str) else list(recipe)
+        if isinstance(recipe, str):
+            built = parse(recipe, TECHNIQUES)
+        else:
+            built = several(recipe, "slots", "technique", "wb.techniques.PromptLookup()")
         for each in built:
             if not isinstance(each, techniques.Technique):
                 raise SettingError(f"{name!r} holds {each!r}, which is no technique")

@@ -204,11 +204,14 @@ class Study:
 
     def __repr__(self) -> str:
         attrs = self.tree.attrs
-        state = ", partial" if self.partial else ""
+        state, many = ", partial" if self.partial else "", "s" * (len(self.prompts) != 1)
         return (
-            f"<Study of {len(self.runs)} runs on {len(self.prompts)} prompts: {attrs['model']}, {attrs['dtype']}, "
+            f"<Study of {len(self.runs)} runs on {len(self.prompts)} prompt{many}: {attrs['model']}, {attrs['dtype']}, "
             f"{attrs['device']}{state}>"
         )
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
 
     def _repr_html_(self) -> str:
         from workbench.figures import comparison_html

@@ -96,8 +96,8 @@ def observe(job: Job, model: str, dtype: str, prompt: str, chat: bool, probes: S
     ids, _ = read(job, held, prompt, chat)
     job.say("model", about=loaded.about(held))
     with job.phase("observing"):
-        trace = wb.observe(held, ids, chosen)
-    if not job.cancel.is_set():
+        trace = wb.observe(held, ids, chosen, job.cancel)
+    if trace is not None and not job.cancel.is_set():
         with job.phase("drawing"):
             job.say("figures", html=charts.figures(trace, scheme=scheme))
 
