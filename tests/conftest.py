@@ -29,6 +29,18 @@ if os.environ.get("WORKBENCH_TYPECHECK", "1") != "0":
     jaxtyping.install_import_hook(sorted(shaped_modules()), "beartype.beartype")
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium for one module: while it is there, its event loop runs in this thread and no other can."""
+    from playwright.sync_api import sync_playwright
+
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=arguments)
+        yield opened
+        opened.close()
+
+
 @pytest.fixture(scope="session")
 def bundled():
     """The bundled model with its real weights, in float32 on the CPU; fetched on first use."""

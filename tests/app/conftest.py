@@ -6,7 +6,6 @@ import time
 
 import page_puppet
 import pytest
-from playwright.sync_api import sync_playwright
 
 from workbench.registry import TECHNIQUES
 
@@ -104,15 +103,6 @@ def address(puppet, bundled, workers, free_port):
 def page_worker(address, workers):
     """The worker of the page."""
     return workers[-1]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=arguments)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

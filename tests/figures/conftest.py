@@ -56,16 +56,6 @@ def draw(seen, study, synthetic):
     return drawn
 
 
-@pytest.fixture(scope="session")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
 def visit(browser):
     """Open a file with the network cut; ``asked`` of the page are its requests, ``said`` its complaints."""
