@@ -139,7 +139,8 @@ def _application(
 
 def _config(application: Guard) -> uvicorn.Config:
     return uvicorn.Config(
-        application, http=Impatient, ws="none", lifespan="on", log_level="warning", access_log=False,
+        # Uvicorn's own configuration of logging would close the handlers of others, and some of those their stream.
+        application, http=Impatient, ws="none", lifespan="on", log_config=None, log_level="warning", access_log=False,
         proxy_headers=False, server_header=False, limit_concurrency=MOST_CONNECTIONS, timeout_keep_alive=5,
         timeout_graceful_shutdown=5, h11_max_incomplete_event_size=MOST_HEAD,
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """The served page under raw requests: what is refused before it is read, and what other pages may not do."""
 
 import json
+import logging
 import socket
 import threading
 import time
@@ -344,3 +345,16 @@ def test_the_login_page_lets_in_with_the_password_only(browser, locked):
     visitor.get_by_role("button", name="go").click()
     visitor.wait_for_function("[...document.querySelectorAll('textarea')].some(box => box.value === 'a')")
     context.close()
+
+
+def test_the_handlers_of_others_stay_open():
+    class Handler(logging.NullHandler):
+        closed = False
+
+        def close(self):
+            self.closed = True
+            super().close()
+
+    handler = Handler()
+    with own_folder() as files, serve(page(), files, "127.0.0.1", None, None):
+        assert not handler.closed
