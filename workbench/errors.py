@@ -51,3 +51,17 @@ class TraceError(WorkbenchError, ValueError):
 
 class OutputError(WorkbenchError):
     """A file could not be written; what stood in its place before is still there."""
+
+
+def words_of(error: BaseException) -> str:
+    """One line of what a library raised over a file that is not what it should be.
+
+    Raises
+    ------
+    BaseException
+        The error itself, if it is the end of the process and no answer. A tokenizer's native code panics with an
+        exception that is no Exception; that is one.
+    """
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -9,7 +9,7 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from workbench.errors import PromptError
+from workbench.errors import PromptError, words_of
 
 __all__ = ["ChatText", "adds_special_tokens", "check_characters", "prompt_ids", "token_ids", "write_chat"]
 
@@ -133,10 +133,7 @@ def _encoded(tokenizer: Any, text: str, special: bool) -> list[int]:
     except MemoryError:
         raise
     except BaseException as error:
-        # Its native code panics with an exception that is no Exception.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST]
+        said = words_of(error)[:_LONGEST]
         raise PromptError(
             f"the model's tokenizer breaks on the text, it says: {said}. Take its files anew, or give token ids"
         ) from error

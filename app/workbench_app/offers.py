@@ -10,7 +10,7 @@ from typing import Literal
 
 import workbench as wb
 from workbench.errors import SettingError
-from workbench.files import is_there
+from workbench.files import at_home, is_there
 from workbench.registry import TECHNIQUES
 from workbench.settings import Outside, parse, references, spell
 from workbench.techniques import Technique  # the import also fills the registry
@@ -54,7 +54,7 @@ class Offers:
         name, equals, path = offer.partition("=")
         if not equals or is_there(offer):
             name, path = Path(offer).resolve().name, offer
-        place = Path(path).expanduser()
+        place = at_home(path)
         if not path.strip() or not is_there(place):
             raise SettingError(f"there is nothing at {path!r} to offer")
         if not _NAME.fullmatch(name) or name in _TAKEN or self._paths.get(name, place.resolve()) != place.resolve():

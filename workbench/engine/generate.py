@@ -121,8 +121,6 @@ def generate(
     if not 0 <= min_new_tokens <= max_new_tokens:
         raise PromptError(f"min_new_tokens must lie in 0 … max_new_tokens ({max_new_tokens}), not {min_new_tokens}")
     logprobs = whole("logprobs", logprobs, note=" (none)")
-    if prefill_chunk is not None:
-        prefill_chunk = whole("prefill_chunk", prefill_chunk, 1)
     if past is not None:
         past.check_switch(model, len(tokens), max_new_tokens)
     if context_tokens is not None and past is not None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from workbench.engine.arguments import whole
 from workbench.engine.slots import LogitsPolicy, StopPolicy
-from workbench.errors import PromptError, SettingError
+from workbench.errors import PromptError
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Options:
     logits: bool = False
 
     def __post_init__(self) -> None:
-        if self.prefill_chunk is not None and self.prefill_chunk < 1:
-            raise SettingError(f"prefill_chunk must be at least 1, not {self.prefill_chunk}: leave it out for one pass")
+        if self.prefill_chunk is not None:
+            whole("prefill_chunk", self.prefill_chunk, 1)
 
     def ends(self, output: Sequence[int]) -> bool:
         """Whether the text ends after ``output``, the tokens generated so far."""

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from workbench.errors import UnsupportedModel
 from workbench.models.attention import Scoring
 from workbench.models.block import Block, Rope
-from workbench.models.families import FAMILIES
+from workbench.models.families import FAMILIES, unknown_family
 from workbench.models.family import Family
 from workbench.models.multiply import Multiply
 from workbench.models.parts import find, fused, get, number, read_activation, read_norm, read_router, read_shared
-from workbench.models.rotary import GrowingTable, grows, original_positions, usable_positions
+from workbench.models.rotary import GrowingTable, grows, look_up, original_positions, usable_positions
 
 SITES = ("embedding", "query_key_value", "attention_output", "mlp_output", "router_logits", "residual")
 """What a probe can read: the residual stream before the first block, (queries, keys, values) of a layer, what each
@@ -64,8 +64,7 @@ class Anatomy:
     def __init__(self, hf: nn.Module) -> None:
         config = hf.config
         if config.model_type not in FAMILIES:
-            known = ", ".join(f"{row.title} ({row.name})" for row in FAMILIES.values())
-            raise UnsupportedModel(f"model type {config.model_type!r} is not supported; supported are: {known}")
+            raise UnsupportedModel(unknown_family(config.model_type))
         self.family: Family = FAMILIES[config.model_type]
         for name, value in self.family.required:
             known = value if isinstance(value, tuple) else (value,)
@@ -146,12 +145,7 @@ class Anatomy:
                     self._ropes[kind] = GrowingTable(self._rotary, self.config, kind, rows, self.device)
                 out[kind] = self._ropes[kind](positions, length)
                 continue
-            needed = int(positions.max()) + 1
-            if kind not in self._ropes or self._ropes[kind][0].shape[0] < needed:
-                rows = max(1024, 2 ** (needed - 1).bit_length())
-                self._ropes[kind] = self.rope_of_model(kind, torch.arange(rows, device=self.device))
-            cosine, sine = self._ropes[kind]
-            out[kind] = cosine[positions], sine[positions]
+            out[kind] = look_up(self._ropes, kind, positions, self.device, functools.partial(self.rope_of_model, kind))
         return out
 
     def rope_of_model(self, kind: str, positions: Tensor) -> Rope:

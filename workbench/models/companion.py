@@ -12,10 +12,9 @@ from workbench.errors import SettingError
 from workbench.files import is_there
 from workbench.models.fingerprint import stamps
 from workbench.models.fitted import fitted
-from workbench.models.load import Model, load
+from workbench.models.load import Model, folder_and_layers, load
 
 _CUT = re.compile(r"/(\d{1,9}|\d{0,9}\.\d{1,9})", re.ASCII)
-_LAYERS = re.compile(r"\d{1,9}", re.ASCII)
 
 
 def is_cut(name: str) -> bool:
@@ -47,7 +46,7 @@ def companion(main: Model, name: str) -> Model:
     """
     if is_cut(name):
         return main.shallow(round(float(name[1:]) * main.layers) if "." in name else int(name[1:]))
-    if name.startswith("/") and not is_there(_folder_and_layers(name)[0]):
+    if name.startswith("/") and not is_there(folder_and_layers(name)[0]):
         raise SettingError(
             f"{name!r} is neither a cut of {main.name} (write /12 for 12 of its layers, /0.5 for half of them) nor the "
             "path of a folder that is there"
@@ -84,22 +83,9 @@ def check_vocabulary(main: Model, other: Model) -> None:
 
 def second(name: str, dtype: torch.dtype, device: str) -> Model:
     """A model beside the main one, loaded once for as long as its files stay as they are."""
-    path, layers = _folder_and_layers(name)
+    path, layers = folder_and_layers(name)
     model = _loaded(path, dtype, device, stamps(Path(path)) if is_there(path) else ())
     return model if layers is None else model.shallow(layers)
-
-
-def local_folder(name: str) -> str:
-    """A model's name less the cut of a local folder: ``folder`` of ``folder/4``."""
-    return _folder_and_layers(name)[0]
-
-
-def _folder_and_layers(name: str) -> tuple[str, int | None]:
-    """A local folder and how many of its layers are wanted; any other name as it is."""
-    folder, _, layers = name.rpartition("/")
-    if _LAYERS.fullmatch(layers) and is_there(folder) and Path(folder).is_dir() and not is_there(name):
-        return folder, int(layers)
-    return name, None
 
 
 @functools.lru_cache(maxsize=2)

@@ -215,3 +215,9 @@ FAMILIES: dict[str, Family] = {
         ),
     )
 }
+
+
+def unknown_family(kind: str) -> str:
+    """What is said of a family that has no row in the table."""
+    known = ", ".join(f"{row.title} ({row.name})" for row in FAMILIES.values())
+    return f"model type {kind!r} is not supported; supported are: {known}"

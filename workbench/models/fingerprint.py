@@ -11,6 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.files import at_home
+from workbench.models.manifest import sha256
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -35,7 +38,7 @@ def of_path(path: str | Path) -> str:
 
     Files are read once for as long as their :func:`stamps` stay as they are.
     """
-    path = Path(path).expanduser().resolve()
+    path = at_home(path).resolve()
     return _of_path(path, stamps(path))
 
 
@@ -84,13 +87,8 @@ def _files(path: Path) -> list[Path]:
 @functools.lru_cache(maxsize=64)
 def _of_path(path: Path, stamp: tuple[tuple[Any, ...], ...]) -> str:
     if not path.is_dir():
-        return _of_file(path)
-    return _joined(f"{Path(name).name} {_of_file(Path(name))}" for name, *_ in stamp)
-
-
-def _of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
+    return _joined(f"{Path(name).name} {sha256(Path(name))}" for name, *_ in stamp)
 
 
 def _of_tokenizer(tokenizer: Any) -> str:

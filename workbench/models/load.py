@@ -28,6 +28,7 @@ from workbench.tokenizing import prompt_ids, token_ids, write_chat
 from workbench_kernels import arithmetic
 
 _log = logging.getLogger("workbench")
+_CUT = re.compile(r"(.+)/([0-9]{1,9})")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -231,9 +232,11 @@ def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = N
     """
     dtype = dtype_named(dtype)
     device = str(device_named(device or ("cuda" if torch.cuda.is_available() else "cpu")))
-    cut = re.fullmatch(r"(.+)/([0-9]{1,9})", name)
-    if cut and (cut[1] in bundled.BUNDLED or (is_there(cut[1]) and Path(cut[1]).is_dir() and not is_there(name))):
-        return load(cut[1], dtype, device, revision).shallow(int(cut[2]))
+    whole, layers = folder_and_layers(name)
+    if layers is None and (cut := _CUT.fullmatch(name)) and cut[1] in bundled.BUNDLED:
+        whole, layers = cut[1], int(cut[2])
+    if layers is not None:
+        return load(whole, dtype, device, revision).shallow(layers)
     if name in bundled.BUNDLED:
         folder, revision = bundled.fetch(name), bundled.BUNDLED[name].revision
     elif is_there(name):
@@ -247,6 +250,14 @@ def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = N
     for note in model.notes:
         _log.warning("%s: %s", name, note)
     return model
+
+
+def folder_and_layers(name: str) -> tuple[str, int | None]:
+    """A local folder and how many of its layers are wanted (``folder/4``); any other name as it is."""
+    cut = _CUT.fullmatch(name)
+    if cut and is_there(cut[1]) and Path(cut[1]).is_dir() and not is_there(name):
+        return cut[1], int(cut[2])
+    return name, None
 
 
 def wrap(hf: Any, tokenizer: Any, name: str, revision: str = "") -> Model:

@@ -40,14 +40,14 @@ def check_promises(config: dict[str, Any], contents: list[Contents], name: str) 
         if type(value) not in (int, float):
             continue
         if key in _LAYERS and value > min(tensors, LAYERS_LIMIT):
-            raise _far_larger(name, f"{key} is {value:,}, the files hold {tensors:,} tensors")
+            raise far_larger(name, f"{key} is {value:,}, the files hold {tensors:,} tensors")
         if key == "num_labels" and value > LABELS_LIMIT:
-            raise _far_larger(name, f"{key} is {value:,}")
+            raise far_larger(name, f"{key} is {value:,}")
     sizes = {key: value for key, value in config.items() if type(value) in (int, float)}
     width = sizes.get("hidden_size", sizes.get("n_embd", 1))
     for key in ("hidden_size", "n_embd", *_WIDEST):
         if (1 if key in ("hidden_size", "n_embd") else width) * sizes.get(key, 0) > held:
-            raise _far_larger(name, f"{key} is {sizes[key]:,}, the files hold {held // 2:,} bytes")
+            raise far_larger(name, f"{key} is {sizes[key]:,}, the files hold {held // 2:,} bytes")
 
 
 QUANTISED = "safetensors of plain numbers and GGUF files are read: take one of these, or convert it with its own tool"
@@ -80,5 +80,6 @@ def _method(value: Any) -> str:
     return str(value.get("quant_method", "a method of its own")) if isinstance(value, dict) else "a method of its own"
 
 
-def _far_larger(name: str, reason: str) -> CorruptModel:
+def far_larger(name: str, reason: str) -> CorruptModel:
+    """The error of a configuration that is out of proportion to its weights."""
     return CorruptModel(f"{name} describes a model far larger than its weights: {reason}. Correct its configuration.")

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from workbench.errors import CorruptModel, ModelError, OutOfMemory, UnsupportedModel, WorkbenchError
-from workbench.models.families import FAMILIES
+from workbench.errors import CorruptModel, ModelError, OutOfMemory, UnsupportedModel, WorkbenchError, words_of
+from workbench.models.families import FAMILIES, unknown_family
 from workbench.models.manifest import read_json
-from workbench.models.promises import QUANTISED
+from workbench.models.promises import QUANTISED, far_larger
 from workbench.models.weight_files import Contents, read_gguf, read_safetensors
 
 _SHOWN = 3
@@ -137,12 +137,6 @@ def has_tokenizer(folder: Path, contents: Contents) -> bool:
     return False
 
 
-def unknown_family(kind: str) -> str:
-    """What is said of a family that has no row in the table."""
-    known = ", ".join(f"{row.title} ({row.name})" for row in FAMILIES.values())
-    return f"model type {kind!r} is not supported; supported are: {known}"
-
-
 def _check_family(name: str, folder: Path) -> None:
     """Refuse a family that is not in the table by name alone: its configuration may make lists of any length."""
     file = folder / "config.json"
@@ -164,10 +158,7 @@ def _described(name: str, config: Any, contents: list[Contents]) -> Any:
     held = sum(part.elements for part in contents)
     # Twice is granted, so that a layer or a bias too many is refused by its name; it costs no more than the files do.
     if max(asked, extra) > 2 * held:
-        raise CorruptModel(
-            f"{name} describes a model far larger than its weights: {max(asked, extra):,} numbers, where its files "
-            f"hold {held:,}. Correct its configuration."
-        )
+        raise far_larger(name, f"{max(asked, extra):,} numbers, where its files hold {held:,}")
     return empty
 
 
@@ -233,10 +224,7 @@ def readable(name: str) -> Iterator[None]:
     except WorkbenchError:
         raise
     except BaseException as error:
-        # A tokenizer's native code panics with an exception that is no Exception.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        text = " ".join(f"{type(error).__name__}: {error}".split())
+        text = words_of(error)
         if isinstance(error, MemoryError) or any(sign in text.lower() for sign in ("out of memory", "allocate memory")):
             raise OutOfMemory(
                 f"there is not enough memory to load {name}: choose bfloat16 or a smaller model"

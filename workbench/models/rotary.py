@@ -13,6 +13,7 @@ key stays in the cache as it was rotated when it came, so a token's row is that 
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -89,6 +90,17 @@ def _reach(scaling: dict[str, Any], most: int) -> int:
     return max(most, int(factor * (scaling.get("original_max_position_embeddings") or most)))
 
 
+def look_up(
+    tables: dict[Any, Any], key: Any, positions: Tensor, device: torch.device, rows: Callable[[Tensor], Rope]
+) -> Rope:
+    """Rows for ``positions`` of the table kept under ``key``; ``rows`` computes it anew where it is too short."""
+    needed = int(positions.max()) + 1
+    if key not in tables or tables[key][0].shape[0] < needed:
+        tables[key] = rows(torch.arange(max(1024, 2 ** (needed - 1).bit_length()), device=device))
+    cosine, sine = tables[key]
+    return cosine[positions], sine[positions]
+
+
 class GrowingTable:
     """Cosine and signed sine of one kind of table whose frequencies hang on the length of the text.
 
@@ -143,17 +155,11 @@ class GrowingTable:
     def _of(self, positions: Tensor, length: int) -> Rope:
         """Rows of one length, which of long-rope is one of two: these are computed once and looked up."""
         if self.longest is None:
-            self._set(length)
-            return self._rows(self._rotary, positions)
-        needed = int(positions.max()) + 1
-        if length not in self._whole or self._whole[length][0].shape[0] < needed:
-            self._set(length)
-            rows = max(1024, 2 ** (needed - 1).bit_length())
-            self._whole[length] = self._rows(self._rotary, torch.arange(rows, device=self._device))
-        cosine, sine = self._whole[length]
-        return cosine[positions], sine[positions]
+            return self._computed(length, positions)
+        return look_up(self._whole, length, positions, self._device, functools.partial(self._computed, length))
 
-    def _set(self, length: int) -> None:
+    def _computed(self, length: int, positions: Tensor) -> Rope:
+        """Rows as the model's module computes them with the frequencies of a length."""
         from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
         # As a tensor, so that every sum is rounded as transformers rounds it.
@@ -163,3 +169,4 @@ class GrowingTable:
         )
         name = "inv_freq" if self._layer_type is None else f"{self._layer_type}_inv_freq"
         setattr(self._rotary, name, frequencies)
+        return self._rows(self._rotary, positions)

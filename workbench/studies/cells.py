@@ -15,10 +15,10 @@ from typing import Any
 
 from workbench.engine.step import Step
 from workbench.errors import WorkbenchError
+from workbench.files import PARTIAL
 from workbench.studies.run import sha256
 
 _VERSION = 3
-_PARTIAL = ".partial"
 _OLD = 3600.0  # seconds after which nobody is still writing
 NAN = float("nan")
 
@@ -99,7 +99,7 @@ class Cells:
             except (OSError, ValueError) as error:
                 said = getattr(error, "strerror", None) or error
                 raise WorkbenchError(f"{str(self.folder)!r:.300} cannot hold a study: {said}") from error
-            for file in self.folder.glob(f".cell-*{_PARTIAL}"):
+            for file in self.folder.glob(f".cell-*{PARTIAL}"):
                 if _abandoned(file):
                     file.unlink(missing_ok=True)
 
@@ -137,7 +137,7 @@ class Cells:
         plain = json.loads(json.dumps(asdict(cell)))
         stored = {"version": _VERSION, "hash": recipe_hash, "sha256": sha256(plain), "content": content, "cell": plain}
         try:
-            handle, name = tempfile.mkstemp(dir=self.folder, prefix=_prefix(), suffix=_PARTIAL)
+            handle, name = tempfile.mkstemp(dir=self.folder, prefix=_prefix(), suffix=PARTIAL)
             try:
                 with os.fdopen(handle, "w", encoding="utf-8") as file:
                     json.dump(stored, file)

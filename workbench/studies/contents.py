@@ -11,7 +11,8 @@ from workbench.errors import WorkbenchError
 from workbench.files import is_there
 from workbench.models import Model, fingerprint
 from workbench.models.bundled import BUNDLED
-from workbench.models.companion import is_cut, local_folder, second
+from workbench.models.companion import is_cut, second
+from workbench.models.load import folder_and_layers
 from workbench.registry import TECHNIQUES
 from workbench.settings import Outside, parse, references
 from workbench.studies import code
@@ -76,7 +77,7 @@ def _content(model: Model, what: Outside, value: str) -> str:
 
 
 def _of_name(model: Model, name: str) -> str:
-    base = local_folder(name)
+    base, _ = folder_and_layers(name)
     if name.endswith(".safetensors") or is_there(base):
         return fingerprint.of_path(base)
     bundled = BUNDLED.get(name.partition("/")[0])
