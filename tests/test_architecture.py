@@ -42,9 +42,25 @@ def modules():
     return found
 
 
-def files_of(kind):
-    """The files of techniques or of probes, without those that are not one."""
-    return sorted(file for file in (ROOT / "workbench" / kind).rglob("*.py") if not file.name.startswith("_"))
+def modules_of(kind):
+    """The modules of techniques or of probes, by the file or the folder that is one: what begins with _ is none.
+
+    A technique is a file of its slot's folder, or a folder there whose ``__init__`` holds the class.
+    """
+    folders = [ROOT / "workbench" / kind]
+    if kind == "techniques":
+        folders = [folder for folder in folders[0].iterdir() if folder.is_dir() and folder.name != "__pycache__"]
+    entries = [entry for folder in folders for entry in folder.iterdir()]
+    return sorted(
+        entry.with_suffix("")
+        for entry in entries
+        if not entry.name.startswith("_") and (entry.suffix == ".py" or entry.is_dir())
+    )
+
+
+def files_of(module):
+    """The Python files of a technique or a probe."""
+    return sorted(module.rglob("*.py")) if module.is_dir() else [module.with_suffix(".py")]
 
 
 def registered():
@@ -97,8 +113,7 @@ def test_every_file_registers_one_class_and_every_class_has_a_file(kind):
         homes.setdefault(cls.__module__, []).append(cls.__name__)
     prefix = f"workbench.{kind}."
     homes = {module: names for module, names in homes.items() if module.startswith(prefix)}
-    files = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files_of(kind)]
-    assert sorted(homes) == sorted(files)
+    assert sorted(homes) == sorted(".".join(module.relative_to(ROOT).parts) for module in modules_of(kind))
     for module, names in homes.items():
         assert len(names) == 1, f"{module} registers {names}"
         assert module.rpartition(".")[2] == snake_case(names[0]), f"{module} holds {names[0]}"
@@ -107,9 +122,9 @@ def test_every_file_registers_one_class_and_every_class_has_a_file(kind):
 @pytest.mark.parametrize("kind", ["techniques", "probes"])
 def test_every_technique_and_probe_is_tested_documented_and_public(kind):
     public = importlib.import_module(f"workbench.{kind}")
-    for file in files_of(kind):
-        test = ROOT / "tests" / file.relative_to(ROOT / "workbench").with_name(f"test_{file.name}")
-        assert test.is_file(), f"{file.name} has no {test.relative_to(ROOT)}"
+    for module in modules_of(kind):
+        test = ROOT / "tests" / module.relative_to(ROOT / "workbench").with_name(f"test_{module.name}.py")
+        assert test.is_file(), f"{module.name} has no {test.relative_to(ROOT)}"
         tree = ast.parse(test.read_text("utf-8"))
         names = [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
         assert any(name.startswith("test_") for name in names), f"{test.name} tests nothing"
@@ -119,19 +134,38 @@ def test_every_technique_and_probe_is_tested_documented_and_public(kind):
         assert "Paper" in (importlib.import_module(cls.__module__).__doc__ or ""), f"{name}: no Paper in its head"
 
 
+def test_the_folder_of_a_technique_is_its_first_slot():
+    for name, cls in registered()["techniques"].items():
+        if cls.__module__.startswith("workbench."):
+            assert cls.__module__.split(".")[2] == cls.slots[0], f"{name} fills {cls.slots[0]} and is {cls.__module__}"
+
+
+def imported(file):
+    """The names that a file imports, with their modules; relative ones begin with a point."""
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
 def test_techniques_import_neither_one_another_nor_probes():
-    for file in files_of("techniques"):
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if isinstance(node, ast.ImportFrom):
-                named = [f"{node.module}.{alias.name}" if node.level == 0 else "." for alias in node.names]
-            elif isinstance(node, ast.Import):
-                named = [alias.name for alias in node.names]
-            else:
-                continue
-            for name in named:
-                allowed = name.startswith("workbench.techniques._")
+    for module in modules_of("techniques"):
+        home = ".".join(module.relative_to(ROOT).parts)
+        shared = ("workbench.techniques._", f"{home.rpartition('.')[0]}._", f"{home}.")
+        for file in files_of(module):
+            for name in imported(file):
                 refused = re.match(r"\.|workbench\.(techniques|probes)\b", name)
-                assert allowed or not refused, f"{file.name} imports {name}"
+                assert name.startswith(shared) or not refused, f"{file.relative_to(ROOT)} imports {name}"
+
+
+def test_what_a_slot_shares_serves_that_slot_alone():
+    for folder in (ROOT / "workbench" / "techniques").iterdir():
+        for file in folder.glob("_[!_]*.py"):
+            for name in imported(file):
+                shared = ("workbench.techniques._", f"workbench.techniques.{folder.name}._")
+                refused = re.match(r"\.|workbench\.(techniques|probes)\b", name)
+                assert name.startswith(shared) or not refused, f"{file.relative_to(ROOT)} imports {name}"
 
 
 def technique_table():

@@ -197,7 +197,7 @@ def test_two_for_different_slots_run_together(one, other, family):
 
 
 @kinds
-@pytest.mark.parametrize(("name", "place"), [case for case in EXAMPLES if "cache" in TECHNIQUES[case[0]].slots])
+@pytest.mark.parametrize(("name", "place"), [case for case in EXAMPLES if "evict" in TECHNIQUES[case[0]].slots])
 def test_a_smaller_cache_is_smaller_in_memory(name, place, family):
     model = tiny(family)
     steps, full = run(model, PROMPT, [example(name, place)], NEW), baseline(family)

@@ -87,7 +87,7 @@ def test_one_failing_column_leaves_the_other(race):
 
 def test_columns_run_one_after_the_other_where_one_changes_the_weights(race):
     class Heavy(StreamingLLM):
-        slots = ("cache", "weights")
+        slots = ("evict", "weights")
 
         def start(self, run):
             import contextlib

@@ -24,11 +24,11 @@ from _report import passing, spelled, table, write
 
 import workbench as wb
 import workbench.techniques
-from workbench.drafting.drafter import drafter_model
 from workbench.metrics import median_interval
 from workbench.registry import TECHNIQUES
 from workbench.settings import parse
 from workbench.tasks import encode_prompt, load_prompts
+from workbench.techniques.draft._model_drafter import drafter_model
 
 RECIPES = {
     "`suffix_draft`": "suffix_draft",

@@ -62,6 +62,7 @@ def held(cache: LayerCache) -> list[list[int]]:
 
 def add(cache: LayerCache, lists: Lists, first: int, count: int) -> None:
     numbers = list(range(first, first + count))
+    cache.rows = []  # a pass begins
     cache.append(*entries(numbers), torch.tensor(numbers))
     lists.append(numbers)
     assert cache.appended == count
@@ -188,7 +189,7 @@ def filled(layers: int, tokens: int) -> tuple[KeyValueCache, list[Lists]]:
 @pytest.mark.parametrize("kept", [[0], [0, 1, 2], [0, 2, 3], [0, 1, 2, 3, 4]])
 def test_a_verification_keeps_its_path_in_every_layer_that_ran(kept):
     cache, lists = filled(3, 6)
-    cache.layers[1].appended = 0  # a layer that the verification skipped
+    cache.layers[1].rows = []  # a layer that the verification skipped
     for layer, model in ((cache.layers[0], lists[0]), (cache.layers[2], lists[2])):
         add(layer, model, 6, 5)
     cache.length += 5
@@ -200,6 +201,18 @@ def test_a_verification_keeps_its_path_in_every_layer_that_ran(kept):
         assert ((layer.keys[0, 0, :, 0]) / 100).round().int().tolist() == tokens
         # Places of a path are consecutive positions of the text, whichever branch of a tree it took.
         assert layer.positions[0].tolist() == list(range(len(tokens)))
+
+
+@pytest.mark.parametrize("kept", [[0], [0, 2]])
+def test_of_a_layer_that_ran_twice_both_entries_of_a_token_are_kept_or_dropped(kept):
+    cache, lists = filled(1, 6)
+    add(cache.layers[0], lists[0], 6, 3)
+    cache.layers[0].append(*entries([26, 27, 28]), torch.tensor([26, 27, 28]))
+    cache.length += 3
+    cache.commit(3, kept)
+    assert cache.length == 6 + len(kept)
+    numbers = [0, 1, 2, 3, 4, 5, *(6 + row for row in kept), *(26 + row for row in kept)]
+    assert (cache.layers[0].keys[0, 0, :, 0] / 100).round().int().tolist() == numbers
 
 
 def test_the_peak_is_remembered_after_memory_was_given_back():

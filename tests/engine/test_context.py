@@ -49,9 +49,9 @@ def test_a_likelihood_that_eviction_could_not_touch_now_differs():
 def test_the_context_is_compressed_as_if_no_question_followed(family):
     """SnapKV's window is the end of the context, and the question stands behind what is left of it, whole."""
     model, technique = tiny(family), SnapKV(keep=0.3, window=4)
-    alone = Decoder(model, 0, {"cache": technique.start(_run(model))})
+    alone = Decoder(model, 0, {"evict": technique.start(_run(model))})
     alone.prefill(PROMPT[:CONTEXT])
-    asked = Decoder(model, 0, {"cache": technique.start(_run(model))})
+    asked = Decoder(model, 0, {"evict": technique.start(_run(model))})
     asked.prefill(PROMPT, context=CONTEXT)
     question = torch.arange(CONTEXT, len(PROMPT))
     for one, other in zip(alone.cache.layers, asked.cache.layers, strict=True):
@@ -70,7 +70,7 @@ def _run(model):
 def test_it_is_the_same_run_fed_by_hand(family):
     """Prefill and compress the context, feed the question token by token, then decode greedily."""
     model = tiny(family)
-    decoder = Decoder(model, 0, {"cache": SnapKV(keep=0.3, window=4).start(_run(model))})
+    decoder = Decoder(model, 0, {"evict": SnapKV(keep=0.3, window=4).start(_run(model))})
     decoder.prefill(PROMPT[:CONTEXT])
     for token in PROMPT[CONTEXT:]:
         logits = decoder.forward([token])

@@ -7,8 +7,6 @@ from helpers import random_tokens, tokens_of
 from scaled import SWITCH, expected, prompt_of, scaled
 
 import workbench.techniques  # noqa: F401  fills the registry
-from workbench.drafting import drafter as drafters
-from workbench.drafting.drafter import ModelDrafter
 from workbench.engine import Decoder, Draft, Run, Sampler, generate, score, teacher_force
 from workbench.errors import PromptError, SettingError
 from workbench.registry import TECHNIQUES
@@ -22,6 +20,8 @@ from workbench.techniques import (
     StreamingLLM,
     TokenSelect,
 )
+from workbench.techniques.draft import _model_drafter as drafters
+from workbench.techniques.draft._model_drafter import ModelDrafter
 from workbench_kernels.arithmetic import compiled
 
 NEW = 40
@@ -133,7 +133,7 @@ def test_what_evicts_evicts_anew_at_the_switch(phi, technique):
     if technique.name == "snap_kv":
         text = [*PROMPT, *said[:at]]
         run = Run(phi, tuple(text), NEW, Sampler(), 0)
-        decoder = Decoder(phi, 0, {"cache": technique.start(run)})
+        decoder = Decoder(phi, 0, {"evict": technique.start(run)})
         logits = decoder.prefill(text, context=len(PROMPT))
         for token in said[at:]:
             assert int(logits[0].argmax()) == token

@@ -80,7 +80,7 @@ def test_exact_techniques_stay_exact_on_a_state_with_evictions(name):
 def test_what_was_evicted_stays_evicted(family):
     """The second turn by hand: one decoder that compresses the prompt, decodes, reads what is new and decodes on."""
     model, technique = tiny(family), SnapKV(keep=0.4, window=4)
-    decoder = Decoder(model, 0, {"cache": technique.start(Run(model, tuple(PROMPT), NEW, Sampler(), 0))})
+    decoder = Decoder(model, 0, {"evict": technique.start(Run(model, tuple(PROMPT), NEW, Sampler(), 0))})
     logits, text = decoder.prefill(PROMPT), []
     for turn in ([], MORE):
         for token in turn:

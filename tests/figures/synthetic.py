@@ -253,7 +253,7 @@ STATUSES = ("exact together", "runs", "excluded", "does not apply", "fails")
 def compatibility(techniques: int = 9) -> xr.DataTree:
     """A matrix in which every status comes, with a reason for each that has one."""
     listed = [
-        {"name": f"technique_{i}", "slots": [("draft", "cache", "accept")[i % 3]], "exact": i % 2 == 0, "example": ""}
+        {"name": f"technique_{i}", "slots": [("draft", "evict", "accept")[i % 3]], "exact": i % 2 == 0, "example": ""}
         for i in range(techniques)
     ]
     places = np.arange(techniques)

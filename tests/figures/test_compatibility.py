@@ -43,7 +43,7 @@ def test_techniques_of_one_slot_stand_together(tree):
     spec = figures.compatibility(tree).to_dict()
     order = spec["hconcat"][1]["layer"][0]["encoding"]["x"]["sort"]
     slots = [int(name.split()[-1]) % 3 for name in order]
-    assert slots == sorted(slots, key=lambda slot: ("draft", "cache", "accept")[slot])
+    assert slots == sorted(slots, key=lambda slot: ("draft", "evict", "accept")[slot])
 
 
 def test_what_was_left_out_is_said(synthetic):

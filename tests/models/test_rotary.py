@@ -6,12 +6,12 @@ import pytest
 import torch
 from scaled import OLD, SCALINGS, SWITCH, scaled
 
-from workbench.drafting.placement import placed
 from workbench.errors import UnsupportedModel
 from workbench.models.anatomy import Anatomy
 from workbench.models.proof import prove
 from workbench.models.rotary import GrowingTable, original_positions, usable_positions
 from workbench.models.tiny import tiny
+from workbench.techniques.draft.overlapped_draft.placement import placed
 
 USABLE = {"yarn": 128, "linear": 64, "dynamic": 64, "llama3": 64, "longrope": 256}
 

@@ -8,12 +8,12 @@ from models.test_companion import write
 from studies.made_up import MACHINE
 
 from workbench import artifacts
-from workbench.drafting.acceptance_head import NAME as ACCEPTANCE_HEAD
-from workbench.drafting.acceptance_head import AcceptanceHead
 from workbench.engine import Run, Sampler
 from workbench.models import fingerprint
 from workbench.models.load import load
 from workbench.models.tiny import tiny
+from workbench.parts.acceptance import NAME as ACCEPTANCE_HEAD
+from workbench.parts.acceptance import AcceptanceHead
 from workbench.registry import PROBES, TECHNIQUES
 from workbench.settings import describe, outside, references
 from workbench.studies.compare import compare

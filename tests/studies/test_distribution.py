@@ -16,17 +16,17 @@ from helpers import applicable
 
 import workbench.techniques  # noqa: F401  fills the registry
 from workbench import artifacts
-from workbench.drafting.acceptance_head import NAME as ACCEPTANCE_HEAD
-from workbench.drafting.acceptance_head import AcceptanceHead
 from workbench.engine import Decoder, Draft, Sampler
 from workbench.engine.loop import Loop
 from workbench.engine.recipe import Recipe
 from workbench.errors import IncompatibleTechniques
+from workbench.parts.acceptance import NAME as ACCEPTANCE_HEAD
+from workbench.parts.acceptance import AcceptanceHead
 from workbench.registry import TECHNIQUES
 from workbench.studies.distribution import distance, model_of, prompt_of
 from workbench.techniques import CandidateLength, DynamicTree, Goodput, SuffixDraft, WithoutReplacementTree
-from workbench.techniques._draft_heads import DraftHeadsTechnique
-from workbench.techniques._lookahead import LookaheadTechnique
+from workbench.techniques.draft._draft_heads import DraftHeadsTechnique
+from workbench.techniques.draft._lookahead import LookaheadTechnique
 
 SETTINGS = (
     {"temperature": 1.5, "top_k": 2},

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from workbench.drafting import distilled
 from workbench.models.tiny import tiny
+from workbench.parts import distilled
 from workbench.training import RECIPES
 from workbench.training._forward import residual
 from workbench.training.acceptance_head import AcceptanceHead

@@ -4,9 +4,9 @@ import pytest
 import torch
 from helpers import random_tokens
 
-from workbench.drafting.lookahead import HiddenMaps, PromptTokens
 from workbench.engine import Decoder, Lookahead
 from workbench.models.tiny import tiny
+from workbench.parts.lookahead import HiddenMaps, PromptTokens
 from workbench.training import RECIPES
 from workbench.training._accuracy import note_ranks
 from workbench.training._ahead import chosen_places, entering_rows, logits, read, run_rows
@@ -26,7 +26,7 @@ def part_of(kind, model):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", ["prompt", "transfer"])
 def test_rows_in_training_say_what_they_say_beside_a_verification(family, kind):
-    from workbench.drafting.lookahead.base import position_shift
+    from workbench.parts.lookahead.base import position_shift
 
     model = tiny(family)
     part, text = part_of(kind, model), random_tokens(20)

@@ -4,13 +4,13 @@ import pytest
 import torch
 from helpers import run, tokens_of
 
-from workbench.drafting import distilled
-from workbench.drafting.drafter import ModelDrafter
 from workbench.engine import Decoder
 from workbench.errors import ArtifactError
 from workbench.models.families import FAMILIES
 from workbench.models.tiny import tiny
+from workbench.parts import distilled
 from workbench.techniques import DraftModel as Drafting
+from workbench.techniques.draft._model_drafter import ModelDrafter
 from workbench.training import DataSettings, train
 from workbench.training._forward import residual
 from workbench.training.draft_model import DraftModel

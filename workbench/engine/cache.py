@@ -18,8 +18,8 @@ class LayerCache:
     ----------
     length : int
         Entries held.
-    appended : int
-        Entries that the last pass added.
+    rows : list of sequence of int
+        For every time that the last pass came by, a repeated layer's too, the rows of the pass whose entries it added.
     evictions : int
         How often :meth:`keep` or :meth:`replace` dropped something: places mean the same entries as long as it stays.
     """
@@ -30,8 +30,13 @@ class LayerCache:
         self._positions: Tensor | None = None
         self.reserve = reserve
         self.length = 0
-        self.appended = 0
+        self.rows: list[Sequence[int]] = []
         self.evictions = 0
+
+    @property
+    def appended(self) -> int:
+        """Entries that the last pass added."""
+        return sum(map(len, self.rows))
 
     @property
     def keys(self) -> Tensor:
@@ -64,13 +69,15 @@ class LayerCache:
         """Bytes allocated for keys and values."""
         return 0 if self._keys is None else 2 * self._keys.numel() * self._keys.element_size()
 
-    def append(self, key: Tensor, value: Tensor, positions: Tensor) -> None:
+    def append(self, key: Tensor, value: Tensor, positions: Tensor, rows: Sequence[int] | None = None) -> None:
         """Add entries at the end.
 
         Parameters
         ----------
         key, value : Tensor [batch, kv_heads, tokens, head_dim]
         positions : int Tensor [tokens]
+        rows : sequence of int, optional
+            Rows of the pass that the entries are of; by default all of them, in order.
         """
         count = key.shape[2]
         end = self.length + count
@@ -81,7 +88,7 @@ class LayerCache:
         if self._positions is not None:
             self._positions[:, self.length : end] = positions
         self.length = end
-        self.appended = count
+        self.rows.append(range(count) if rows is None else rows)
 
     def copy(self, reserve: int) -> LayerCache:
         """The same entries in buffers of their own, with room for ``reserve`` more."""
@@ -104,6 +111,20 @@ class LayerCache:
     def crop(self, count: int) -> None:
         """Drop the last ``count`` entries."""
         self.length -= count
+        self.rows = []
+
+    def settle(self, kept: Sequence[int]) -> None:
+        """Of the entries that the last pass added keep those of the rows ``kept`` (increasing) and drop the others."""
+        rows = [row for each in self.rows for row in each]
+        if not rows:
+            return
+        new = {row: place for place, row in enumerate(kept)}
+        places = [place for place, row in enumerate(rows) if row in new]
+        if places == list(range(len(places))):
+            self.crop(len(rows) - len(places))
+        else:
+            self.keep_newest(len(rows), torch.tensor(places, device=self._keys.device))
+        self.rows = [[new[row] for row in each if row in new] for each in self.rows]
 
     def keep_newest(self, count: int, kept: Tensor) -> None:
         """Of the last ``count`` entries keep those at ``kept`` (int Tensor, increasing) and drop the rest."""
@@ -142,6 +163,7 @@ class LayerCache:
         self._values[:, :, :kept] = kept_values
         self.length = kept
         self.mark_positions(positions)
+        self.rows = []
         self.evictions += 1
 
     def replace(self, places: Sequence[int]) -> None:
@@ -160,6 +182,7 @@ class LayerCache:
                 buffer[:, :, to] = buffer[:, :, source]
             self._positions[:, to] = self._positions[:, source]
         self.length = remaining
+        self.rows = []
         self.evictions += 1
 
     def _allocate(self, like: Tensor, capacity: int) -> None:
@@ -234,17 +257,8 @@ class KeyValueCache:
     def commit(self, passed: int, kept: Sequence[int]) -> None:
         """After a verification of ``passed`` tokens keep those at places ``kept`` (increasing) and drop the others, and
         all lookahead rows with them."""
-        kept = list(kept)
-        index = None
         for layer in self.layers:
-            if layer.appended < passed:
-                continue
-            if kept == list(range(len(kept))):
-                layer.crop(layer.appended - len(kept))
-            else:
-                index = torch.tensor(kept, device=layer.keys.device) if index is None else index
-                layer.keep_newest(layer.appended, index)
-            layer.appended = len(kept)
+            layer.settle(kept)
         self.length += len(kept) - passed
 
     def crop_to(self, length: int) -> None:

@@ -33,7 +33,7 @@ class Decoder:
     reserve : int
         Tokens to make room for after the prompt.
     policies : dict of str to object
-        Policy of each slot among ``context``, ``depth``, ``experts``, ``attention`` and ``cache``; missing ones run
+        Policy of each slot among ``context``, ``depth``, ``experts``, ``attention`` and ``evict``; missing ones run
         everything.
     watch : callable, optional
         ``watch(site, layer, value)`` is told every site as it passes; see :data:`workbench.models.SITES`. The value of
@@ -71,7 +71,7 @@ class Decoder:
         self.context = policies.get("context")
         self.depth = policies.get("depth")
         self.experts = policies.get("experts")
-        self.cache_policy = policies.get("cache")
+        self.cache_policy = policies.get("evict")
         self.watch = watch
         self.attend = LayerAttention(self.anatomy.device, self.anatomy.dtype, policies.get("attention"))
         self._costs = [block_cost(block) for block in self.anatomy.blocks]
@@ -110,8 +110,8 @@ class Decoder:
         chunk : int, optional
         logits : {"last", "all", "none"}
         context : int, optional
-            The first so many tokens are prefilled, and the ``cache`` policy compresses them; the others, the question,
-            are then read after what is left, as decoded tokens are: neither the ``context`` nor the ``cache`` policy
+            The first so many tokens are prefilled, and the ``evict`` policy compresses them; the others, the question,
+            are then read after what is left, as decoded tokens are: neither the ``context`` nor the ``evict`` policy
             takes any of them away. By default all are context; 0 reads all after what the cache already holds.
         length : int, optional
             Tokens of the text that these are a part of; by default it ends with them. It decides the rotary factors
@@ -193,7 +193,7 @@ class Decoder:
         tree = None if parents is None or depths == list(range(count)) else ancestors(parents, count, anatomy.device)
         masks: Masks = {}
         for layer in cache.layers:
-            layer.appended = 0
+            layer.rows = []
         if self.watch is not None:
             self.watch("embedding", -1, x)
         index = self._next(-1, x)

@@ -67,7 +67,7 @@ def generate(
         Ends the stream before the next turn once it is set. Closing the iterator does the same.
     context_tokens : int, optional
         First tokens of the prompt that are its context; the rest is the question. The context is prefilled, the
-        ``cache`` slot compresses it without having seen the question, and the question is read after what is left, so
+        ``evict`` slot compresses it without having seen the question, and the question is read after what is left, so
         that even the first token depends on what was evicted. Where nothing is, the text is the same in float32, and
         with the compiled kernels every logit bit for bit. By default the whole prompt is read before anything is
         compressed. The ``context`` slot acts on the context alone; the ``attention`` slot is asked in both parts.
@@ -89,7 +89,7 @@ def generate(
     Rotary factors that hang on the length of the text are those that transformers generates with. Long-rope of Phi-3: a
     text of up to its original positions is read with the short factors; once it is longer, the cache is computed anew
     with the long ones, in the step that comes to it. Techniques of the slots ``context``, ``depth``, ``experts``,
-    ``attention`` and ``cache`` then start anew: the prompt is compressed once more, and what was written is read after
+    ``attention`` and ``evict`` then start anew: the prompt is compressed once more, and what was written is read after
     it as a question. Long-rope of other families, and dynamic scaling: keys stay as they were rotated. Either way no
     pass reads a token with other factors than if it had come alone, so drafts and ``prefill_chunk`` leave the text as
     it is.

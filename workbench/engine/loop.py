@@ -25,7 +25,7 @@ from workbench.engine.slots import Run
 from workbench.engine.step import Step
 from workbench.errors import OutOfMemory
 
-_DECODER_SLOTS = ("context", "depth", "experts", "attention", "cache")
+_DECODER_SLOTS = ("context", "depth", "experts", "attention", "evict")
 
 
 class Loop:

@@ -27,7 +27,7 @@ SLOTS: dict[str, str] = {
     "depth": "one",
     "experts": "one",
     "attention": "one",
-    "cache": "one",
+    "evict": "one",
     "draft": "one",
     "draft_length": "one",
     "accept": "one",
@@ -106,7 +106,7 @@ class AttentionPolicy(Protocol):
 
 
 class CachePolicy(Protocol):
-    """Slot ``cache``."""
+    """Slot ``evict``."""
 
     def prefilled(self, layer: int, query: Tensor, cache: LayerCache) -> None:
         """After the attention of ``layer`` over the last chunk of the prompt; ``query`` is [1, heads, chunk, head_dim].

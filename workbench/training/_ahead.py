@@ -14,8 +14,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench.drafting.lookahead.base import LookaheadPart, position_shift
 from workbench.models import Anatomy, Model
+from workbench.parts.lookahead.base import LookaheadPart, position_shift
 from workbench.settings import settings
 from workbench.training._accuracy import note_ranks
 from workbench.training._forward import causal

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench.drafting.heads import DraftHeads
 from workbench.models import Model
+from workbench.parts.heads import DraftHeads
 from workbench.settings import settings
 from workbench.training._accuracy import note_ranks
 from workbench.training._forward import residual

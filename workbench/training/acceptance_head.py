@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench import artifacts
-from workbench.drafting import distilled
-from workbench.drafting.acceptance_head import AcceptanceHead as Head
 from workbench.errors import SettingError
 from workbench.models import Model
+from workbench.parts import distilled
+from workbench.parts.acceptance import AcceptanceHead as Head
 from workbench.settings import settings
 from workbench.training._forward import residual
 from workbench.training._recipe import Recipe, register

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workbench.drafting.heads import LightDraftModel
+from workbench.parts.heads import LightDraftModel
 from workbench.settings import settings
 from workbench.training._draft_heads import DraftHeadsRecipe
 from workbench.training._recipe import register

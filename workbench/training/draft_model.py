@@ -22,9 +22,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workbench.drafting.distilled import draft_anatomy, layer_tensors
 from workbench.errors import SettingError
 from workbench.models import Model
+from workbench.parts.distilled import draft_anatomy, layer_tensors
 from workbench.settings import settings
 from workbench.training._forward import residual
 from workbench.training._recipe import Recipe, register

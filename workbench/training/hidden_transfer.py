@@ -7,9 +7,9 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from workbench.drafting.lookahead import HiddenMaps
 from workbench.errors import SettingError
 from workbench.models import Model
+from workbench.parts.lookahead import HiddenMaps
 from workbench.settings import settings
 from workbench.training._ahead import LookaheadRecipe, Text
 from workbench.training._recipe import register

@@ -22,8 +22,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench.drafting.lookahead.padding import Padding
 from workbench.models import Model
+from workbench.parts.lookahead.padding import Padding
 from workbench.settings import settings
 from workbench.training._accuracy import note_ranks
 from workbench.training._ahead import LookaheadRecipe, chosen_places, entering_rows, logits, read, run_rows

@@ -7,8 +7,8 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from workbench.drafting.lookahead import PromptTokens
 from workbench.models import Model
+from workbench.parts.lookahead import PromptTokens
 from workbench.settings import settings
 from workbench.training._ahead import LookaheadRecipe, entering_rows
 from workbench.training._recipe import register

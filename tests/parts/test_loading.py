@@ -1,0 +1,94 @@
+"""Trained parts that fit, and those that do not: one plain error each, before anything runs."""
+
+import pytest
+import torch
+from helpers import random_tokens
+from safetensors.torch import load_file
+
+from workbench import artifacts
+from workbench.engine import Chance, Run, Sampler
+from workbench.errors import ArtifactError
+from workbench.models.tiny import tiny
+from workbench.parts.loading import part_tensors
+from workbench.techniques import Chimera, Clover, HiddenTransfer, HydraHeads, MedusaHeads, ParallelPrompt
+from workbench.techniques.draft._no_draft import NoDraft
+
+TECHNIQUES = (MedusaHeads, HydraHeads, Clover, Chimera, ParallelPrompt, HiddenTransfer)
+techniques = pytest.mark.parametrize("kind", TECHNIQUES)
+
+
+def start(technique, model):
+    return technique.start(Run(model, tuple(random_tokens(6)), 8, Sampler(chance=Chance(0)), 0))
+
+
+@techniques
+def test_the_neutral_setting_needs_no_part(kind):
+    assert isinstance(start(kind.neutral(), tiny("llama")), NoDraft)
+
+
+@techniques
+def test_a_model_without_a_part_is_told_how_to_make_one(kind):
+    with pytest.raises(ArtifactError, match=kind.name):
+        start(kind(cost="modelled", weights="/nowhere/" + kind.name + ".safetensors"), tiny("llama"))
+
+
+def test_an_untrained_part_is_always_the_same_and_leaves_chance_alone():
+    before = torch.get_rng_state()
+    made = [part_tensors("x", tiny("llama"), "untrained", lambda: torch.nn.Linear(3, 3)) for _ in range(2)]
+    assert torch.equal(made[0]["weight"], made[1]["weight"]) and made[0]["weight"].abs().sum() > 0
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def stored(kind, tmp_path, change):
+    """Path of an untrained part with one thing changed, as if trained for the tiny Llama."""
+    model = tiny("llama")
+    policy = start(kind(weights="untrained", cost="modelled"), model)
+    part = policy.heads if hasattr(policy, "heads") else policy._part
+    tensors = {key: value.clone() for key, value in part.state_dict().items()}
+    change(tensors)
+    facts = {"model": {"name": model.name, "revision": ""}}
+    artifacts.save(kind.name, tensors, facts, tmp_path)
+    return str(tmp_path / f"{kind.name}.safetensors")
+
+
+@techniques
+def test_a_part_that_was_stored_drafts_as_before(kind, tmp_path):
+    path = stored(kind, tmp_path, lambda tensors: None)
+    assert load_file(path)
+    start(kind(weights=path, cost="modelled"), tiny("llama"))
+
+
+@techniques
+@pytest.mark.parametrize("wrong", ["missing", "flat", "unknown"])
+def test_tensors_of_something_else_are_refused(kind, wrong, tmp_path):
+    def change(tensors):
+        if wrong == "missing":
+            del tensors["acceptance"]
+        elif wrong == "flat":
+            tensors["acceptance"] = tensors["acceptance"].flatten()
+        else:
+            tensors["surprise"] = torch.zeros(2)
+
+    with pytest.raises(ArtifactError):
+        start(kind(weights=stored(kind, tmp_path, change), cost="modelled"), tiny("llama"))
+
+
+@pytest.mark.parametrize("kind", TECHNIQUES[:4])
+def test_tokens_that_the_model_does_not_have_are_refused(kind, tmp_path):
+    path = stored(kind, tmp_path, lambda tensors: tensors["vocabulary"].fill_(96))
+    with pytest.raises(ArtifactError, match="draft vocabulary"):
+        start(kind(weights=path, cost="modelled"), tiny("llama"))
+
+
+def test_a_layer_that_the_model_does_not_have_is_refused(tmp_path):
+    path = stored(HiddenTransfer, tmp_path, lambda tensors: tensors["before_layer"].fill_(4))
+    with pytest.raises(ArtifactError, match="before layer 4"):
+        start(HiddenTransfer(weights=path, cost="modelled"), tiny("llama"))
+
+
+def test_rows_of_another_width_are_refused(tmp_path):
+    def change(tensors):
+        tensors["embeddings"] = torch.zeros(3, 16)
+
+    with pytest.raises(ArtifactError, match="width 16"):
+        start(ParallelPrompt(weights=stored(ParallelPrompt, tmp_path, change), cost="modelled"), tiny("llama"))

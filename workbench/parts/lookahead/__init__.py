@@ -1,0 +1,7 @@
+"""Rows that ride along in a verification and say what comes later: what they are made of, and drafts from them."""
+
+from workbench.parts.lookahead.base import LookaheadPart
+from workbench.parts.lookahead.prompt_tokens import PromptTokens
+from workbench.parts.lookahead.transfer import HiddenMaps
+
+__all__ = ["HiddenMaps", "LookaheadPart", "PromptTokens"]

@@ -1,0 +1,63 @@
+"""Padding positions after the last token whose outputs are the tokens further on.
+
+Source
+------
+Sun et al., Decoding at the Speed of Thought: Harnessing Parallel Decoding of Lexical Units for LLMs, 2024, arXiv
+2405.15208.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from workbench.parts.lookahead.base import LookaheadPart
+
+
+class Padding(LookaheadPart):
+    """The row of order k is the k-th padding embedding plus ``B_k silu(A x)`` of its root's embedding x.
+
+    The second term tells every padding position directly which token came last; the model itself, which the paper
+    trains to look there, is frozen here.
+
+    Parameters
+    ----------
+    embeddings : Tensor [orders, width]
+        First values.
+    rank : int
+        Width between A and B.
+    """
+
+    def __init__(self, embeddings: Tensor, rank: int, ranks: int = 1) -> None:
+        super().__init__(len(embeddings), ranks)
+        orders, width = embeddings.shape
+        self.embeddings = nn.Parameter(embeddings.clone())
+        self.inner = nn.Parameter(torch.randn(rank, width) / width**0.5)
+        self.outer = nn.Parameter(torch.zeros(orders, width, rank))
+
+    @property
+    def layer(self) -> int:
+        return 0
+
+    @property
+    def width(self) -> int:
+        return self.embeddings.shape[1]
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> Self:
+        part = cls(tensors["embeddings"], len(tensors["inner"]), tensors["acceptance"].shape[1])
+        part = part.to(tensors["embeddings"])
+        part.load_state_dict(tensors)
+        return part
+
+    def rows(self, roots: Tensor, orders: Sequence[int]) -> Tensor:
+        places = torch.tensor(orders, device=roots.device) - 1
+        # A root's embedding is small and of another size in every model.
+        x = F.rms_norm(roots.to(self.inner.dtype), roots.shape[-1:])
+        inner = F.silu(F.linear(x, self.inner))
+        told = torch.einsum("...rk,rwk->...rw", inner, self.outer[places].to(inner.dtype))
+        return (self.embeddings[places] + told).to(roots.dtype)

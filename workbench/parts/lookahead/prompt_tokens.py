@@ -1,0 +1,52 @@
+"""Trained embeddings of tokens that are in no vocabulary.
+
+Source
+------
+Chen et al., Hardware-Aware Parallel Prompt Decoding for Memory-Efficient Acceleration of LLM Inference, 2024, arXiv
+2405.18628.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from workbench.artifacts import fit
+from workbench.parts.loading import sizes
+from workbench.parts.lookahead.base import LookaheadPart
+
+
+class PromptTokens(LookaheadPart):
+    """The row of order k is the k-th trained embedding, whatever its root.
+
+    Parameters
+    ----------
+    embeddings : Tensor [orders, width]
+        First values.
+    """
+
+    def __init__(self, embeddings: Tensor, ranks: int = 8) -> None:
+        super().__init__(len(embeddings), ranks)
+        self.embeddings = nn.Parameter(embeddings.clone())
+
+    @property
+    def layer(self) -> int:
+        return 0
+
+    @property
+    def width(self) -> int:
+        return self.embeddings.shape[1]
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> Self:
+        sizes(tensors, "embeddings", 2)
+        part = cls(tensors["embeddings"], sizes(tensors, "acceptance", 2)[1])
+        fit(part, tensors, "file of prompt tokens")
+        return part
+
+    def rows(self, roots: Tensor, orders: Sequence[int]) -> Tensor:
+        chosen = self.embeddings[torch.tensor(orders, device=roots.device) - 1].to(roots.dtype)
+        return chosen.expand(*roots.shape[:-2], -1, -1)

@@ -1,0 +1,1 @@
+"""Slot ``accept``: Which drafted tokens are kept."""

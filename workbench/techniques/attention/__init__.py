@@ -1,0 +1,1 @@
+"""Slot ``attention``: Which keys a decode query reads."""

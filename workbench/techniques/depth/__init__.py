@@ -1,0 +1,1 @@
+"""Slot ``depth``: Which layers run for a token."""

@@ -1,0 +1,1 @@
+"""Slot ``draft``: A chain or tree of candidate tokens."""

@@ -1,0 +1,37 @@
+"""Hidden states of the next tokens, guessed linearly at a middle layer, run through the rest with the verification.
+
+Paper
+-----
+Wu et al., Parallel Decoding via Hidden Transfer for Lossless Large Language Model Acceleration, 2024, arXiv 2404.12022.
+
+Deviates
+--------
+All orders enter before the same layer. The maps begin at the identity. Which nodes carry guessed states with them, and
+how large the tree is, follows from chances and from what a verification costs here, as for
+:class:`~workbench.techniques.ParallelPrompt`. Training distils the model's later distributions and pulls the guessed
+states to the true ones.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from workbench.models import Model
+from workbench.parts.lookahead import HiddenMaps
+from workbench.settings import settings
+from workbench.techniques._technique import register
+from workbench.techniques.draft._lookahead import ORDERS, LookaheadTechnique
+
+
+@register
+@settings
+class HiddenTransfer(LookaheadTechnique):
+    """Pseudo hidden states through the upper layers, in the same forward as the tree."""
+
+    paper = "Wu et al., Hidden Transfer, 2024, arXiv 2404.12022"
+
+    def fresh(self, model: Model) -> HiddenMaps:
+        return HiddenMaps(model.anatomy.width, ORDERS, 2 * model.layers // 3)
+
+    def built(self, tensors: dict[str, Tensor]) -> HiddenMaps:
+        return HiddenMaps.of(tensors)

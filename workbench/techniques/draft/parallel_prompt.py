@@ -1,0 +1,39 @@
+"""Trained prompt tokens behind the text and behind likely drafts: the model's own answers to them are the next drafts.
+
+Paper
+-----
+Chen et al., Hardware-Aware Parallel Prompt Decoding for Memory-Efficient Acceleration of LLM Inference, 2024, arXiv
+2405.18628.
+
+Deviates
+--------
+One embedding for each prompt token, not an ensemble. Which nodes get prompt tokens, and how many, is decided for the
+verification at hand from the nodes' chances and what a further level of the next tree is worth on average, where the
+paper optimises trees for all states of a steady state beforehand. Training inserts prompt tokens at places drawn anew
+at every step and distils the model's own distributions over its whole vocabulary, as the paper does.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from workbench.models import Model
+from workbench.parts.lookahead import PromptTokens
+from workbench.settings import settings
+from workbench.techniques._technique import register
+from workbench.techniques.draft._lookahead import ORDERS, LookaheadTechnique
+
+
+@register
+@settings
+class ParallelPrompt(LookaheadTechnique):
+    """Parallel prompt decoding with a sparse tree for the measured cost of a verification."""
+
+    paper = "Chen et al., Parallel Prompt Decoding, 2024, arXiv 2405.18628"
+
+    def fresh(self, model: Model) -> PromptTokens:
+        return PromptTokens(torch.zeros(ORDERS, model.anatomy.width))
+
+    def built(self, tensors: dict[str, Tensor]) -> PromptTokens:
+        return PromptTokens.of(tensors)

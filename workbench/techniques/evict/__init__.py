@@ -1,0 +1,1 @@
+"""Slot ``evict``: What stays in the key-value cache."""

@@ -1,0 +1,1 @@
+"""Slot ``logits``: The next-token distribution."""

@@ -1,0 +1,1 @@
+"""Slot ``switch``: Which model takes the next step."""
