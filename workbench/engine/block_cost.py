@@ -6,15 +6,8 @@ from workbench.cost.count import BlockCost
 from workbench.models import Block
 
 
-def block_cost(block: Block) -> BlockCost:
-    """The constants of a block; a shared expert is part of what every token multiplies."""
-    dense = [block.query_key_value, block.attention_output]
-    dense += [block.up, block.down] if block.router is None else []
-    elements = sum(projection.weight.numel() for projection in dense)
-    expert = 0
-    if block.router is not None:
-        elements += block.router.weight.numel()
-        elements += 0 if block.shared is None else block.shared.elements
-        expert = block.router.gate_up[0].numel() + block.router.down[0].numel()
-    weight = block.query_key_value.weight
-    return BlockCost(elements, expert, block.heads, block.kv_heads, block.head_dim, weight.element_size())
+def block_cost(block: Block, item: int) -> BlockCost:
+    """The constants of a block whose keys and values have elements of ``item`` bytes; none of a recurrent one."""
+    mixer = block.mixer
+    heads = (0, 0, 0) if mixer.recurrent else (mixer.heads, mixer.kv_heads, mixer.head_dim)
+    return BlockCost(block, None if block.router is None else block.router.experts[0], *heads, item)

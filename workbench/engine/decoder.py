@@ -74,8 +74,7 @@ class Decoder:
         self.cache_policy = policies.get("evict")
         self.watch = watch
         self.attend = LayerAttention(self.anatomy.device, self.anatomy.dtype, policies.get("attention"))
-        self._costs = [block_cost(block) for block in self.anatomy.blocks]
-        self._unembedding = self.anatomy.unembedding.numel()
+        self._costs = [block_cost(block, self.anatomy.dtype.itemsize) for block in self.anatomy.blocks]
         self.hidden: Tensor | None = None
         self.ahead: Tensor | None = None
         self._compiled = None
@@ -246,8 +245,8 @@ class Decoder:
         rows = self.hidden if logits == "all" else self.hidden[-1:]
         count, extra = rows.shape[0], x[0, x.shape[1] - entered :]
         rows = torch.cat((rows, extra)) if entered else rows
-        self.flops += 2 * self._unembedding * rows.shape[0]
-        self.bytes += self._unembedding * anatomy.unembedding.element_size()
+        self.flops += anatomy.head.flops(rows.shape[0])
+        self.bytes += anatomy.head.bytes(rows.shape[0])
         out = anatomy.unembed(rows)
         self.ahead = out[count:] if entered else None
         return out[:count]
@@ -283,7 +282,7 @@ class Decoder:
 
     def _count(self, index: int, tokens: int, keys_read: float, held: int) -> None:
         cost = self._costs[index]
-        sparse = cost.expert > 0
+        sparse = cost.expert is not None
         self.layers_run.append(index)
         self.keys_read.append(keys_read)
         self.flops += cost.flops(tokens, keys_read, self._experts_per_token if sparse else 0)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from workbench.engine.attention import attend
 from workbench.models import Anatomy, Model
-from workbench.models.block import Rope
+from workbench.models.rotate import Rope
 
 
 @torch.inference_mode()

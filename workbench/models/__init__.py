@@ -4,6 +4,7 @@ from workbench.models.anatomy import SITES, Anatomy
 from workbench.models.block import Block
 from workbench.models.families import FAMILIES
 from workbench.models.family import Family
-from workbench.models.load import Model, load
+from workbench.models.load import load
+from workbench.models.model import Model
 
 __all__ = ["FAMILIES", "SITES", "Anatomy", "Block", "Family", "Model", "load"]

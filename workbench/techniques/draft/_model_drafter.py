@@ -227,8 +227,8 @@ class ModelDrafter:
         decoder, anatomy = self.decoder, self.decoder.anatomy
         decoder.forward(tokens, parents, logits="none")
         self._tree = list(tokens), list(parents)
-        decoder.flops += 2 * anatomy.unembedding.numel() * len(rows)
-        decoder.bytes += anatomy.unembedding.numel() * anatomy.unembedding.element_size()
+        decoder.flops += anatomy.head.flops(len(rows))
+        decoder.bytes += anatomy.head.bytes(len(rows))
         return anatomy.unembed(decoder.hidden[list(rows)])
 
     def token(self, place: int) -> int:

@@ -25,7 +25,7 @@ from torch import Tensor
 from workbench.engine import KeyValueCache, LayerCache, Run
 from workbench.errors import SettingError
 from workbench.models import Model
-from workbench.models.block import Rope, rotate
+from workbench.models.rotate import Rope, rotate
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
 

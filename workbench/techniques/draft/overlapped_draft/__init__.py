@@ -38,7 +38,6 @@ from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
 from workbench.techniques.draft._model_drafter import Chain, DrafterName, ModelDrafter, drafter_model
 from workbench.techniques.draft.overlapped_draft.overlap import Ahead
-from workbench.techniques.draft.overlapped_draft.placement import placed
 
 
 @register
@@ -85,7 +84,8 @@ class OverlappedDraft(Technique):
     paper = "Liu et al., PEARL: Parallel Speculative Decoding with Adaptive Draft Length, 2024, arXiv 2408.11850"
 
     def start(self, run: Run) -> _Overlapped:
-        model = placed(drafter_model(run.model, self.model), device_named(self.device) if self.device else None)
+        # The worker's thread shares nothing with the model that a forward changes.
+        model = drafter_model(run.model, self.model).variant(device=device_named(self.device) if self.device else None)
         if model.anatomy.positions < len(run.prompt) + run.max_new_tokens - 1:
             raise SettingError(f"{model.name} knows {model.anatomy.positions:,} positions, too few for this run")
         drafter = ModelDrafter(model, run.max_new_tokens + 2 * self.draft + 2)
