@@ -113,7 +113,7 @@ def test_a_pruned_tree_knows_what_its_nodes_were_drawn_from():
     assert isinstance(tree, TreeWithoutReplacement)
     kept = tree.pruned([0, 1, 3])
     assert kept.tokens == [tree.tokens[0], tree.tokens[1], tree.tokens[3]] and kept.parents == [-1, -1, 0]
-    assert kept.distribution == [tree.distribution[0], tree.distribution[1], tree.distribution[3]]
+    assert kept.distribution_of == [tree.distribution_of[0], tree.distribution_of[1], tree.distribution_of[3]]
     assert kept.drawn == [tree.drawn[0], tree.drawn[1], tree.drawn[3]]
     assert isinstance(grown(Sampler(), (3, 2)).pruned([0]), Draft)
 
