@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 
@@ -14,7 +13,7 @@ class RecurrentState(Protocol):
     Attributes
     ----------
     tensors : dict of str to Tensor
-        What the layer remembers of the text so far; empty before its first token.
+        What the layer remembers of the text so far; at first what :meth:`RecurrentMixer.new_state` gave.
     """
 
     tensors: dict[str, Tensor]
@@ -42,8 +41,8 @@ class RecurrentMixer(Protocol):
     recurrent: ClassVar[bool]
     rope_kind: ClassVar[str | None]
 
-    def new_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-        """The tensors of a state before the first token; none of them is shared with another state."""
+    def new_state(self) -> dict[str, Tensor]:
+        """The tensors of a state before the first token, of a batch of one, on the device of the weights."""
 
     def advance(self, x: Tensor, state: RecurrentState) -> Tensor:
         """Take rows in, one after the other, and leave the state as it is after the last of them.
