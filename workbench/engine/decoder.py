@@ -45,11 +45,12 @@ class Decoder:
     Attributes
     ----------
     layers_run, keys_read, experts_run : list
-        What ran since :meth:`reset_counts`: layer numbers, mean keys read by a query of each, experts of each sparse
-        layer.
+        Layers that ran since :meth:`reset_counts`, mean keys read by a query of each, experts of each sparse one.
     flops, bytes, forwards : int
         Counted since then.
     attend : LayerAttention
+    embeddings : Tensor [rows, width] or None
+        Rows of placeholders, see :mod:`workbench.models.segments`.
     hidden : Tensor [tokens, width]
         Residual stream of the last pass (of a prefill in chunks: of all of them) after the last block.
     ahead : Tensor [rows, vocabulary] or None
@@ -75,6 +76,7 @@ class Decoder:
         self.watch = watch
         self.attend = LayerAttention(self.anatomy.device, self.anatomy.dtype, policies.get("attention"))
         self._costs = [block_cost(block, self.anatomy.dtype.itemsize) for block in self.anatomy.blocks]
+        self.embeddings: Tensor | None = None
         self.hidden: Tensor | None = None
         self.ahead: Tensor | None = None
         self._compiled = None
@@ -185,7 +187,8 @@ class Decoder:
         depths = node_depths(parents, count)
         positions = torch.tensor([start + depth for depth in depths], device=anatomy.device)
         if inputs is None:
-            x = anatomy.embed(torch.tensor([list(tokens)], device=anatomy.device), positions)
+            rows = self.embeddings if min(tokens) < 0 else None
+            x = anatomy.embed(torch.tensor([list(tokens)], device=anatomy.device), positions, rows)
         else:
             x = inputs[None]
         tables = ropes(anatomy, cache, positions, length)

@@ -13,8 +13,11 @@ from workbench.engine.cache import KeyValueCache
 from workbench.engine.step import Step
 from workbench.errors import PromptError, WorkbenchError
 from workbench.models import Model
+from workbench.models.fingerprint import of_tensor
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from workbench.engine.loop import Loop
 
 ModelKey = tuple[str, str, str, str]
@@ -36,12 +39,15 @@ class State:
         Key of the main model.
     recipes : tuple of tuple of str
         For every turn its techniques, as they describe themselves.
+    embeddings : Tensor [rows, width] or None
+        Rows of the prompts that have no token; see :mod:`workbench.models.segments`.
     """
 
     tokens: tuple[int, ...]
     caches: dict[ModelKey, KeyValueCache]
     model: ModelKey
     recipes: tuple[tuple[str, ...], ...]
+    embeddings: Tensor | None = None
 
     def __repr__(self) -> str:
         return f"<State of {self.model[0]}: {len(self.tokens):,} tokens, {self.bytes:,} bytes of caches>"
@@ -97,7 +103,8 @@ class State:
             " ".join(key): [layer.positions.tolist() if layer.length else [] for layer in cache.layers]
             for key, cache in self.caches.items()
         }
-        content = json.dumps([list(self.tokens), kept], sort_keys=True)
+        rows = [] if self.embeddings is None else [of_tensor(self.embeddings)]
+        content = json.dumps([list(self.tokens), kept, *rows], sort_keys=True)
         return {
             "tokens": len(self.tokens),
             "sha256": hashlib.sha256(content.encode()).hexdigest(),

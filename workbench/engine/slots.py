@@ -47,12 +47,16 @@ class Run:
     model : Model
         The model that the policy will serve.
     prompt : tuple of int
+        Negative ones are placeholders, see ``embeddings``.
     max_new_tokens : int
     sampler : Sampler
         How the next token is chosen.
     seed : int
     stepwise : bool
         Whether a technique of the recipe acts between tokens, so that the text may hang on how many a step verifies.
+    embeddings : Tensor [rows, width] or None
+        Rows of the prompt that have no token: row k stands where the prompt has ``-1 - k``. Techniques of the slots
+        that read tokens only meet them if they say ``segments = True``.
     """
 
     model: Model
@@ -61,6 +65,7 @@ class Run:
     sampler: Sampler
     seed: int
     stepwise: bool = False
+    embeddings: Tensor | None = None
 
 
 class WeightsPolicy(Protocol):

@@ -119,15 +119,23 @@ class Anatomy:
     def unembedding_bias(self) -> Tensor | None:
         return self.head.bias
 
-    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor, positions: Tensor, rows: Tensor | None = None) -> Tensor:
         """Residual stream [batch, tokens, width] before the first block.
 
         Parameters
         ----------
         tokens : int Tensor [batch, tokens]
         positions : int Tensor [tokens]
+        rows : Tensor [rows, width], optional
+            What stands in the place of the embedding of the token ``-1 - k``: row k; without them all tokens are the
+            model's own.
         """
-        x = self._embedding(tokens)
+        if rows is None:
+            x = self._embedding(tokens)
+        else:
+            x = torch.where(
+                (tokens < 0)[..., None], rows[(-1 - tokens).clamp_min(0)], self._embedding(tokens.clamp_min(0))
+            )
         if self._embedding_multiplier != 1:
             x = x * self._embedding_multiplier
         if self._positions is not None:

@@ -41,9 +41,9 @@ def fitted(model: Model, vocabulary: int) -> Model:
 class _Widened(Anatomy):
     """An anatomy of more tokens than there are rows for."""
 
-    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor, positions: Tensor, rows: Tensor | None = None) -> Tensor:
         known = tokens < self._embedding.weight.shape[0]
-        x = super().embed(torch.where(known, tokens, 0), positions)
+        x = super().embed(torch.where(known, tokens, 0), positions, rows)
         return torch.where(known[..., None], x, 0.0)
 
     def unembed(self, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from workbench.errors import PromptError, SettingError
 from workbench.models.anatomy import Anatomy
 from workbench.models.block import Block
 from workbench.models.detokenise import Detokeniser, label, pieces
+from workbench.models.segments import NO_IDS, has_embeddings
 from workbench.models.variant import varied
 from workbench.shown import facts_html
 from workbench.tokenizing import prompt_ids, token_ids, write_chat
@@ -114,9 +115,12 @@ class Model:
         Raises
         ------
         PromptError
-            If the prompt is empty, several prompts, longer than the model's positions, holds what is no character or an
-            id that the model does not have, or is text while the model has no tokenizer.
+            If the prompt is empty, several prompts, longer than the model's positions, has rows that are embeddings,
+            holds what is no character or an id that the model does not have, or is text while the model has no
+            tokenizer.
         """
+        if has_embeddings(prompt):
+            raise PromptError(NO_IDS)
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise PromptError(f"{self.name} has no tokenizer: give the prompt as token ids")

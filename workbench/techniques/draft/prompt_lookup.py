@@ -40,6 +40,7 @@ class PromptLookup(Technique):
     draft: Annotated[int, Field(ge=0, le=64, description="most tokens drafted at once")] = 10
 
     slots = ("draft",)
+    segments = True
     exact = True
     paper = "Saxena, Prompt Lookup Decoding, 2023; Yang et al., Inference with Reference, 2023, arXiv 2304.04487"
 
