@@ -11,10 +11,10 @@ from torch import Tensor
 
 from workbench.engine.attention import ancestors, node_depths
 from workbench.engine.block_cost import block_cost
-from workbench.engine.cache import KeyValueCache, LayerCache
 from workbench.engine.draft import Lookahead
 from workbench.engine.layer_attention import LayerAttention, Masks
 from workbench.engine.rotation import ropes
+from workbench.engine.state import KeyValueCache, LayerCache, new_cache
 from workbench.models import Block, Model
 
 Watch = Callable[[str, int, Any], None]
@@ -33,8 +33,8 @@ class Decoder:
     reserve : int
         Tokens to make room for after the prompt.
     policies : dict of str to object
-        Policy of each slot among ``context``, ``depth``, ``experts``, ``attention`` and ``evict``; missing ones run
-        everything.
+        Policy of each slot among ``context``, ``depth``, ``experts``, ``attention``, ``evict`` and ``store``; missing
+        ones run everything.
     watch : callable, optional
         ``watch(site, layer, value)`` is told every site as it passes; see :data:`workbench.models.SITES`. The value of
         ``query_key_value`` is a tuple of three; of the others a tensor.
@@ -67,7 +67,7 @@ class Decoder:
         policies = policies or {}
         self.model = model
         self.anatomy = model.anatomy
-        self.cache = KeyValueCache(model.layers, reserve)
+        self.cache: KeyValueCache = new_cache(self.anatomy.blocks, reserve, policies.get("store"))
         self.context = policies.get("context")
         self.depth = policies.get("depth")
         self.experts = policies.get("experts")
@@ -167,7 +167,7 @@ class Decoder:
             Whether these are prompt tokens, and the last of them.
         ahead : Lookahead, optional
             Rows to run beside the tokens; their logits go to the attribute ``ahead``, their keys stay in the cache
-            until :meth:`workbench.engine.cache.KeyValueCache.commit`.
+            until :meth:`workbench.engine.state.KeyValueCache.commit`.
         inputs : Tensor [tokens, width], optional
             Rows of the residual stream that enter the first block in place of the tokens' embeddings; then ``tokens``
             only says how many there are.
@@ -223,6 +223,8 @@ class Decoder:
                 self.watch("query_key_value", index, (query, key, value))
             if self.cache_policy is not None and prefill and last_chunk:
                 self.cache_policy.prefilled(index, query, layer)
+            if prefill:
+                layer.pack()
             # A depth policy looks at the residual stream between blocks, so only the plain steps serve it.
             upcoming = index + 1 if index + 1 < anatomy.layers else None
             fused = self._compiled is not None and self.depth is None and x.shape[1] == 1

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.engine.attention import attend, chain_keys, mean_keys, visible
-from workbench.engine.cache import LayerCache
+from workbench.engine.state import LayerCache
 from workbench.models import Block
 from workbench_kernels.arithmetic import compiled
 from workbench_kernels.tree_attention import TreeVerification
@@ -61,6 +61,13 @@ class LayerAttention:
             mask, keys_read = self._mask(block, query, layer, positions, tree, masks)
             chosen = self.policy.attend(block.index, query, layer, mask, block.scoring)
             return chosen or (attend(query, layer.keys, layer.values, mask, block.scoring), keys_read)
+        if layer.attend is not None:
+            own = layer.attend(query, lambda: self._mask(block, query, layer, positions, tree, masks)[0], block.scoring)
+            if own is not None:
+                return own
+        if layer.valid is not None:
+            mask, keys_read = self._mask(block, query, layer, positions, tree, masks)
+            return attend(query, layer.keys, layer.values, mask, block.scoring), keys_read
         if self._compiled:
             return self._one_way(block, query, layer, positions, tree, masks)
         # Neither torch's fused attention nor the verification kernel knows soft caps and sinks.

@@ -17,7 +17,7 @@ from workbench.engine.draft import Draft, Verification
 from workbench.engine.sampling import Sampler
 
 if TYPE_CHECKING:
-    from workbench.engine.cache import KeyValueCache, LayerCache
+    from workbench.engine.state import KeyValueCache, KeyValueState, LayerCache
     from workbench.models import Block, Model
     from workbench.models.attention import Scoring
 
@@ -28,6 +28,7 @@ SLOTS: dict[str, str] = {
     "experts": "one",
     "attention": "one",
     "evict": "one",
+    "store": "one",
     "draft": "one",
     "draft_length": "one",
     "accept": "one",
@@ -116,6 +117,14 @@ class CachePolicy(Protocol):
 
     def settled(self, cache: KeyValueCache) -> None:
         """After a step, when rejected drafts are gone from the cache; also between context and question."""
+
+
+class StorePolicy(Protocol):
+    """Slot ``store``: in what form and where keys and values are kept; what stays is the slot ``evict``'s."""
+
+    def state(self, layer: int, block: Block, reserve: int) -> KeyValueState:
+        """The empty state of a layer, with room for ``reserve`` entries beyond those that come first. Asked whenever a
+        cache is made; a run that goes on from another's state takes its entries over into what is made here."""
 
 
 class DraftPolicy(Protocol):
