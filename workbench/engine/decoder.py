@@ -14,7 +14,7 @@ from workbench.engine.block_cost import block_cost
 from workbench.engine.draft import Lookahead
 from workbench.engine.layer_attention import LayerAttention, Masks
 from workbench.engine.rotation import ropes
-from workbench.engine.state import KeyValueCache, LayerCache, new_cache
+from workbench.engine.state import KeyValueCache, KeyValueState, new_cache
 from workbench.models import Block, Model
 
 Watch = Callable[[str, int, Any], None]
@@ -233,7 +233,7 @@ class Decoder:
             else:
                 x = block.leave(x, attended, self._watch_layer(index), self._choose_experts(block))
                 upcoming = self._next(index, x)
-            self._count(index, x.shape[1], keys_read, layer.length)
+            self._count(index, x.shape[1], keys_read, layer)
             if self.watch is not None:
                 self.watch("residual", index, x)
             index = upcoming
@@ -259,7 +259,7 @@ class Decoder:
             return self.depth.next_layer(index, x)
         return index + 1 if index + 1 < self.anatomy.layers else None
 
-    def _append(self, layer: LayerCache, key: Tensor, value: Tensor, positions: Tensor, start: int) -> None:
+    def _append(self, layer: KeyValueState, key: Tensor, value: Tensor, positions: Tensor, start: int) -> None:
         layer.append(key, value, positions)
         complete = layer.length == start + len(positions) if self.context is None else False
         if layer.contiguous and not complete:
@@ -283,14 +283,14 @@ class Decoder:
 
         return choose
 
-    def _count(self, index: int, tokens: int, keys_read: float, held: int) -> None:
+    def _count(self, index: int, tokens: int, keys_read: float, layer: KeyValueState) -> None:
         cost = self._costs[index]
         sparse = cost.expert > 0
         self.layers_run.append(index)
         self.keys_read.append(keys_read)
         self.flops += cost.flops(tokens, keys_read, self._experts_per_token if sparse else 0)
-        touched = min(held, keys_read) if tokens == 1 else held
-        self.bytes += cost.bytes(tokens, touched, self.experts_run[-1] if sparse else 0)
+        touched = min(layer.length, keys_read) if tokens == 1 else layer.length
+        self.bytes += cost.bytes(tokens, touched, self.experts_run[-1] if sparse else 0, layer.entry_bytes)
 
 
 def _parts(tokens: int, context: int, chunk: int | None) -> Iterator[tuple[int, int]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.engine.attention import attend, chain_keys, mean_keys, visible
-from workbench.engine.state import LayerCache
+from workbench.engine.state import KeyValueState
 from workbench.models import Block
 from workbench_kernels.arithmetic import compiled
 from workbench_kernels.tree_attention import TreeVerification
@@ -38,7 +38,7 @@ class LayerAttention:
         self._compiled = device.type == "cpu" and compiled(dtype)
 
     def __call__(
-        self, block: Block, query: Tensor, layer: LayerCache, positions: Tensor, tree: Tensor | None, masks: Masks
+        self, block: Block, query: Tensor, layer: KeyValueState, positions: Tensor, tree: Tensor | None, masks: Masks
     ) -> tuple[Tensor, float]:
         """Attend to a cache whose last entries are the queries' own.
 
@@ -46,7 +46,7 @@ class LayerAttention:
         ----------
         block : Block
         query : Tensor [batch, heads, tokens, head_dim]
-        layer : LayerCache
+        layer : KeyValueState
         positions : int Tensor [tokens]
         tree : bool Tensor [tokens, tokens] or None
             True where the row's token may see the column's; None for a chain.
@@ -94,7 +94,7 @@ class LayerAttention:
         return attend(query, keys, values, mask, block.scoring), keys_read
 
     def _one_way(
-        self, block: Block, query: Tensor, layer: LayerCache, positions: Tensor, tree: Tensor | None, masks: Masks
+        self, block: Block, query: Tensor, layer: KeyValueState, positions: Tensor, tree: Tensor | None, masks: Masks
     ) -> tuple[Tensor, float]:
         """By the compiled kernel whatever the tokens are, so that each is attended as if it had come alone."""
         count, held, window = query.shape[2], layer.length, block.window
@@ -116,7 +116,7 @@ class LayerAttention:
 
     @staticmethod
     def _mask(
-        block: Block, query: Tensor, layer: LayerCache, positions: Tensor, tree: Tensor | None, masks: Masks
+        block: Block, query: Tensor, layer: KeyValueState, positions: Tensor, tree: Tensor | None, masks: Masks
     ) -> tuple[Tensor | None, float]:
         key = (layer.length, block.window, True) if layer.contiguous else (block.index,)
         if key not in masks:

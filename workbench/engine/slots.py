@@ -17,7 +17,7 @@ from workbench.engine.draft import Draft, Verification
 from workbench.engine.sampling import Sampler
 
 if TYPE_CHECKING:
-    from workbench.engine.state import KeyValueCache, KeyValueState, LayerCache
+    from workbench.engine.state import KeyValueCache, KeyValueState
     from workbench.models import Block, Model
     from workbench.models.attention import Scoring
 
@@ -98,7 +98,7 @@ class AttentionPolicy(Protocol):
     """Slot ``attention``."""
 
     def attend(
-        self, layer: int, query: Tensor, cache: LayerCache, mask: Tensor | None, scoring: Scoring
+        self, layer: int, query: Tensor, cache: KeyValueState, mask: Tensor | None, scoring: Scoring
     ) -> tuple[Tensor, float] | None:
         """Weighted values [1, heads, tokens, head_dim] and the number of keys a query read on average; None leaves the
         layer to the engine. The new keys are already in ``cache``; ``mask`` [tokens or heads' groups, keys] is True
@@ -109,7 +109,7 @@ class AttentionPolicy(Protocol):
 class CachePolicy(Protocol):
     """Slot ``evict``."""
 
-    def prefilled(self, layer: int, query: Tensor, cache: LayerCache) -> None:
+    def prefilled(self, layer: int, query: Tensor, cache: KeyValueState) -> None:
         """After the attention of ``layer`` over the last chunk of the prompt; ``query`` is [1, heads, chunk, head_dim].
         What is evicted here never stands beside the other layers' full caches. Of a prompt with a context and a
         question this is the end of the context: the question is read after what is left, and its keys stay. A run that

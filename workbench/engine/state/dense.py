@@ -33,6 +33,16 @@ class LayerCache(Entries):
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
 
+    @classmethod
+    def of(cls, keys: Tensor, values: Tensor, reserve: int) -> LayerCache:
+        """A cache of its own that holds these entries [batch, kv_heads, n, head_dim] of a text's beginning."""
+        made = LayerCache(reserve)
+        made._allocate(keys, keys.shape[2] + reserve)
+        made.length = keys.shape[2]
+        made._keys[:, :, : made.length] = keys
+        made._values[:, :, : made.length] = values
+        return made
+
     @property
     def keys(self) -> Tensor:
         """Tensor [batch, kv_heads, length, head_dim], a view: keys as they were rotated when they came."""
@@ -75,14 +85,8 @@ class LayerCache(Entries):
 
     def copy(self, reserve: int) -> LayerCache:
         """The same entries in buffers of their own, with room for ``reserve`` more."""
-        made = LayerCache(reserve)
+        made = LayerCache(reserve) if self._keys is None else LayerCache.of(self.keys, self.values, reserve)
         made._copy_marks(self)
-        if self._keys is not None:
-            made.length = 0
-            made._allocate(self._keys, self.length + reserve)
-            made.length = self.length
-            made._keys[:, :, : self.length] = self.keys
-            made._values[:, :, : self.length] = self.values
         return made
 
     def _add(self, key: Tensor, value: Tensor) -> None:

@@ -182,19 +182,14 @@ class PackedState(Entries):
             self._columns[kind] = (
                 made if before is None else {name: torch.cat((before[name], made[name]), 2) for name in made}
             )
-        self._newest = self._tail_of(newest.keys[:, :, count:], newest.values[:, :, count:])
+        self._newest = LayerCache.of(newest.keys[:, :, count:], newest.values[:, :, count:], self.stride)
         self.packed += count
 
     def _decode(self) -> None:
         """Let everything be as if it had just come."""
         if self.packed:
-            self._newest = self._tail_of(self.keys, self.values)
+            self._newest = LayerCache.of(self.keys, self.values, self.stride)
             self.packed, self._columns = 0, {}
-
-    def _tail_of(self, keys: Tensor, values: Tensor) -> LayerCache:
-        tail = LayerCache(self.stride)
-        tail.append(keys, values, torch.arange(keys.shape[2], device=keys.device))
-        return tail
 
     def _add(self, key: Tensor, value: Tensor) -> None:
         self._newest.append(key, value, torch.arange(key.shape[2], device=key.device))
@@ -224,7 +219,7 @@ class PackedState(Entries):
             return
         self._decode()
         self._newest.keep(index)
-        self._newest = self._tail_of(self._newest.keys, self._newest.values)
+        self._newest = LayerCache.of(self._newest.keys, self._newest.values, self.stride)
 
     def _select_newest(self, start: int, kept: Tensor) -> None:
         if start < self.packed:
