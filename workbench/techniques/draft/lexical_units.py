@@ -122,8 +122,8 @@ class _Units:
         if verification.ahead is None:
             return
         rows = verification.ahead
-        law = rows.float().softmax(-1) if self._sampler.greedy else self._sampler.distribution(rows)
-        chances, tokens = law.max(-1)
+        distribution = rows.float().softmax(-1) if self._sampler.greedy else self._sampler.distribution(rows)
+        chances, tokens = distribution.max(-1)
         before = verification.next_token
         for token, chance in zip(tokens.tolist(), chances.tolist()):
             if chance < self._alpha or token == before:
