@@ -12,6 +12,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 from pathlib import Path
 
+import cpu_seconds
 import jaxtyping
 import pytest
 
@@ -27,6 +28,14 @@ def shaped_modules():
 
 if os.environ.get("WORKBENCH_TYPECHECK", "1") != "0":
     jaxtyping.install_import_hook(sorted(shaped_modules()), "beartype.beartype")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--cpu-seconds", metavar="FILE", help="write the CPU seconds of every test as JSON")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(cpu_seconds.Clock(config), "cpu-seconds")
 
 
 @pytest.fixture(scope="module")

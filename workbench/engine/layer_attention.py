@@ -31,10 +31,19 @@ class LayerAttention:
     dtype : torch.dtype
     policy : object, optional
         Of the slot ``attention``; it is asked first. An attribute too.
+    prefill_policy : object, optional
+        Of the slot ``prefill_attention``; asked in its place while ``prompt`` is set.
+
+    Attributes
+    ----------
+    prompt : bool
+        Whether the queries are those of tokens of the prompt.
     """
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, policy: Any = None) -> None:
-        self.policy = policy
+    def __init__(
+        self, device: torch.device, dtype: torch.dtype, policy: Any = None, prefill_policy: Any = None
+    ) -> None:
+        self.policy, self.prefill_policy, self.prompt = policy, prefill_policy, False
         self._compiled = device.type == "cpu" and compiled(dtype)
 
     def __call__(
@@ -57,9 +66,11 @@ class LayerAttention:
         -------
         Tensor [batch, heads, tokens, head_dim], float
         """
-        if self.policy is not None:
+        policy = self.prefill_policy if self.prompt else self.policy
+        if policy is not None:
             mask, keys_read = self._mask(block, query, layer, positions, tree, masks)
-            chosen = self.policy.attend(block.index, query, layer, mask, block.scoring)
+            ask = policy.attend_prompt if self.prompt else policy.attend
+            chosen = ask(block.index, query, layer, mask, block.scoring)
             return chosen or (attend(query, layer.keys, layer.values, mask, block.scoring), keys_read)
         if layer.attend is not None:
             own = layer.attend(query, lambda: self._mask(block, query, layer, positions, tree, masks)[0], block.scoring)
