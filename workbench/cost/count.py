@@ -50,11 +50,13 @@ class BlockCost:
         experts = 0 if self.expert is None else tokens * experts_per_token * self.expert.flops(1)
         return int(self._of(tokens)[0] + experts + 4 * tokens * keys_read * self.heads * self.head_dim)
 
-    def bytes(self, tokens: int, keys_touched: float, experts_run: int = 0) -> int:
-        """Bytes of weights and of keys and values read, and of new keys and values written."""
+    def bytes(self, tokens: int, keys_touched: float, experts_run: int = 0, entry_bytes: float | None = None) -> int:
+        """Bytes of weights and of keys and values read, and of new keys and values written: ``entry_bytes`` for a key
+        and its value over all heads, by default elements of ``item`` bytes."""
         experts = 0 if self.expert is None else experts_run * self.expert.bytes(tokens)
-        cache = 2 * (keys_touched + tokens) * self.kv_heads * self.head_dim * self.item
-        return int(self._of(tokens)[1] + experts + cache)
+        if entry_bytes is None:
+            entry_bytes = 2 * self.kv_heads * self.head_dim * self.item
+        return int(self._of(tokens)[1] + experts + (keys_touched + tokens) * entry_bytes)
 
     def _of(self, tokens: int) -> tuple[int, int]:
         """Operations and bytes of what every token multiplies; asked once for every number of tokens."""

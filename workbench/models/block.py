@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -16,12 +17,25 @@ from workbench.models.activation import Activation, ClampedSwiglu
 from workbench.models.attention import Scoring
 from workbench.models.experts import Expert, Router, SharedExpert, apply_experts
 from workbench.models.mixers import Mixer, RecurrentState
+from workbench.models.neurons import some_neurons
 from workbench.models.norm import Norm
 from workbench.models.projection import LinearMap
 from workbench.models.rotate import Rope
 
 Watch = Callable[[str, Tensor], None]
-ChooseExperts = Callable[[int, Tensor], tuple[Tensor, Tensor]]
+
+
+class Choice(Protocol):
+    """Who decides what runs of a block's MLP; ``x`` [rows, width] is the residual stream that it reads."""
+
+    def experts(self, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights and indices of a sparse block's experts, each [rows, any], from router logits [rows, experts]."""
+
+    def fetch(self, expert: int) -> Expert:
+        """One of the experts that were chosen."""
+
+    def neurons(self, x: Tensor) -> Tensor | None:
+        """Of a dense block, see :func:`workbench.models.neurons.some_neurons`; None for all."""
 
 
 @dataclass
@@ -128,7 +142,7 @@ class Block:
         """What a recurrent mixer adds to the residual stream ``x`` [batch, tokens, width]; it leaves ``state`` as it is
         after the last token."""
         normed = x if self.attention_norm is None else self.attention_norm(x)
-        return self._added(self.mixer.advance(normed, state), self.attention_post_norm)
+        return self.added(self.mixer.advance(normed, state), self.attention_post_norm)
 
     def attention_sublayer(self, attended: Tensor) -> Tensor:
         """What the attention adds to the residual stream.
@@ -142,35 +156,36 @@ class Block:
         -------
         Tensor [batch, tokens, width]
         """
-        return self._added(self.mixer.leave(attended), self.attention_post_norm)
+        return self.added(self.mixer.leave(attended), self.attention_post_norm)
 
-    def mlp_sublayer(self, x: Tensor, watch: Watch | None = None, choose: ChooseExperts | None = None) -> Tensor:
+    def mlp_sublayer(self, x: Tensor, watch: Watch | None = None, choose: Choice | None = None) -> Tensor:
         """What the MLP (or the chosen experts) adds to the residual stream ``x`` [batch, tokens, width].
 
-        ``watch("router_logits", logits [batch * tokens, experts])`` is told what the router said; ``choose(layer,
-        logits)`` replaces the choice of experts and returns their weights and indices, each [batch * tokens, any].
+        ``watch("router_logits", logits [batch * tokens, experts])`` is told what the router said; ``choose`` decides
+        what runs, by default all neurons of a dense block, and the router's own choice of experts.
         """
         normed = x if self.mlp_norm is None else self.mlp_norm(x)
         if self.router is not None:
-            out = self._experts(normed, watch, choose)
+            out = self._experts(x, normed, watch, choose)
+        elif choose is not None and (chosen := choose.neurons(x.reshape(-1, x.shape[-1]))) is not None:
+            return some_neurons(self, normed, chosen)
         else:
             out = self.down(self.activation(self.up(normed), self.gated))
-        return self._added(out, self.mlp_post_norm)
+        return self.added(out, self.mlp_post_norm)
 
-    def _added(self, out: Tensor, norm: Norm | None) -> Tensor:
+    def added(self, out: Tensor, norm: Norm | None) -> Tensor:
+        """What is added to the residual stream of what a sublayer gave."""
         out = out if norm is None else norm(out)
         return out if self.residual_multiplier == 1 else out * self.residual_multiplier
 
-    def leave(
-        self, x: Tensor, attended: Tensor, watch: Watch | None = None, choose: ChooseExperts | None = None
-    ) -> Tensor:
+    def leave(self, x: Tensor, attended: Tensor, watch: Watch | None = None, choose: Choice | None = None) -> Tensor:
         """Residual stream after the block, from the one before it and the weighted values.
 
         ``watch`` also sees ``attention_output`` and ``mlp_output``, each [batch, tokens, width].
         """
         return self.add(x, self.attention_sublayer(attended), watch, choose)
 
-    def add(self, x: Tensor, mixed: Tensor, watch: Watch | None = None, choose: ChooseExperts | None = None) -> Tensor:
+    def add(self, x: Tensor, mixed: Tensor, watch: Watch | None = None, choose: Choice | None = None) -> Tensor:
         """The same from what the mixer adds, ``mixed`` [batch, tokens, width]; ``attention_output`` is then that."""
         middle = x + mixed
         mlp = self.mlp_sublayer(x if self.parallel else middle, watch, choose)
@@ -206,12 +221,16 @@ class Block:
         if self.shared is not None:
             yield self.shared
 
-    def _experts(self, normed: Tensor, watch: Watch | None, choose: ChooseExperts | None) -> Tensor:
+    def _experts(self, x: Tensor, normed: Tensor, watch: Watch | None, choose: Choice | None) -> Tensor:
         rows = normed.reshape(-1, normed.shape[-1])
         router = self.router
         logits = router.scores(rows)
         if watch is not None:
             watch("router_logits", logits)
-        weights, indices = self.route(logits) if choose is None else choose(self.index, logits)
-        out = apply_experts(rows, weights, indices, router, self.shared, self.activation)
+        if choose is None:
+            weights, indices = self.route(logits)
+        else:
+            weights, indices = choose.experts(x.reshape(-1, x.shape[-1]), logits)
+        fetch = None if choose is None else choose.fetch
+        out = apply_experts(rows, weights, indices, router, self.shared, self.activation, fetch)
         return out.view_as(normed)

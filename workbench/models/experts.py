@@ -91,16 +91,24 @@ class Router:
 
 
 def apply_experts(
-    rows: Tensor, weights: Tensor, indices: Tensor, router: Router, shared: SharedExpert | None, activation: Gated
+    rows: Tensor,
+    weights: Tensor,
+    indices: Tensor,
+    router: Router,
+    shared: SharedExpert | None,
+    activation: Gated,
+    fetch: Callable[[int], Expert] | None = None,
 ) -> Tensor:
     """Weighted sum of what the chosen experts, and the shared one if there is one, make of ``rows`` [tokens, width].
 
-    ``weights`` and ``indices``, each [tokens, any], say which experts a token has and how much each counts.
+    ``weights`` and ``indices``, each [tokens, any], say which experts a token has and how much each counts;
+    ``fetch(expert)`` gives one of them, by default the router's own.
     """
     weights = weights.to(rows.dtype)
     out = torch.zeros_like(rows)
     for expert in indices.unique().tolist():
         token, place = torch.where(indices == expert)
-        result = router.experts[expert](rows[token], activation)
+        chosen = router.experts[expert] if fetch is None else fetch(expert)
+        result = chosen(rows[token], activation)
         out.index_add_(0, token, result * weights[token, place, None])
     return out if shared is None else out + shared(rows, activation)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from workbench.models.anatomy import Anatomy
 from workbench.models.model import Model
-from workbench.models.variant import rows_of
+from workbench.models.projection import some_outputs
 
 
 def fitted(model: Model, vocabulary: int) -> Model:
@@ -32,7 +32,7 @@ def fitted(model: Model, vocabulary: int) -> Model:
     view = model.variant()
     view.anatomy.vocabulary = vocabulary
     if vocabulary < own:
-        view.anatomy.head = rows_of(model.anatomy, slice(vocabulary))
+        view.anatomy.head = some_outputs(model.anatomy.head, slice(vocabulary))
     else:
         view.anatomy.__class__ = _Widened
     return view

@@ -48,13 +48,17 @@ class Projection:
     ----------
     weight : Tensor [outputs, inputs]
     bias : Tensor [outputs] or None
-    multiply : Multiply
-        Forms the product; the model's own.
+    multiply : Multiply, optional
+        Forms the product; by default as those of a model of this dtype on this device are formed.
     """
 
     weight: Tensor
     bias: Tensor | None = None
-    multiply: Multiply = field(default_factory=Multiply, repr=False)
+    multiply: Multiply | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.multiply is None:
+            self.multiply = Multiply(self.weight.dtype, self.weight.device)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.multiply(x, self.weight, self.bias)
@@ -66,3 +70,14 @@ class Projection:
     def bytes(self, rows: int) -> int:
         """All weights, once, whatever the number of rows."""
         return self.weight.numel() * self.weight.element_size()
+
+
+def some_outputs(linear: LinearMap, chosen: Tensor | slice) -> Projection:
+    """The rows of a linear map that give the outputs ``chosen``, as one with dense weights."""
+    bias = None if linear.bias is None else linear.bias[chosen]
+    return Projection(linear.weight[chosen], bias, getattr(linear, "multiply", None))
+
+
+def some_inputs(linear: LinearMap, chosen: Tensor) -> Projection:
+    """The columns of a linear map that multiply the inputs ``chosen``, as one with dense weights."""
+    return Projection(linear.weight.index_select(1, chosen), linear.bias, getattr(linear, "multiply", None))

@@ -19,7 +19,7 @@ from workbench.models.anatomy import Anatomy
 from workbench.models.block import Block
 from workbench.models.device import device_named
 from workbench.models.multiply import Multiply
-from workbench.models.projection import Projection
+from workbench.models.projection import some_outputs
 
 T = TypeVar("T")
 
@@ -62,18 +62,12 @@ def varied(
     sources = [others.get(place, anatomy.blocks[layer]) for place, layer in enumerate(layers)]
     view.blocks = [replace(block, index=place) for place, block in enumerate(sources)]
     if draft_vocabulary is not None:
-        view.head = rows_of(anatomy, draft_vocabulary.long())
+        view.head = some_outputs(anatomy.head, draft_vocabulary.long())
     if weights:
         _set(view, weights)
     if device is not None and (target := device_named(device, real=False)) != view.device:
         _move(view, target)
     return view
-
-
-def rows_of(anatomy: Anatomy, rows: Tensor | slice) -> Projection:
-    """Some rows of an anatomy's head, as one with dense weights."""
-    head = anatomy.head
-    return Projection(head.weight[rows], None if head.bias is None else head.bias[rows], anatomy.multiply)
 
 
 def rebuilt(value: T, change: Callable[[str, Any], Any], name: str = "") -> T:
