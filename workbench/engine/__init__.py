@@ -2,8 +2,10 @@
 
 from workbench.engine.cache import KeyValueCache, LayerCache
 from workbench.engine.decoder import Decoder
-from workbench.engine.draft import Draft, Lookahead, Verification
+from workbench.engine.draft import Draft, Look, Lookahead, Verification
 from workbench.engine.generate import generate, teacher_force
+from workbench.engine.ledger import Ledger
+from workbench.engine.passes import Pass
 from workbench.engine.sampling import Chance, Sampler
 from workbench.engine.score import score
 from workbench.engine.session import Generation, State
@@ -19,7 +21,10 @@ __all__ = [
     "Generation",
     "KeyValueCache",
     "LayerCache",
+    "Ledger",
+    "Look",
     "Lookahead",
+    "Pass",
     "Run",
     "Sampler",
     "State",

@@ -22,7 +22,11 @@ class LayerCache:
         For every time that the last pass came by, a repeated layer's too, the rows of the pass whose entries it added.
     evictions : int
         How often :meth:`keep` or :meth:`replace` dropped something: places mean the same entries as long as it stays.
+    valid : bool Tensor [kv_heads, length] or None
+        Which entries of each head are any; None where all are.
     """
+
+    valid: Tensor | None = None
 
     def __init__(self, reserve: int) -> None:
         self._keys: Tensor | None = None
@@ -114,11 +118,14 @@ class LayerCache:
         self.rows = []
 
     def settle(self, kept: Sequence[int]) -> None:
-        """Of the entries that the last pass added keep those of the rows ``kept`` (increasing) and drop the others."""
+        """Of the entries that the last pass added keep those of the rows ``kept`` (increasing) and drop the others.
+
+        Rows below 0 are of earlier text, and stay.
+        """
         rows = [row for each in self.rows for row in each]
         if not rows:
             return
-        new = {row: place for place, row in enumerate(kept)}
+        new = {row: row for row in rows if row < 0} | {row: place for place, row in enumerate(kept)}
         places = [place for place, row in enumerate(rows) if row in new]
         if places == list(range(len(places))):
             self.crop(len(rows) - len(places))

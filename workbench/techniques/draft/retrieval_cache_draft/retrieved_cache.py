@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from workbench.engine import Decoder, KeyValueCache, LayerCache
-from workbench.engine.attention import attend, mean_keys, visible
+from workbench.engine.attention import attend
+from workbench.engine.visibility import Visible
 from workbench.models import Block, Model
 from workbench.models.attention import Scoring
 
@@ -100,7 +101,7 @@ class RetrievedDecoder:
         self.decoder.cache.commit(passed, range(kept))
 
     def attend(
-        self, layer: int, query: Tensor, cache: LayerCache, mask: Tensor | None, scoring: Scoring
+        self, layer: int, query: Tensor, cache: LayerCache, visible: Visible, scoring: Scoring
     ) -> tuple[Tensor, float] | None:
         """Slot ``attention`` of the decoder: with the first query of a layer choose what the layer will read."""
         if self._source is None:
@@ -120,8 +121,7 @@ class RetrievedDecoder:
         else:
             cache.append(keys, values, positions)
             cache.mark_positions(positions.expand(heads, -1))
-        mask = visible(cache, count, positions, None, block.window)
-        return attend(query, cache.keys, cache.values, mask, scoring), mean_keys(mask, cache.length)
+        return attend(query, cache.keys, cache.values, visible.mask(), scoring), visible.keys_read()
 
 
 def chosen_entries(query: Tensor, cache: LayerCache, chunk: int, budget: int, block: Block) -> Tensor:
