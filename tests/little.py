@@ -1,14 +1,14 @@
 """A drafter with a fixed little belief in place of a model, so that every outcome of drafting can be enumerated."""
 
 import torch
-from engine.test_accept import draft_law_after, logits_after
+from engine.test_accept import draft_distribution_after, logits_after
 
 from workbench.engine import Draft
 from workbench.techniques.draft._model_drafter import ModelDrafter
 
 
 class LittleDrafter(ModelDrafter):
-    """Believes ``draft_law_after``, of the first ``support`` tokens."""
+    """Believes ``draft_distribution_after``, of the first ``support`` tokens."""
 
     def __init__(self, support=4):
         self.vocabulary, self._support, self._text = None, support, []
@@ -35,7 +35,7 @@ class LittleDrafter(ModelDrafter):
         return torch.stack([self._logits(self._text + tree.path_to(row)) for row in rows])
 
     def _logits(self, text):
-        logits = draft_law_after(text).log()
+        logits = draft_distribution_after(text).log()
         logits[self._support :] = -torch.inf
         return logits
 

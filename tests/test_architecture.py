@@ -149,6 +149,53 @@ def imported(file):
             yield from (alias.name for alias in node.names)
 
 
+TYPES = {
+    ("workbench.engine.rotation", "workbench.engine.decoder"),
+    ("workbench.engine.session", "workbench.engine.loop"),
+}
+LAZY = "workbench"
+"""The package's own ``__init__`` names modules that are imported when somebody asks: its imports make no circle."""
+
+
+def import_graph():
+    """Every module of the packages with those that it imports, anywhere in its text."""
+    known = set(modules())
+    graph = {}
+    for package, folder in PACKAGES.items():
+        for file in sorted(folder.rglob("*.py")):
+            home = ".".join((package, *file.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__")
+            names = {name if name in known else name.rpartition(".")[0] for name in imported(file)}
+            graph[home] = (names & known) - {home} if home != LAZY else set()
+    for one, other in TYPES:
+        graph[one].discard(other)
+    return graph
+
+
+def circle(graph):
+    """Modules that import one another in a circle, in order; empty where there are none."""
+    done = set()
+    for start in graph:
+        path, waiting = [], [(start, iter(sorted(graph[start])))]
+        while waiting:
+            home, others = waiting[-1]
+            path = [each for each, _ in waiting]
+            other = next((each for each in others if each not in done), None)
+            if other is None:
+                done.add(home)
+                waiting.pop()
+            elif other in path:
+                return [*path[path.index(other) :], other]
+            else:
+                waiting.append((other, iter(sorted(graph[other]))))
+    return []
+
+
+def test_no_modules_import_one_another():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+    assert not circle(import_graph())
+
+
 def test_techniques_import_neither_one_another_nor_probes():
     for module in modules_of("techniques"):
         home = ".".join(module.relative_to(ROOT).parts)
@@ -170,10 +217,8 @@ def test_what_a_slot_shares_serves_that_slot_alone():
 
 def technique_table():
     """The README's table as the registry says it."""
-    lines = ["| name | slots | exact | paper |", "| --- | --- | --- | --- |"]
-    for name, cls in registered()["techniques"].items():
-        lines.append(f"| `{name}` | {', '.join(cls.slots)} | {'yes' if cls.exact else 'no'} | {cls.paper} |")
-    return "\n".join(lines)
+    registered()
+    return importlib.import_module("workbench.listing").markdown()
 
 
 def between(name, text):

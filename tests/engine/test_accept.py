@@ -1,4 +1,4 @@
-"""Acceptance keeps the target's law: shown by enumerating every outcome, not by sampling."""
+"""Acceptance keeps the target's distribution: shown by enumerating every outcome, not by sampling."""
 
 import itertools
 
@@ -7,7 +7,7 @@ import torch
 
 from workbench.engine import Draft, Sampler
 from workbench.engine.accept import accept
-from workbench.engine.enumeration import law
+from workbench.engine.enumeration import distribution
 
 VOCABULARY = 4
 SETTINGS = [
@@ -26,7 +26,7 @@ def logits_after(prefix):
     return 2.0 * torch.randn(VOCABULARY, generator=generator, dtype=torch.float64)
 
 
-def draft_law_after(prefix):
+def draft_distribution_after(prefix):
     """What the drafter believes, [vocabulary]; it has no zero, and differs from the target."""
     generator = torch.Generator().manual_seed(sum((token + 2) * 5**place for place, token in enumerate(prefix)) + 3)
     return torch.rand(VOCABULARY, generator=generator, dtype=torch.float64).add(0.05).softmax(-1)
@@ -48,60 +48,60 @@ def continue_to(tokens, length, sampler):
 
 
 def plain(length, settings):
-    return law(lambda chance: continue_to([], length, Sampler(chance=chance, **settings)))
+    return distribution(lambda chance: continue_to([], length, Sampler(chance=chance, **settings)))
 
 
-def assert_same_law(found, expected):
+def assert_same_distribution(found, expected):
     assert sum(found.values()) == pytest.approx(1.0, abs=1e-6)
     for outcome in set(found) | set(expected):
         assert found.get(outcome, 0.0) == pytest.approx(expected.get(outcome, 0.0), abs=2e-6)
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_chain_drawn_from_a_drafter_keeps_the_law(settings):
+def test_chain_drawn_from_a_drafter_keeps_the_distribution(settings):
     def procedure(chance):
         sampler = Sampler(chance=chance, **settings)
-        tokens, laws = [], []
+        tokens, distributions = [], []
         for _ in range(2):
-            laws.append(draft_law_after(tokens))
-            tokens.append(chance.draw(laws[-1]))
-        return continue_to(verify(Draft(tokens, None, torch.stack(laws)), sampler), 3, sampler)
+            distributions.append(draft_distribution_after(tokens))
+            tokens.append(chance.draw(distributions[-1]))
+        return continue_to(verify(Draft(tokens, None, torch.stack(distributions)), sampler), 3, sampler)
 
-    assert_same_law(law(procedure), plain(3, settings))
+    assert_same_distribution(distribution(procedure), plain(3, settings))
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("tokens", list(itertools.product(range(VOCABULARY), repeat=2))[::3])
-def test_chain_without_chance_keeps_the_law(settings, tokens):
+def test_chain_without_chance_keeps_the_distribution(settings, tokens):
     def procedure(chance):
         sampler = Sampler(chance=chance, **settings)
         return continue_to(verify(Draft(list(tokens)), sampler), 3, sampler)
 
-    assert_same_law(law(procedure), plain(3, settings))
+    assert_same_distribution(distribution(procedure), plain(3, settings))
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_tree_of_siblings_drawn_independently_keeps_the_law(settings):
+def test_tree_of_siblings_drawn_independently_keeps_the_distribution(settings):
     def procedure(chance):
         sampler = Sampler(chance=chance, **settings)
-        root = draft_law_after([])
+        root = draft_distribution_after([])
         siblings = [chance.draw(root), chance.draw(root)]
-        below = draft_law_after([siblings[0]])
+        below = draft_distribution_after([siblings[0]])
         child = chance.draw(below)
         draft = Draft([*siblings, child], [-1, -1, 0], torch.stack([root, root, below]))
         return continue_to(verify(draft, sampler), 3, sampler)
 
-    assert_same_law(law(procedure), plain(3, settings))
+    assert_same_distribution(distribution(procedure), plain(3, settings))
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_tree_without_chance_keeps_the_law(settings):
+def test_tree_without_chance_keeps_the_distribution(settings):
     def procedure(chance):
         sampler = Sampler(chance=chance, **settings)
         draft = Draft([2, 0, 3, 1], [-1, -1, 0, 1])
         return continue_to(verify(draft, sampler), 3, sampler)
 
-    assert_same_law(law(procedure), plain(3, settings))
+    assert_same_distribution(distribution(procedure), plain(3, settings))
 
 
 def test_greedy_walks_the_branch_that_the_model_takes():
@@ -119,7 +119,7 @@ def test_a_wrong_rule_would_be_seen():
 
     def procedure(chance):
         sampler = Sampler(chance=chance, **settings)
-        return continue_to([chance.draw(draft_law_after([]))], 2, sampler)
+        return continue_to([chance.draw(draft_distribution_after([]))], 2, sampler)
 
     with pytest.raises(AssertionError):
-        assert_same_law(law(procedure), plain(2, settings))
+        assert_same_distribution(distribution(procedure), plain(2, settings))

@@ -72,8 +72,8 @@ def test_the_coldest_temperature_is_greedy_sampling():
         for each in (1e-6, 0)
     )
     assert cold == greedy
-    law = Sampler(1e-6).distribution(torch.tensor([1e30, -1e30, 0.0]))
-    assert law.tolist() == [1, 0, 0]
+    distribution = Sampler(1e-6).distribution(torch.tensor([1e30, -1e30, 0.0]))
+    assert distribution.tolist() == [1, 0, 0]
 
 
 def test_the_largest_seed_can_be_forked():

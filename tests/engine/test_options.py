@@ -6,7 +6,7 @@ from engine.scripted import Scripted
 from helpers import random_tokens, tokens_of
 
 from workbench.engine import Draft, Run, Sampler, generate
-from workbench.engine.enumeration import law, total_variation
+from workbench.engine.enumeration import distribution, total_variation
 from workbench.engine.loop import Loop
 from workbench.engine.options import Options
 from workbench.engine.recipe import Recipe
@@ -110,7 +110,7 @@ def test_drafts_do_not_bend_what_is_drawn_while_no_stop_token_may_come():
             drafted.append(sum(step.drafted for step in steps))
             return tuple(tokens_of(steps))
 
-        return law(procedure)
+        return distribution(procedure)
 
     expected = text([])
     assert len(expected) == 4**3 and set().union(*expected) == free

@@ -33,8 +33,8 @@ def test_settings_out_of_range_are_refused(wrong):
 
 def test_chance_repeats_with_its_seed():
     first, second = Chance(3), Chance(3)
-    law = torch.tensor([0.2, 0.3, 0.5])
-    assert [first.draw(law) for _ in range(20)] == [second.draw(law) for _ in range(20)]
+    distribution = torch.tensor([0.2, 0.3, 0.5])
+    assert [first.draw(distribution) for _ in range(20)] == [second.draw(distribution) for _ in range(20)]
 
 
 def test_entropy_is_in_nats():

@@ -123,8 +123,8 @@ class _Takes:
     def propose(self, tokens, limit):
         if self.sampler.greedy:
             return Draft()
-        law = torch.tensor([[0.5, 0.5]])
-        return Draft([self.sampler.chance.draw(law[0])], None, law)
+        distribution = torch.tensor([[0.5, 0.5]])
+        return Draft([self.sampler.chance.draw(distribution[0])], None, distribution)
 
     def accept(self, draft, logits, sampler):
         return [0], sampler.choose(logits[-1])

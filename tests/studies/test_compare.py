@@ -161,7 +161,7 @@ def test_the_task_s_own_score_is_there_where_there_is_a_reference(compared):
     assert scores[0, 0] == 0.0 and np.isnan(scores[0, 1])
 
 
-def test_sampled_runs_repeat_and_a_drafted_one_keeps_the_law_not_the_text(compared):
+def test_sampled_runs_repeat_and_a_drafted_one_keeps_the_distribution_not_the_text(compared):
     first, second = (
         compared({"lookup": [PromptLookup()]}, temperature=0.9, top_p=0.95, seed=4).tree["text/id"].values
         for _ in range(2)

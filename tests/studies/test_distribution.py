@@ -131,11 +131,11 @@ class Ending(Scripted):
         return self
 
     def propose(self, tokens, limit):
-        law = torch.full((self.run.model.anatomy.vocabulary,), 1.0 / self.run.model.anatomy.vocabulary)
-        drafted = [self.run.sampler.chance.draw(law)]
+        distribution = torch.full((self.run.model.anatomy.vocabulary,), 1.0 / self.run.model.anatomy.vocabulary)
+        drafted = [self.run.sampler.chance.draw(distribution)]
         while len(drafted) < limit and drafted[-1]:
-            drafted.append(self.run.sampler.chance.draw(law))
-        return Draft(drafted, None, law.expand(len(drafted), -1))
+            drafted.append(self.run.sampler.chance.draw(distribution))
+        return Draft(drafted, None, distribution.expand(len(drafted), -1))
 
 
 TREE = WithoutReplacementTree(model="/2", depth=2, branching="2-1", search="branching")
@@ -158,5 +158,5 @@ def test_the_distributions_have_something_to_lose():
     """Zeros in them where they were cut, and more than one token everywhere."""
     for vocabulary, settings in itertools.product((3, 4), SETTINGS):
         text = prompt_of(vocabulary)
-        law = Sampler(**settings).distribution(Decoder(model_of(vocabulary)).forward(text)[0])
-        assert (law > 0).sum() > 1 and (len(settings) == 1 or (law == 0).any())
+        distribution = Sampler(**settings).distribution(Decoder(model_of(vocabulary)).forward(text)[0])
+        assert (distribution > 0).sum() > 1 and (len(settings) == 1 or (distribution == 0).any())

@@ -3,6 +3,7 @@ from collections import Counter
 
 import pytest
 
+from making.training_selections import EVALUATION_PAGES
 from workbench.errors import PromptError
 from workbench.tasks import (
     SCORERS,
@@ -14,7 +15,6 @@ from workbench.tasks import (
     shared_pages,
     training_prompts,
 )
-from workbench.tasks._training_selections import EVALUATION_PAGES
 
 
 def runs_of_words(text, length=12):

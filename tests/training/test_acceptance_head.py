@@ -55,8 +55,8 @@ def test_it_is_asked_about_drafted_tokens_that_it_has_read(decoding, mixing, dra
     # The same draws again, by hand: first all the tokens, then which of them are put into the text.
     torch.manual_seed(5)
     places = ANSWER.nonzero().tolist()
-    laws = torch.stack([q[row, place - 1] for row, place in places])
-    drawn = laws.argmax(-1) if decoding == "greedy" else torch.multinomial(laws.float(), 1)[:, 0]
+    distributions = torch.stack([q[row, place - 1] for row, place in places])
+    drawn = distributions.argmax(-1) if decoding == "greedy" else torch.multinomial(distributions.float(), 1)[:, 0]
     asked = torch.rand(len(places)) < mixing
     mixed = TEXT.clone()
     for (row, place), token, put in zip(places, drawn.tolist(), asked.tolist()):
@@ -83,7 +83,7 @@ def test_it_is_asked_about_drafted_tokens_that_it_has_read(decoding, mixing, dra
     assert figures["accepted"] == pytest.approx(kept / int(asked.sum()), rel=1e-3)
 
 
-def test_a_label_is_the_chance_of_a_drawn_token_and_its_mean_what_both_laws_share(draft):
+def test_a_label_is_the_chance_of_a_drawn_token_and_its_mean_what_both_distributions_share(draft):
     """E over y ~ q of min(1, p(y) / q(y)) is the sum of min(p, q)."""
     recipe = AcceptanceHead(draft="untrained")
     generator = torch.Generator().manual_seed(2)

@@ -90,5 +90,5 @@ def _kept(token: int, target: Tensor, drawn_from: Tensor, sampler: Sampler) -> b
 def _residual(target: Tensor, drawn_from: Tensor) -> Tensor:
     residual = (target - drawn_from).clamp_(min=0)
     total = residual.sum()
-    # Rounding can leave nothing where p and q are equal; then p itself is the right law.
+    # Rounding can leave nothing where p and q are equal; then p itself is the right distribution.
     return residual / total if total > 0 else target

@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 
 from workbench.engine.block_cost import block_cost
-from workbench.engine.cache import KeyValueCache
 from workbench.engine.draft import Look, Lookahead
 from workbench.engine.layer_attention import LayerAttention
 from workbench.engine.ledger import MODEL, Ledger
+from workbench.engine.mlp_choice import MlpChoice
 from workbench.engine.passes import Pass
 from workbench.engine.relations import Relation, related
 from workbench.engine.running import PassError
 from workbench.engine.shelf import Shelf
-from workbench.models import Block, Model
+from workbench.engine.slots import check_slots
+from workbench.engine.state import KeyValueCache, KeyValueState, new_cache
+from workbench.models import Model
 
 Watch = Callable[[str, int, Any], None]
 
@@ -36,8 +38,8 @@ class Decoder:
     reserve : int
         Tokens to make room for after the prompt.
     policies : dict of str to object
-        Policy of each slot among ``context``, ``depth``, ``experts``, ``attention`` and ``evict``; missing ones run
-        everything.
+        Policy of each slot among ``context``, ``depth``, ``mlp``, ``experts``, ``prefill_attention``, ``attention``,
+        ``evict`` and ``store``; missing ones run everything.
     watch : callable, optional
         ``watch(site, layer, value)`` is told every site as it passes; see :data:`workbench.models.SITES`. The value of
         ``query_key_value`` is a tuple of three; of the others a tensor.
@@ -75,15 +77,18 @@ class Decoder:
         ledger: Ledger | None = None,
     ) -> None:
         policies = policies or {}
+        check_slots(policies)
         self.model = model
         self.anatomy = model.anatomy
-        self.cache = KeyValueCache(model.layers, reserve)
+        self.cache: KeyValueCache = new_cache(self.anatomy.blocks, reserve, policies.get("store"))
         self.context = policies.get("context")
         self.depth = policies.get("depth")
+        self.mlp = policies.get("mlp")
         self.experts = policies.get("experts")
         self.cache_policy = policies.get("evict")
         self.watch = watch
-        self.attend = LayerAttention(self.anatomy.device, self.anatomy.dtype, policies.get("attention"))
+        attention = policies.get("attention"), policies.get("prefill_attention")
+        self.attend = LayerAttention(self.anatomy.device, self.anatomy.dtype, *attention)
         self.ledger = ledger or Ledger()
         self.shelf = Shelf()
         # A depth policy may wish to hold the pass that it is asked about.
@@ -127,12 +132,13 @@ class Decoder:
         prefill: bool = False,
         last_chunk: bool = False,
         relation: Relation | None = None,
+        prompt: bool = False,
     ) -> Pass:
         """Begin a pass of tokens after those already in the cache.
 
         Parameters
         ----------
-        tokens, parents, inputs, length, prefill, last_chunk
+        tokens, parents, inputs, length, prefill, last_chunk, prompt
             As of :meth:`forward`.
         relation : Relation, optional
             In place of ``parents``: how the tokens are related otherwise, see :mod:`workbench.engine.relations`.
@@ -151,6 +157,7 @@ class Decoder:
             raise PassError("a pass of this decoder is open: finish or close it before opening another")
         self.shelf.crop(self.cache.length)
         relation = relation or related(parents, len(tokens))
+        self.attend.prompt = prompt
         self._open = Pass(self, tokens, relation, inputs, length, prefill, last_chunk)
         return self._open
 
@@ -169,6 +176,7 @@ class Decoder:
         context: int | None = None,
         length: int | None = None,
         cancel: threading.Event | None = None,
+        prompt: bool = True,
     ) -> Tensor | None:
         """Run a prompt into the cache, whole or in chunks of ``chunk`` tokens.
 
@@ -186,6 +194,8 @@ class Decoder:
             where they hang on it.
         cancel : threading.Event, optional
             Looked at before every chunk but the first.
+        prompt : bool
+            Whether these are the prompt's own tokens; see :meth:`forward`.
 
         Returns
         -------
@@ -204,7 +214,8 @@ class Decoder:
             if start and cancel is not None and cancel.is_set():
                 raise Cancelled
             wanted = logits if end == len(tokens) or logits == "all" else "none"
-            rows.append(self.forward(tokens[start:end], None, wanted, end <= context, end == context, length=length))
+            part = tokens[start:end]
+            rows.append(self.forward(part, None, wanted, end <= context, end == context, length=length, prompt=prompt))
             hidden.append(self.hidden)
             if end == context < len(tokens) and self.cache_policy is not None:
                 self.cache_policy.settled(self.cache)
@@ -222,6 +233,7 @@ class Decoder:
         ahead: Lookahead | None = None,
         inputs: Tensor | None = None,
         length: int | None = None,
+        prompt: bool = False,
     ) -> Tensor | None:
         """Run tokens after those already in the cache.
 
@@ -235,19 +247,22 @@ class Decoder:
             Whether these are prompt tokens, and the last of them.
         ahead : Lookahead, optional
             Rows to run beside the tokens; their logits go to the attribute ``ahead``, their keys stay in the cache
-            until :meth:`workbench.engine.cache.KeyValueCache.commit`.
+            until :meth:`workbench.engine.state.KeyValueCache.commit`.
         inputs : Tensor [tokens, width], optional
             Rows of the residual stream that enter the first block in place of the tokens' embeddings; then ``tokens``
             only says how many there are.
         length : int, optional
             Tokens of the text that these are read as a part of; see :meth:`prefill`. By default the first of a text
             are all of it, and later ones are read as if each had come alone.
+        prompt : bool
+            Whether these are the prompt's: their queries are a matter of ``prefill_attention``, else of ``attention``.
 
         Returns
         -------
         Tensor [1 or tokens, vocabulary] or None
         """
-        return self.complete(self.open(tokens, parents, inputs, length, prefill, last_chunk), logits, ahead)
+        opened = self.open(tokens, parents, inputs, length, prefill, last_chunk, prompt=prompt)
+        return self.complete(opened, logits, ahead)
 
     @torch.inference_mode()
     def complete(
@@ -271,29 +286,18 @@ class Decoder:
         if opened.layer is not None:
             opened.join(ahead.make(opened.x[0, ahead.roots], ahead.orders), ahead.parents(opened.count))
 
-    def choose_experts(self, block: Block) -> Callable[[int, Tensor], tuple[Tensor, Tensor]] | None:
-        """How a block of a pass chooses its experts; None for a dense one."""
-        if block.router is None:
-            return None
-
-        def choose(_: int, logits: Tensor) -> tuple[Tensor, Tensor]:
-            own = self.experts is None
-            weights, indices = block.route(logits) if own else self.experts.choose_experts(block, logits)
-            self.experts_run.append(int(indices.unique().numel()))
-            self._experts_per_token = indices.shape[1]
-            return weights, indices
-
-        return choose
-
-    def count_block(self, index: int, tokens: int, keys_read: float, held: int) -> None:
-        """Write down that a block ran for so many tokens, which read ``keys_read`` of ``held`` keys on average."""
-        cost = self._costs[index]
-        sparse = cost.expert > 0
+    def count_block(
+        self, index: int, tokens: int, keys_read: float, layer: KeyValueState, choice: MlpChoice | None
+    ) -> None:
+        """Write down that a block ran for so many tokens, which read ``keys_read`` keys on average."""
+        cost, ran = self._costs[index], choice or MlpChoice
         self.layers_run.append(index)
         self.keys_read.append(keys_read)
-        touched = min(held, keys_read) if tokens == 1 else held
-        flops = cost.flops(tokens, keys_read, self._experts_per_token if sparse else 0)
-        self.ledger.count(MODEL, flops, cost.bytes(tokens, touched, self.experts_run[-1] if sparse else 0))
+        self.experts_run += [ran.experts_run] if cost.expert else []
+        touched = min(layer.length, keys_read) if tokens == 1 else layer.length
+        flops = cost.flops(tokens, keys_read, ran.experts_per_token) - ran.spared_flops
+        moved = cost.bytes(tokens, touched, ran.experts_run, layer.entry_bytes) - ran.spared_bytes
+        self.ledger.count(MODEL, flops, moved)
 
     def count_fill(self, index: int, tokens: int, who: str) -> None:
         """Write down that keys and values of so many tokens were computed and stored, queries beside them."""

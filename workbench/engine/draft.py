@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from workbench.engine.cache import KeyValueCache
     from workbench.engine.decoder import Decoder
     from workbench.engine.passes import Pass
+    from workbench.engine.state import KeyValueCache
 
 
 @dataclass

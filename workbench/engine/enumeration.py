@@ -18,7 +18,7 @@ from workbench.engine.slots import Run, TechniqueLike
 from workbench.engine.step import Step
 from workbench.models import Model
 
-Law = dict[Hashable, float]
+Distribution = dict[Hashable, float]
 """Outcome -> its probability."""
 
 Script = Mapping[tuple[int, ...], tuple[int, ...]]
@@ -45,9 +45,9 @@ class EnumeratedChance(Chance):
         For each stream (``()``, and one for every :meth:`fork`) its outcomes in order. Streams have scripts of their
         own because a worker's thread draws at no fixed moment of the run.
     noise : int
-        Seed of the numbers that :meth:`uniform` gives, which are a fixed series: what is found is a law given these.
+        Seed of the numbers that :meth:`uniform` gives, which are a fixed series: the result is given these.
     given : int
-        So many first decisions take their likeliest outcome, and cost no probability: what is found is a law given
+        So many first decisions take their likeliest outcome, and cost no probability: the distribution is the one given
         these.
     """
 
@@ -95,7 +95,9 @@ class EnumeratedChance(Chance):
         return outcome
 
 
-def law(procedure: Callable[[EnumeratedChance], Hashable], noise: int = 0, given: int = 0, most: int = _MOST) -> Law:
+def distribution(
+    procedure: Callable[[EnumeratedChance], Hashable], noise: int = 0, given: int = 0, most: int = _MOST
+) -> Distribution:
     """The exact distribution of ``procedure(chance)``.
 
     Parameters
@@ -110,7 +112,7 @@ def law(procedure: Callable[[EnumeratedChance], Hashable], noise: int = 0, given
     ------
     TooManyOutcomes
     """
-    found: Law = defaultdict(float)
+    chances: Distribution = defaultdict(float)
     scripts: list[Script] = [{}]
     walks = 0
     while scripts:
@@ -126,14 +128,14 @@ def law(procedure: Callable[[EnumeratedChance], Hashable], noise: int = 0, given
                 if probability > 0
             ]
             continue
-        found[result] += chance.probability
+        chances[result] += chance.probability
         walks += 1
         if walks > most:
             raise TooManyOutcomes(f"there are more than {most:,} outcomes")
-    return dict(found)
+    return dict(chances)
 
 
-def text_law(
+def text_distribution(
     model: Model,
     prompt: Sequence[int],
     techniques: Sequence[TechniqueLike],
@@ -143,7 +145,7 @@ def text_law(
     most: int = _MOST,
     see: Callable[[Step], None] = lambda step: None,
     **sampling: Any,
-) -> Law:
+) -> Distribution:
     """The exact distribution of the text that a run generates.
 
     Parameters
@@ -155,7 +157,7 @@ def text_law(
     new : int
         Tokens to be generated. Drafts start after the first one, so that 4 are needed for drafts of two levels.
     noise, given, most : int
-        See :func:`law`; ``given=1`` spares enumerating the first token, which no draft touches.
+        See :func:`distribution`; ``given=1`` spares enumerating the first token, which no draft touches.
     see : callable
         Told every step of every walk, of those that were cut short too.
     **sampling
@@ -174,9 +176,9 @@ def text_law(
             text += step.tokens
         return tuple(text)
 
-    return law(procedure, noise, given, most)
+    return distribution(procedure, noise, given, most)
 
 
-def total_variation(one: Law, other: Law) -> float:
+def total_variation(one: Distribution, other: Distribution) -> float:
     """Half the sum of the absolute differences of two distributions: the most by which they differ on any event."""
     return sum(abs(one.get(outcome, 0.0) - other.get(outcome, 0.0)) for outcome in {*one, *other}) / 2

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.engine.attention import attend, chain_keys
-from workbench.engine.cache import LayerCache
+from workbench.engine.state import KeyValueState
 from workbench.engine.visibility import Visible
 from workbench.models import Block
 from workbench_kernels.arithmetic import compiled
@@ -29,20 +29,29 @@ class LayerAttention:
     dtype : torch.dtype
     policy : object, optional
         Of the slot ``attention``; it is asked first. An attribute too.
+    prefill_policy : object, optional
+        Of the slot ``prefill_attention``; asked in its place while ``prompt`` is set.
+
+    Attributes
+    ----------
+    prompt : bool
+        Whether the queries are those of tokens of the prompt.
     """
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, policy: Any = None) -> None:
-        self.policy = policy
+    def __init__(
+        self, device: torch.device, dtype: torch.dtype, policy: Any = None, prefill_policy: Any = None
+    ) -> None:
+        self.policy, self.prefill_policy, self.prompt = policy, prefill_policy, False
         self._compiled = device.type == "cpu" and compiled(dtype)
 
-    def __call__(self, block: Block, query: Tensor, layer: LayerCache, visible: Visible) -> tuple[Tensor, float]:
+    def __call__(self, block: Block, query: Tensor, layer: KeyValueState, visible: Visible) -> tuple[Tensor, float]:
         """Attend to a cache whose last entries are the queries' own.
 
         Parameters
         ----------
         block : Block
         query : Tensor [batch, heads, tokens, head_dim]
-        layer : LayerCache
+        layer : KeyValueState
         visible : Visible
             What the queries see of it.
 
@@ -50,10 +59,18 @@ class LayerAttention:
         -------
         Tensor [batch, heads, tokens, head_dim], float
         """
-        if self.policy is not None:
-            chosen = self.policy.attend(block.index, query, layer, visible, block.scoring)
+        policy = self.prefill_policy if self.prompt else self.policy
+        if policy is not None:
+            ask = policy.attend_prompt if self.prompt else policy.attend
+            chosen = ask(block.index, query, layer, visible, block.scoring)
             if chosen is not None:
                 return chosen
+        if layer.attend is not None:
+            own = layer.attend(query, visible.mask, block.scoring)
+            if own is not None:
+                return own
+        if layer.valid is not None:
+            return attend(query, layer.keys, layer.values, visible.mask(), block.scoring), visible.keys_read()
         if self._compiled:
             return self._one_way(block, query, layer, visible)
         # Neither torch's fused attention nor the verification kernel knows soft caps and sinks.
@@ -75,7 +92,7 @@ class LayerAttention:
             return attend(query, keys, values, None, block.scoring), float(held)
         return attend(query, keys, values, visible.mask(), block.scoring), visible.keys_read()
 
-    def _one_way(self, block: Block, query: Tensor, layer: LayerCache, visible: Visible) -> tuple[Tensor, float]:
+    def _one_way(self, block: Block, query: Tensor, layer: KeyValueState, visible: Visible) -> tuple[Tensor, float]:
         """By the compiled kernel whatever the tokens are, so that each is attended as if it had come alone."""
         count, held, window = query.shape[2], layer.length, block.window
         if (window is None or layer.contiguous) and visible.chain:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from workbench.engine.mlp_choice import choice_of
 from workbench.engine.relations import Relation
 from workbench.engine.rotation import ropes
 from workbench.engine.shelf import Shelf
@@ -161,16 +162,20 @@ class Running:
             decoder.cache_policy.prefilled(index, query, layer)
             if not layer.rows:
                 self._evicted.add(index)
+        if self.prefill:
+            layer.pack()
         # A depth policy looks at the residual stream between blocks, so only the plain steps serve it.
         upcoming = index + 1 if index + 1 < decoder.anatomy.layers else None
         steps = decoder.compiled_steps
-        if steps is not None and decoder.depth is None and rows == 1 and steps.usable(index, upcoming):
+        choice = choice_of(block, decoder.mlp, decoder.experts)
+        fused = steps is not None and decoder.depth is None and decoder.mlp is None and rows == 1
+        if fused and steps.usable(index, upcoming):
             self.x, self._carried = steps.leave_and_enter(index, upcoming, self.x, attended, self._ropes)
             self.layer = upcoming
         else:
-            self.x = block.leave(self.x, attended, self._watch_layer(index), decoder.choose_experts(block))
+            self.x = block.leave(self.x, attended, self._watch_layer(index), choice)
             self._go_on(index)
-        decoder.count_block(index, rows, keys_read, layer.length)
+        decoder.count_block(index, rows, keys_read, layer, choice)
         if self._watch is not None:
             self._watch("residual", index, self.x)
 

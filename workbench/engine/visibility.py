@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from workbench.engine.cache import LayerCache
 from workbench.engine.relations import Relation
+from workbench.engine.state import KeyValueState
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class Visibility:
     def device(self) -> torch.device:
         return self.positions.device
 
-    def over(self, layer: LayerCache, index: int, window: int | None) -> Visible:
+    def over(self, layer: KeyValueState, index: int, window: int | None) -> Visible:
         """What they see of one layer's entries, the last of which are their own; ``window`` is its sliding window."""
         return Visible(self, layer, index, window)
 
@@ -68,7 +68,7 @@ class Visible:
 
     Attributes
     ----------
-    layer : LayerCache
+    layer : KeyValueState
     index : int
         Number of the layer.
     window : int or None
@@ -77,7 +77,7 @@ class Visible:
 
     __slots__ = ("_pass", "index", "layer", "window")
 
-    def __init__(self, visibility: Visibility, layer: LayerCache, index: int, window: int | None) -> None:
+    def __init__(self, visibility: Visibility, layer: KeyValueState, index: int, window: int | None) -> None:
         self._pass, self.layer, self.index, self.window = visibility, layer, index, window
 
     @property

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from workbench.engine import Step, VerifyCost
-from workbench.engine.enumeration import Law, text_law, total_variation
+from workbench.engine.enumeration import Distribution, text_distribution, total_variation
 from workbench.engine.verify_cost import assume
 from workbench.models import Model
 from workbench.models.tiny import tiny
@@ -99,7 +99,7 @@ def distance(
         levels = max([levels, *depths])
 
     for new in news:
-        found = text_law(model, prompt, techniques, new, given=1, see=see, **sampling)
+        found = text_distribution(model, prompt, techniques, new, given=1, see=see, **sampling)
         plain = _plain(vocabulary, new, tuple(sorted(sampling.items())))
         if levels > 1 or walks > _FEW:
             break
@@ -107,5 +107,5 @@ def distance(
 
 
 @functools.cache
-def _plain(vocabulary: int, new: int, sampling: tuple[tuple[str, Any], ...]) -> Law:
-    return text_law(model_of(vocabulary), prompt_of(vocabulary), (), new, given=1, **dict(sampling))
+def _plain(vocabulary: int, new: int, sampling: tuple[tuple[str, Any], ...]) -> Distribution:
+    return text_distribution(model_of(vocabulary), prompt_of(vocabulary), (), new, given=1, **dict(sampling))

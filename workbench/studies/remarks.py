@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from workbench.cost.hardware import THIS_CPU
 from workbench.metrics import covers, measured
@@ -13,38 +15,43 @@ from workbench.metrics.intervals import FEWEST
 from workbench.metrics.sample_size import spell_count
 from workbench.metrics.stopping import TOLERATED
 
-if TYPE_CHECKING:
-    from workbench.studies.study import Study
-
 _NAME = 60
 FAR = 1.5
 """Measured and modelled speed-up are far apart from this factor on."""
 
 
-def remarks(study: Study) -> list[str]:
-    """Sentences for under the table. Names of runs are in them as they were given, but for their length."""
-    runs = [{**run, "name": run["name"][:_NAME]} for run in study.summary]
-    others = [run for place, run in enumerate(runs) if place != int(study.tree.attrs["baseline"])]
-    out = [run["name"] for run, may in zip(runs, comparable(study)) if not may]
+def remarks(tree: xr.DataTree, summary: Sequence[dict[str, Any]]) -> list[str]:
+    """Sentences for under the table. Names of runs are in them as they were given, but for their length.
+
+    Parameters
+    ----------
+    tree : DataTree
+        Of a study.
+    summary : sequence of dict
+        Its :attr:`workbench.Study.summary`.
+    """
+    runs = [{**run, "name": run["name"][:_NAME]} for run in summary]
+    others = [run for place, run in enumerate(runs) if place != int(tree.attrs["baseline"])]
+    out = [run["name"] for run, may in zip(runs, comparable(tree)) if not may]
     return [
-        *_renewed(study),
+        *_renewed(tree),
         *_intervals(runs),
         *_stopped(others, out),
-        *_noise(study, others),
+        *_noise(tree, others),
         *_modelled(others),
         *_needed(others),
     ]
 
 
-def comparable(study: Study) -> np.ndarray:
+def comparable(tree: xr.DataTree) -> np.ndarray:
     """Which runs [run] may be on the Pareto front; see :func:`workbench.metrics.covers`."""
-    written = study.tree["scores/new_tokens"].values
-    return covers(written, written[int(study.tree.attrs["baseline"])])
+    written = tree["scores/new_tokens"].values
+    return covers(written, written[int(tree.attrs["baseline"])])
 
 
-def _renewed(study: Study) -> list[str]:
+def _renewed(tree: xr.DataTree) -> list[str]:
     """Of a study that found results under the same names for other content."""
-    renewed = json.loads(study.tree.attrs.get("renewed", "{}"))
+    renewed = json.loads(tree.attrs.get("renewed", "{}"))
     return [
         f"Computed anew, since {what[:_NAME]} changed after the results in the folder were kept: {count}."
         for what, count in renewed.items()
@@ -77,8 +84,8 @@ def _stopped(runs: list[dict[str, Any]], out: list[str]) -> list[str]:
     ] * bool(out)
 
 
-def _noise(study: Study, runs: list[dict[str, Any]]) -> list[str]:
-    rates = measured(study.tree["timing/tokens_per_second"].values[int(study.tree.attrs["baseline"])])
+def _noise(tree: xr.DataTree, runs: list[dict[str, Any]]) -> list[str]:
+    rates = measured(tree["timing/tokens_per_second"].values[int(tree.attrs["baseline"])])
     if np.isnan(rates).all():
         return ["The baseline has no speed on any prompt: no run can be held against it."] * bool(runs)
     rates = rates[(~np.isnan(rates)).sum(1) > 1]

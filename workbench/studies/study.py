@@ -21,6 +21,7 @@ from workbench.studies.plain import plain
 from workbench.studies.remarks import comparable, remarks
 from workbench.studies.summary import summarise
 from workbench.studies.table import row
+from workbench.studies.terminal import lines
 from workbench.tasks import question_view
 
 
@@ -125,7 +126,7 @@ class Study:
     @property
     def remarks(self) -> list[str]:
         """What to know of the numbers: what intervals rest on, who stopped early, warnings, prompts needed."""
-        return remarks(self)
+        return remarks(self.tree, self.summary)
 
     def to_dict(self) -> dict[str, Any]:
         """The study as plain values for JSON: ``runs``, each with :data:`workbench.studies.plain.KEYS`, and where it
@@ -167,7 +168,7 @@ class Study:
         for key in (quality, speed):
             values = [run[key].median if isinstance(run[key], Interval) else run[key] for run in self.summary]
             axes.append(np.array(values, dtype=float) * (-1 if key in _LESS_IS_BETTER else 1))
-        return [run["name"] for run, on in zip(self.runs, pareto_front(*axes, comparable(self))) if on]
+        return [run["name"] for run, on in zip(self.runs, pareto_front(*axes, comparable(self.tree))) if on]
 
     def save_html(
         self, path: str | Path, title: str | None = None, own_figures: Sequence[int | str] | None = None
@@ -198,9 +199,9 @@ class Study:
     def lines(self, by: str | None = None) -> list[str]:
         """The table as plain text for a terminal of 120 columns, with what failed and the remarks below it; then the
         speed-up by "task" or "category" if asked for."""
-        from workbench.studies.terminal import lines
-
-        return lines(self, by)
+        frames = matrices(self.split(by)) if by else {}
+        split = {f"{title}, by {by} (prompts)": frame for title, frame in frames.items()}
+        return lines(self.summary, self.question, self.remarks, split, self.partial)
 
     def __repr__(self) -> str:
         attrs = self.tree.attrs

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
 
 from workbench.metrics.intervals import spell_interval
-from workbench.studies.groups import matrices
-
-if TYPE_CHECKING:
-    from workbench.studies.study import Study
 
 WIDTH = 120
 _GAP = "  "
@@ -34,10 +32,27 @@ _COLUMNS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
 )
 
 
-def lines(study: Study, by: str | None = None) -> list[str]:
-    """The table of a study in at most :data:`WIDTH` columns, and below it what failed or flipped and the remarks; with
-    ``by`` the same runs by task or category."""
-    runs = study.summary
+def lines(
+    runs: Sequence[dict[str, Any]],
+    question: str,
+    remarks: Sequence[str] = (),
+    split: Mapping[str, pd.DataFrame] | None = None,
+    partial: bool = False,
+) -> list[str]:
+    """The table of a study in at most :data:`WIDTH` columns, and below it what failed or flipped and the remarks.
+
+    Parameters
+    ----------
+    runs : sequence of dict
+        :attr:`workbench.Study.summary`.
+    question : str
+        Whether caches were compressed before the question or with the question seen.
+    remarks : sequence of str
+    split : mapping of str to DataFrame, optional
+        Runs (down) by groups of prompts (across) as text, by title; see :func:`workbench.studies.groups.matrices`.
+    partial : bool
+        Whether the study was stopped before its end.
+    """
     cells = [[heading for heading, _, _ in _COLUMNS], [second for _, second, _ in _COLUMNS]]
     cells += [[text(run) for _, _, text in _COLUMNS] for run in runs]
     names = [_printable(run["name"]) for run in runs]
@@ -55,13 +70,13 @@ def lines(study: Study, by: str | None = None) -> list[str]:
                 f"{_printable(run['name'])}: {run['flips']:.0f} near ties flipped in half precision, "
                 f"margin at most {run['flip_margin']:.3g} logits"
             )
-    made.append(f"cache: {study.question}")
-    for remark in study.remarks:
+    made.append(f"cache: {question}")
+    for remark in remarks:
         made += textwrap.wrap(_printable(remark), WIDTH, subsequent_indent="  ")
-    for title, frame in matrices(study.split(by)).items() if by else ():
-        made += ["", f"{title}, by {by} (prompts)"]
+    for title, frame in (split or {}).items():
+        made += ["", title]
         made += _folded(names, [_printable(column) for column in frame.columns], frame.to_numpy().tolist())
-    if study.partial:
+    if partial:
         made.append("partial: it was stopped before its end")
     return made
 

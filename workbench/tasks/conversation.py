@@ -8,7 +8,7 @@ from typing import Any
 
 from workbench.errors import PromptError
 from workbench.tasks.encoding import encode_prompt
-from workbench.tasks.prompts import Prompt
+from workbench.tasks.prompt import Prompt
 
 __all__ = ["greedy_answer", "next_turn", "unroll"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from workbench.errors import PromptError
-from workbench.tasks.prompts import Prompt
+from workbench.tasks.prompt import Prompt
 from workbench.tokenizing import ChatText, adds_special_tokens, check_characters, token_ids, write_chat
 
 __all__ = ["CONTEXT_FIRST", "QUESTION_SEEN", "encode_parts", "encode_prompt", "format_prompt", "question_view"]

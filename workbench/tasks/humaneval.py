@@ -12,7 +12,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from workbench.errors import WorkbenchError
-from workbench.tasks.prompts import Prompt
+from workbench.tasks.prompt import Prompt
 
 __all__ = ["MissingPackage", "available", "load"]
 

@@ -20,7 +20,7 @@ from random import Random
 from typing import Any
 
 from workbench.errors import PromptError
-from workbench.tasks.prompts import Prompt
+from workbench.tasks.prompt import Prompt
 from workbench.tasks.scorers import contains
 from workbench.tokenizing import write_chat
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from workbench.tasks.prompts import Prompt
+from workbench.tasks.prompt import Prompt
 
 __all__ = ["shared_pages"]
 

@@ -13,9 +13,11 @@ from typing import Any
 
 from workbench.errors import PromptError
 from workbench.files import write_atomically
+from workbench.tasks import humaneval
 from workbench.tasks.prompt import CONTINUED_TASKS, Prompt
 from workbench.tasks.prompt_file import PromptFileError, check_text, parse_prompts, read_text
 from workbench.tasks.selection import stratified
+from workbench.tasks.spec_bench import question
 
 __all__ = ["Prompt", "TaskInfo", "list_tasks", "load_prompts", "prompt_of", "write_prompts"]
 
@@ -47,8 +49,6 @@ def _bundled_names() -> list[str]:
 
 def list_tasks() -> list[TaskInfo]:
     """Every task there is, with source and licence, the bundled ones first."""
-    from workbench.tasks import humaneval
-
     found = []
     for name, entry in _catalogue().items():
         count = None
@@ -99,8 +99,6 @@ def load_prompts(name_or_path: str | Path, limit: int | None = None) -> list[Pro
     elif name in _bundled_names():
         found = list(_bundled(name))
     elif name == "humaneval":
-        from workbench.tasks import humaneval
-
         found = humaneval.load()
     elif name == "needle":
         raise PromptError("needle prompts are made to a length: call workbench.tasks.needle(tokenizer, length, depth)")
@@ -133,8 +131,6 @@ def prompt_of(record: dict[str, Any], place: str) -> Prompt:
     PromptFileError
     """
     if "turns" in record and "prompt" not in record:
-        from workbench.tasks.spec_bench import question
-
         return question(record, place)
     for name in ("id", "prompt"):
         if name not in record:

@@ -13,7 +13,7 @@ from difflib import SequenceMatcher
 from types import MappingProxyType
 
 from workbench.errors import PromptError
-from workbench.tasks.prompts import Prompt
+from workbench.tasks.prompt import Prompt
 
 __all__ = [
     "SCORERS",

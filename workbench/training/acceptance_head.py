@@ -125,9 +125,9 @@ class AcceptanceHead(Recipe):
         own : Tensor [rows, vocabulary]
             The main model's.
         """
-        law = drafted.softmax(-1)
-        places = law.argmax(-1) if self.decoding == "greedy" else torch.multinomial(law, 1)[:, 0]
-        chosen, probability = draft.draft_vocabulary[places], law.gather(1, places[:, None])[:, 0]
+        distribution = drafted.softmax(-1)
+        places = distribution.argmax(-1) if self.decoding == "greedy" else torch.multinomial(distribution, 1)[:, 0]
+        chosen, probability = draft.draft_vocabulary[places], distribution.gather(1, places[:, None])[:, 0]
         if self.decoding == "greedy":
             return chosen, (chosen == own.argmax(-1)).float(), probability
         target = (own.gather(1, chosen[:, None])[:, 0] - own.logsumexp(-1)).exp()

@@ -72,11 +72,11 @@ class DraftModel(Recipe):
             best = full.argmax(-1)
             del full
         drafted = part.logits(model, tokens, rows)
-        law = drafted.float().log_softmax(-1)
-        loss = F.kl_div(law, target, reduction="batchmean", log_target=True)
+        log_probabilities = drafted.float().log_softmax(-1)
+        loss = F.kl_div(log_probabilities, target, reduction="batchmean", log_target=True)
         with torch.no_grad():
-            agreed = (vocabulary[law.argmax(-1)] == best).float().mean()
-            kept = torch.minimum((target + covered[:, None]).exp(), law.exp()).sum(-1).mean()
+            agreed = (vocabulary[log_probabilities.argmax(-1)] == best).float().mean()
+            kept = torch.minimum((target + covered[:, None]).exp(), log_probabilities.exp()).sum(-1).mean()
         return loss, {"accuracy": float(agreed), "acceptance": float(kept)}
 
     def _size(self, model: Model) -> int:

@@ -246,8 +246,8 @@ def _continue(
         tokens[row, width - len(start) :] = torch.tensor(start)
         mask[row, width - len(start) :] = 1
     new = min(settings.new_tokens, model.anatomy.positions - width)
-    law = {"do_sample": True, "temperature": settings.temperature, "top_k": 0} if chance else {"do_sample": False}
-    config = GenerationConfig(max_new_tokens=new, eos_token_id=ends or None, pad_token_id=filler, **law)
+    sampling = {"do_sample": True, "temperature": settings.temperature, "top_k": 0} if chance else {"do_sample": False}
+    config = GenerationConfig(max_new_tokens=new, eos_token_id=ends or None, pad_token_id=filler, **sampling)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.inference_mode():
         torch.manual_seed(seed)

@@ -22,7 +22,7 @@ from workbench_app.offers import OFFERED
 from workbench_app.race import Column, Race
 from workbench_app.worker import limits, studies
 from workbench_app.worker.columns import News
-from workbench_app.worker.process import Job
+from workbench_app.worker.job import Job
 from workbench_app.worker.recipes import restored
 
 PREFILL_CHUNK = 256  # tokens; between two chunks a long prompt can be cancelled

@@ -1,16 +1,24 @@
-"""The selection keeps the law by enumeration, accepts what its formula says, and nearly as much as a linear program."""
+"""The selection keeps the distribution (enumerated), accepts by its formula, and nearly as much as a linear program."""
 
 import itertools
 
 import pytest
 import torch
-from engine.test_accept import SETTINGS, VOCABULARY, assert_same_law, continue_to, draft_law_after, logits_after, plain
+from engine.test_accept import (
+    SETTINGS,
+    VOCABULARY,
+    assert_same_distribution,
+    continue_to,
+    draft_distribution_after,
+    logits_after,
+    plain,
+)
 from helpers import random_tokens, run, tokens_of
 from scipy.optimize import linprog
 
 from workbench.engine import Draft, Sampler
 from workbench.engine.accept import accept
-from workbench.engine.enumeration import law
+from workbench.engine.enumeration import distribution
 from workbench.models.tiny import tiny
 from workbench.techniques import DraftModel, OptimalTransportAccept
 from workbench.techniques.accept.optimal_transport_accept import _Selection, threshold
@@ -18,15 +26,15 @@ from workbench.techniques.accept.optimal_transport_accept import _Selection, thr
 
 def chains(chance, paths, length, support=VOCABULARY):
     """``paths`` chains drawn independently, level by level, of the first ``support`` tokens."""
-    tokens, parents, laws = [], [], []
+    tokens, parents, distributions = [], [], []
     for level in range(length):
         for _ in range(paths):
             parents.append(len(parents) - paths if level else -1)
-            believed = draft_law_after(Draft(tokens, parents).path_to(parents[-1]))
+            believed = draft_distribution_after(Draft(tokens, parents).path_to(parents[-1]))
             believed[support:] = 0
-            laws.append(believed / believed.sum())
-            tokens.append(chance.draw(laws[-1]))
-    return Draft(tokens, parents, torch.stack(laws))
+            distributions.append(believed / believed.sum())
+            tokens.append(chance.draw(distributions[-1]))
+    return Draft(tokens, parents, torch.stack(distributions))
 
 
 def verified(draft, sampler, rule=None):
@@ -39,13 +47,13 @@ def verified(draft, sampler, rule=None):
 
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize(("paths", "length", "support"), [(1, 2, 4), (2, 1, 4), (3, 1, 3), (2, 2, 2)])
-def test_the_law_is_kept(settings, paths, length, support):
+def test_the_distribution_is_kept(settings, paths, length, support):
     def procedure(chance):
         sampler = Sampler(chance=chance, **settings)
         kept, token = verified(chains(chance, paths, length, support), sampler)
         return continue_to([*kept, token], length + 1, sampler)
 
-    assert_same_law(law(procedure), plain(length + 1, settings))
+    assert_same_distribution(distribution(procedure), plain(length + 1, settings))
 
 
 def best(p, q, count):
@@ -79,7 +87,7 @@ def test_it_accepts_what_the_formula_says_and_what_the_paper_guarantees(seed, co
     allowed = 1 - (1 - beta) ** count <= grid * beta + 1e-12
     rho = float(grid[allowed][0])
     assert threshold(p, q, count)[0] == pytest.approx(rho, abs=2 * count / 4000)
-    accepted = law(procedure)[True]
+    accepted = distribution(procedure)[True]
     assert accepted == pytest.approx(float(1 - (1 - beta[allowed][0]) ** count), abs=2e-3)
     optimum = best(p, q, count)
     assert (1 - (1 - 1 / count) ** count) * optimum - 1e-6 <= accepted <= optimum + 1e-6
@@ -89,8 +97,12 @@ def test_only_so_many_candidates_are_tried():
     draft = Draft([0, 1], [-1, -1], torch.full((2, 4), 0.25))
     logits = torch.full((3, 4), -50.0)
     logits[:, 1] = 0.0
-    assert law(lambda chance: len(_Selection(1).accept(draft, logits, Sampler(1.0, chance=chance))[0]))[0] > 0.999
-    assert law(lambda chance: len(_Selection(2).accept(draft, logits, Sampler(1.0, chance=chance))[0]))[1] > 0.4
+    assert (
+        distribution(lambda chance: len(_Selection(1).accept(draft, logits, Sampler(1.0, chance=chance))[0]))[0] > 0.999
+    )
+    assert (
+        distribution(lambda chance: len(_Selection(2).accept(draft, logits, Sampler(1.0, chance=chance))[0]))[1] > 0.4
+    )
 
 
 def test_candidates_with_the_same_token_all_go_on():
@@ -108,7 +120,7 @@ def test_drafts_without_chance_and_greedy_ones_go_by_the_engine(temperature):
     draft = Draft([2, 0, 3, 1], [-1, -1, 0, 1])
 
     def said(rule):
-        return law(lambda chance: str(verified(draft, Sampler(temperature, chance=chance), rule)))
+        return distribution(lambda chance: str(verified(draft, Sampler(temperature, chance=chance), rule)))
 
     assert said(None) == said(accept)
 

@@ -1,17 +1,17 @@
-"""The head against its formula, the rule against a plain loop, and the law of what is said."""
+"""The head against its formula, the rule against a plain loop, and the distribution of what is said."""
 
 import math
 
 import pytest
 import torch
-from engine.test_accept import SETTINGS, assert_same_law, continue_to, logits_after, plain
+from engine.test_accept import SETTINGS, assert_same_distribution, continue_to, logits_after, plain
 from helpers import random_tokens, run, tokens_of
 from little import LittleDrafter
 
 from workbench import artifacts
 from workbench.engine import Decoder, Run, Sampler
 from workbench.engine.accept import accept
-from workbench.engine.enumeration import law
+from workbench.engine.enumeration import distribution
 from workbench.errors import SettingError
 from workbench.models.tiny import tiny
 from workbench.parts.acceptance import NAME, AcceptanceHead, acceptance_head
@@ -59,7 +59,7 @@ def test_drafting_stops_where_a_rejection_has_become_likely(threshold):
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_the_law_is_kept_whatever_the_head_says(settings):
+def test_the_distribution_is_kept_whatever_the_head_says(settings):
     """The head may look at every token drawn so far, and stop there."""
 
     class Opinion(torch.nn.Module):
@@ -83,7 +83,7 @@ def test_the_law_is_kept_whatever_the_head_says(settings):
         path, token = accept(draft, logits, sampler)
         return continue_to([*[draft.tokens[node] for node in path], token], 3, sampler)
 
-    assert_same_law(law(procedure), plain(3, settings))
+    assert_same_distribution(distribution(procedure), plain(3, settings))
     assert lengths == {2, 3} or Sampler(**settings).greedy
 
 

@@ -1,14 +1,14 @@
-"""The tree against a search over all paths and against the paper's loop, its law by enumeration, its forwards."""
+"""The tree against a search over all paths and against the paper's loop, its distribution enumerated, its forwards."""
 
 import itertools
 
 import pytest
-from engine.test_accept import SETTINGS, assert_same_law, continue_to, draft_law_after, plain
+from engine.test_accept import SETTINGS, assert_same_distribution, continue_to, draft_distribution_after, plain
 from helpers import random_tokens, run, tokens_of
 from little import LittleDrafter, verify
 
 from workbench.engine import Chance, Sampler
-from workbench.engine.enumeration import law
+from workbench.engine.enumeration import distribution
 from workbench.models.tiny import tiny
 from workbench.techniques import DraftModel, DynamicTree
 from workbench.techniques.draft.dynamic_tree import _Grower
@@ -23,7 +23,7 @@ def grower(sampler, drafter=None, **settings):
 def worth(path):
     product = 1.0
     for place, token in enumerate(path):
-        product *= float(draft_law_after(path[:place])[token])
+        product *= float(draft_distribution_after(path[:place])[token])
     return product
 
 
@@ -41,7 +41,7 @@ def test_a_greedy_tree_has_the_most_probable_of_all_paths(budget):
 
 def slowly(budget, limit, chance):
     """The paper's loop: one candidate, one draw and one run of the drafter at a time."""
-    candidates, paths = [(1.0, (), draft_law_after([]).float())], []
+    candidates, paths = [(1.0, (), draft_distribution_after([]).float())], []
     while len(paths) < budget:
         best = max(range(len(candidates)), key=lambda place: candidates[place][0])
         value, path, left = candidates.pop(best)
@@ -52,18 +52,18 @@ def slowly(budget, limit, chance):
         left[token] = 0
         candidates.append((value - chosen, path, left))
         if len(path) + 1 < limit:
-            candidates.append((chosen, (*path, token), draft_law_after([*path, token]).float()))
+            candidates.append((chosen, (*path, token), draft_distribution_after([*path, token]).float()))
     return paths
 
 
-def test_a_sampled_tree_has_the_law_of_the_paper_s_loop():
+def test_a_sampled_tree_has_the_distribution_of_the_paper_s_loop():
     def grown(chance):
         draft = grower(Sampler(1.0, chance=chance), budget=4, **EAGER).propose([], 3)
         return tuple(tuple(draft.path_to(node)) for node in range(4))
 
-    found, expected = law(grown), law(lambda chance: tuple(slowly(4, 3, chance)))
+    found, expected = distribution(grown), distribution(lambda chance: tuple(slowly(4, 3, chance)))
     assert len(found) > 50
-    assert_same_law(found, expected)
+    assert_same_distribution(found, expected)
 
 
 def test_distributions_come_together():
@@ -77,13 +77,13 @@ def test_distributions_come_together():
 
 @pytest.mark.parametrize("growth", ["greedy", "layers"])
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_the_law_is_kept(settings, growth):
+def test_the_distribution_is_kept(settings, growth):
     def procedure(chance):
         sampler = Sampler(chance=chance, **settings)
         policy = grower(sampler, LittleDrafter(3), budget=4, growth=growth, **EAGER)
         return continue_to(verify(policy, policy.propose([], 2), sampler), 3, sampler)
 
-    assert_same_law(law(procedure), plain(3, settings))
+    assert_same_distribution(distribution(procedure), plain(3, settings))
 
 
 def test_layers_take_all_above_the_threshold_and_one_forward_each():

@@ -42,10 +42,10 @@ def by_hand(model, part, prompt, new, alpha, length):
             forwards += 1
             orders = min(length, room - len(unit))
             said = int(model.hf(torch.tensor([text])).logits[0, -1].argmax())
-            law = padded(model, part, text, orders).softmax(-1) if orders else ()
+            distribution = padded(model, part, text, orders).softmax(-1) if orders else ()
             text.append(said)
             unit, before = [], said
-            for row in law:
+            for row in distribution:
                 chance, token = row.max(-1)
                 if chance < alpha or int(token) == before:
                     break

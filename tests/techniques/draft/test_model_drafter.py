@@ -76,14 +76,14 @@ def test_a_trimmed_vocabulary_is_mapped_to_the_whole_one():
     assert token == int(kept[full[kept].argmax()])
     assert chance == pytest.approx(float(full[kept].softmax(-1).max()), abs=1e-4)
     sampler = Sampler(0.7)
-    token, law, chance = drafter.draw(logits, sampler)
-    spread = drafter.spread([law], 96)[0]
+    token, distribution, chance = drafter.draw(logits, sampler)
+    spread = drafter.spread([distribution], 96)[0]
     assert spread.shape == (96,) and float(spread[token]) == pytest.approx(chance)
     assert float(spread.sum()) == pytest.approx(1, abs=1e-5)
     assert set(spread.nonzero()[:, 0].tolist()) <= set(kept.tolist())
-    tokens, law = drafter.law(logits[None], sampler, 4)
+    tokens, distribution = drafter.distribution(logits[None], sampler, 4)
     assert tokens[0].tolist() == kept[full[kept].topk(4).indices].tolist()
-    torch.testing.assert_close(law[0], (full[tokens[0]] / 0.7).softmax(-1), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(distribution[0], (full[tokens[0]] / 0.7).softmax(-1), atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -105,15 +105,15 @@ def test_every_technique_drafts_from_a_trimmed_vocabulary(technique, temperature
         assert tokens_of(steps) == tokens_of(run(main, PROMPT))
 
 
-def test_a_law_is_cut_to_its_most_probable_tokens():
+def test_a_distribution_is_cut_to_its_most_probable_tokens():
     drafter = ModelDrafter(tiny("llama").shallow(2))
     logits = drafter.follow(PROMPT)[None]
-    tokens, law = drafter.law(logits, Sampler(0.7), 5)
+    tokens, distribution = drafter.distribution(logits, Sampler(0.7), 5)
     expected = (logits[0] / 0.7).softmax(-1)
     order = expected.argsort(descending=True)[:5]
     assert tokens[0].tolist() == order.tolist()
-    torch.testing.assert_close(law[0], expected[order] / expected[order].sum())
-    greedy = drafter.law(logits, Sampler(), 0)[1][0]
+    torch.testing.assert_close(distribution[0], expected[order] / expected[order].sum())
+    greedy = drafter.distribution(logits, Sampler(), 0)[1][0]
     torch.testing.assert_close(greedy, logits[0].softmax(-1).sort(descending=True).values)
 
 

@@ -1,17 +1,17 @@
-"""In a thread as without one, in any setting: the same output, the law kept, and steps as the paper has them."""
+"""In a thread as without, in any setting: the same output, the distribution kept, and steps as the paper has them."""
 
 import itertools
 import threading
 
 import pytest
 import torch
-from engine.test_accept import SETTINGS, assert_same_law, logits_after, plain
+from engine.test_accept import SETTINGS, assert_same_distribution, logits_after, plain
 from helpers import facts, random_tokens, run, tokens_of
 from little import LittleDrafter
 
 from workbench.engine import Decoder, Run, Sampler, generate
 from workbench.engine.accept import accept
-from workbench.engine.enumeration import law
+from workbench.engine.enumeration import distribution
 from workbench.engine.loop import Loop
 from workbench.engine.recipe import Recipe
 from workbench.errors import SettingError
@@ -76,7 +76,7 @@ def test_the_workers_token_is_verified_as_a_drafted_one():
         steps = list(itertools.islice(Loop(one, Recipe([OverlappedDraft(model="/2", draft=1)])).steps(None), 3))
         return steps[0].tokens[0], steps[2].drafted
 
-    found = law(first_and_drafted)
+    found = distribution(first_and_drafted)
     p_first = Sampler(**sampling).distribution(Decoder(model).forward([1, 2, 0, 1])[0])
     for token in range(3):
         text = [1, 2, 0, 1, token]
@@ -86,7 +86,7 @@ def test_the_workers_token_is_verified_as_a_drafted_one():
 
 
 @pytest.mark.parametrize(("first", "settings"), [(1, SETTINGS[3]), *((0, settings) for settings in SETTINGS)])
-def test_the_law_is_kept_over_several_steps(first, settings):
+def test_the_distribution_is_kept_over_several_steps(first, settings):
     def procedure(chance):
         sampler = Sampler(chance=chance, **settings)
         technique = OverlappedDraft(draft=1, first=first)
@@ -94,7 +94,7 @@ def test_the_law_is_kept_over_several_steps(first, settings):
         policy = _Overlapped(
             technique, Run(tiny("llama"), (), 0, sampler, 0), drafter, Ahead(drafter, sampler, threaded=False)
         )
-        policy._drafter.spread = lambda laws, vocabulary: torch.stack(laws) if laws else None
+        policy._drafter.spread = lambda distributions, vocabulary: torch.stack(distributions) if distributions else None
         text = []
         # Two steps: what the second one verifies was drafted during the first, or is drafted anew.
         while len(text) < 3:
@@ -104,7 +104,7 @@ def test_the_law_is_kept_over_several_steps(first, settings):
             text += [*[draft.tokens[node] for node in path], token]
         return tuple(text[:3])
 
-    assert_same_law(law(procedure), plain(3, settings))
+    assert_same_distribution(distribution(procedure), plain(3, settings))
 
 
 def test_no_worker_outlives_its_run():

@@ -7,7 +7,7 @@ import torch
 from helpers import applicable, run, tokens_of
 
 import workbench.techniques  # noqa: F401  fills the registry
-from workbench.engine.enumeration import text_law, total_variation
+from workbench.engine.enumeration import text_distribution, total_variation
 from workbench.errors import SettingError
 from workbench.models import companion as module
 from workbench.models.companion import companion
@@ -88,9 +88,9 @@ def test_greedy_text_is_the_models_own(name, rows, beside):
 def test_sampling_keeps_the_distribution(name, rows, beside):
     """Every outcome of a model of three tokens is walked through, beside a drafter that lacks one, or has one more."""
     main = beside(model_of(3), rows, 2)
-    plain = text_law(main, prompt_of(3), (), 3, given=1, temperature=1.5)
+    plain = text_distribution(main, prompt_of(3), (), 3, given=1, temperature=1.5)
     with applicable():
-        found = text_law(main, prompt_of(3), [named(name)], 3, given=1, temperature=1.5)
+        found = text_distribution(main, prompt_of(3), [named(name)], 3, given=1, temperature=1.5)
     assert total_variation(found, plain) < 1e-6
 
 
@@ -98,8 +98,8 @@ def test_sampling_keeps_the_distribution(name, rows, beside):
 def test_optimal_transport_over_several_paths_keeps_it_too(rows, beside):
     main = beside(model_of(4), rows, 3)
     recipe = [DraftModel(model="beside", draft=1, paths=2), OptimalTransportAccept()]
-    laws = [text_law(main, prompt_of(4), each, 3, given=1, temperature=1.5) for each in ((), recipe)]
-    assert total_variation(*laws) < 1e-6
+    distributions = [text_distribution(main, prompt_of(4), each, 3, given=1, temperature=1.5) for each in ((), recipe)]
+    assert total_variation(*distributions) < 1e-6
 
 
 @pytest.mark.parametrize("rows", [90, 128])

@@ -1,4 +1,4 @@
-"""Chunks against a slow choice, the small cache against a masked large one, and the law of three tiers enumerated."""
+"""Chunks against a slow choice, the small cache against a masked large one, three tiers' distribution enumerated."""
 
 import math
 from copy import copy
@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from engine.test_accept import assert_same_law
+from engine.test_accept import assert_same_distribution
 from helpers import random_tokens, run, tokens_of
 
 from workbench.engine import Chance, Decoder, LayerCache, Run, Sampler
-from workbench.engine.enumeration import text_law
+from workbench.engine.enumeration import text_distribution
 from workbench.errors import SettingError
 from workbench.models.tiny import tiny
 from workbench.techniques import RetrievalCacheDraft
@@ -139,10 +139,10 @@ def test_chunks_are_retrieved_anew_after_so_many_tokens():
 
 
 @pytest.mark.parametrize("settings", [{"temperature": 1.0, "top_k": 2}, {"temperature": 1.4, "top_k": 2, "top_p": 0.8}])
-def test_three_tiers_keep_the_law(settings):
+def test_three_tiers_keep_the_distribution(settings):
     technique = RetrievalCacheDraft(draft=2, guess=1, **SMALL)
-    found = text_law(tiny("llama"), PROMPT, [technique], 4, **settings)
-    assert_same_law(found, text_law(tiny("llama"), PROMPT, [], 4, **settings))
+    found = text_distribution(tiny("llama"), PROMPT, [technique], 4, **settings)
+    assert_same_distribution(found, text_distribution(tiny("llama"), PROMPT, [], 4, **settings))
 
 
 def test_settings_that_do_not_fit_are_refused():

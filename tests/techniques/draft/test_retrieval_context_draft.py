@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from engine.test_accept import assert_same_law
+from engine.test_accept import assert_same_distribution
 from helpers import random_tokens, run, tokens_of
 
 from workbench.engine import Chance, Decoder, Run, Sampler
-from workbench.engine.enumeration import text_law
+from workbench.engine.enumeration import text_distribution
 from workbench.models.tiny import tiny
 from workbench.techniques import RetrievalContextDraft
 from workbench.techniques.draft._passages import bm25, retrieved_context
@@ -74,10 +74,10 @@ def test_a_prompt_that_fits_is_drafted_perfectly_by_the_model_itself():
 
 
 @pytest.mark.parametrize("settings", [{"temperature": 1.0, "top_k": 2}, {"temperature": 1.4, "top_k": 2, "top_p": 0.8}])
-def test_the_law_is_the_models(settings):
+def test_the_distribution_is_the_models(settings):
     technique = RetrievalContextDraft(draft=2, budget=20, chunk=4, query=6)
-    found = text_law(tiny("llama"), PROMPT, [technique], 4, **settings)
-    assert_same_law(found, text_law(tiny("llama"), PROMPT, [], 4, **settings))
+    found = text_distribution(tiny("llama"), PROMPT, [technique], 4, **settings)
+    assert_same_distribution(found, text_distribution(tiny("llama"), PROMPT, [], 4, **settings))
 
 
 @pytest.mark.bundled

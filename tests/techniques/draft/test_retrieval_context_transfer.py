@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from engine.test_accept import assert_same_law
+from engine.test_accept import assert_same_distribution
 from helpers import random_tokens, run
 
 from workbench.engine import Decoder, Sampler
-from workbench.engine.enumeration import law, text_law
+from workbench.engine.enumeration import distribution, text_distribution
 from workbench.models.tiny import tiny
 from workbench.techniques import RetrievalContextTransfer
 from workbench.techniques.draft._passages import retrieved_context
@@ -56,8 +56,8 @@ def followed(chance, new, settings):
 )
 def test_every_token_follows_the_target(draft, new, settings):
     technique = RetrievalContextTransfer(strength=8.0, draft=draft, **READS)
-    found = text_law(tiny("llama"), PROMPT, [technique], new, **settings)
-    assert_same_law(found, law(lambda chance: followed(chance, new, settings)))
+    found = text_distribution(tiny("llama"), PROMPT, [technique], new, **settings)
+    assert_same_distribution(found, distribution(lambda chance: followed(chance, new, settings)))
 
 
 def test_a_strong_drafter_is_accepted_more_often():

@@ -1,15 +1,22 @@
-"""Recursive rejection: its law by enumeration, how often it accepts by its formula, and trees that were pruned."""
+"""Recursive rejection: its distribution enumerated, how often it accepts by its formula, and trees that were pruned."""
 
 import itertools
 
 import pytest
 import torch
-from engine.test_accept import SETTINGS, assert_same_law, continue_to, draft_law_after, logits_after, plain
+from engine.test_accept import (
+    SETTINGS,
+    assert_same_distribution,
+    continue_to,
+    draft_distribution_after,
+    logits_after,
+    plain,
+)
 from little import LittleDrafter
 
 from workbench.engine import Draft, Sampler
 from workbench.engine.accept import accept
-from workbench.engine.enumeration import law
+from workbench.engine.enumeration import distribution
 from workbench.techniques.draft._without_replacement import GrowingTree, TreeWithoutReplacement, recursive_rejection
 
 
@@ -35,14 +42,14 @@ def verify(draft, sampler):
 
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("children", [(1,), (3,), (4,), (2, 2)])
-def test_the_law_is_kept(settings, children):
+def test_the_distribution_is_kept(settings, children):
     length = len(children) + 1
 
     def procedure(chance):
         sampler = Sampler(chance=chance, **settings)
         return continue_to(verify(grown(sampler, children, 3 if len(children) > 1 else 4), sampler), length, sampler)
 
-    assert_same_law(law(procedure), plain(length, settings))
+    assert_same_distribution(distribution(procedure), plain(length, settings))
 
 
 def test_the_engine_s_rule_would_not_keep_it():
@@ -51,13 +58,13 @@ def test_the_engine_s_rule_would_not_keep_it():
     def procedure(chance):
         sampler = Sampler(1.0, chance=chance)
         draft = grown(sampler, (3,))
-        rows = torch.stack([draft_law_after([])] * 3).float()
+        rows = torch.stack([draft_distribution_after([])] * 3).float()
         logits = torch.stack([logits_after(draft.path_to(node)) for node in range(-1, 3)])
         path, token = accept(Draft(draft.tokens, draft.parents, rows), logits, sampler)
         return continue_to([*[draft.tokens[node] for node in path], token], 2, sampler)
 
     with pytest.raises(AssertionError):
-        assert_same_law(law(procedure), plain(2, {"temperature": 1.0}))
+        assert_same_distribution(distribution(procedure), plain(2, {"temperature": 1.0}))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -76,19 +83,19 @@ def test_it_accepts_as_often_as_the_recursion_says(count):
                 total += rejected * accepted(left / left.sum(), rest / rest.sum(), tries - 1)
         return total
 
-    expected = accepted(logits_after([]).softmax(-1), draft_law_after([]), count)
+    expected = accepted(logits_after([]).softmax(-1), draft_distribution_after([]), count)
 
     def procedure(chance):
         sampler = Sampler(1.0, chance=chance)
         return len(verify(grown(sampler, (count,)), sampler)) > 1
 
-    assert law(procedure)[True] == pytest.approx(expected, abs=1e-5)
+    assert distribution(procedure)[True] == pytest.approx(expected, abs=1e-5)
 
 
 def test_siblings_come_as_the_largest_gumbel_numbers_do():
-    """Drawing from what is left is the law of the order of Gumbel numbers: first the largest, and so on."""
-    q = draft_law_after([])
-    found = law(lambda chance: tuple(grown(Sampler(1.0, chance=chance), (3,)).tokens))
+    """Drawing from what is left is the distribution of the order of Gumbel numbers: first the largest, and so on."""
+    q = draft_distribution_after([])
+    found = distribution(lambda chance: tuple(grown(Sampler(1.0, chance=chance), (3,)).tokens))
     for tokens in itertools.permutations(range(4), 3):
         expected, left = 1.0, 1.0
         for token in tokens:
@@ -106,16 +113,16 @@ def test_a_pruned_tree_knows_what_its_nodes_were_drawn_from():
     assert isinstance(tree, TreeWithoutReplacement)
     kept = tree.pruned([0, 1, 3])
     assert kept.tokens == [tree.tokens[0], tree.tokens[1], tree.tokens[3]] and kept.parents == [-1, -1, 0]
-    assert kept.law == [tree.law[0], tree.law[1], tree.law[3]]
+    assert kept.distribution_of == [tree.distribution_of[0], tree.distribution_of[1], tree.distribution_of[3]]
     assert kept.drawn == [tree.drawn[0], tree.drawn[1], tree.drawn[3]]
     assert isinstance(grown(Sampler(), (3, 2)).pruned([0]), Draft)
 
 
 def test_greedy_children_are_the_most_probable_in_order():
     draft = grown(Sampler(), (4, 2))
-    order = draft_law_after([]).argsort(descending=True).tolist()
+    order = draft_distribution_after([]).argsort(descending=True).tolist()
     assert draft.tokens[:4] == order
-    below = draft_law_after(order[:1])
+    below = draft_distribution_after(order[:1])
     assert draft.tokens[4:] == below.argsort(descending=True)[:2].tolist()
     assert draft.confidence[4] == pytest.approx(float(below.max()), abs=1e-6)
     assert draft.parents == [-1, -1, -1, -1, 0, 0]

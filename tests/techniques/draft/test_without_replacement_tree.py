@@ -1,17 +1,24 @@
-"""Trees by Gumbel-top-k and by stochastic beam search: their law against plain Gumbel numbers, and the output's law."""
+"""Trees by Gumbel-top-k and by stochastic beam search against plain Gumbel numbers, and the output's distribution."""
 
 import collections
 import itertools
 
 import pytest
 import torch
-from engine.test_accept import SETTINGS, assert_same_law, continue_to, draft_law_after, logits_after, plain
+from engine.test_accept import (
+    SETTINGS,
+    assert_same_distribution,
+    continue_to,
+    draft_distribution_after,
+    logits_after,
+    plain,
+)
 from helpers import run, tokens_of
 from little import LittleDrafter, verify
 
 from workbench.engine import Chance, Draft, Run, Sampler
 from workbench.engine.accept import accept
-from workbench.engine.enumeration import law
+from workbench.engine.enumeration import distribution
 from workbench.errors import SettingError
 from workbench.models.tiny import tiny
 from workbench.techniques import DraftModel, WithoutReplacementTree
@@ -23,26 +30,26 @@ def policy(sampler, support=4, **settings):
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_branching_keeps_the_law(settings):
+def test_branching_keeps_the_distribution(settings):
     def procedure(chance):
         sampler = Sampler(chance=chance, **settings)
         tree = policy(sampler, support=2, search="branching", branching="2-1", depth=2)
         return continue_to(verify(tree, tree.propose([], 2), sampler), 3, sampler)
 
-    assert_same_law(law(procedure), plain(3, settings))
+    assert_same_distribution(distribution(procedure), plain(3, settings))
 
 
 @pytest.mark.parametrize("noise", range(3))
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_a_stochastic_beam_keeps_the_law_whatever_its_noise(settings, noise):
-    """Which siblings stay is up to the noise, which is fixed here; the law of what is said is the same for any."""
+def test_a_stochastic_beam_keeps_the_distribution_whatever_its_noise(settings, noise):
+    """Which siblings stay is up to the noise, which is fixed here; the output has one distribution for any."""
 
     def procedure(chance):
         sampler = Sampler(chance=chance, **settings)
         tree = policy(sampler, support=3, search="beam", beam=2, depth=2)
         return continue_to(verify(tree, tree.propose([], 2), sampler), 3, sampler)
 
-    assert_same_law(law(procedure, noise), plain(3, settings))
+    assert_same_distribution(distribution(procedure, noise), plain(3, settings))
 
 
 def plain_beams(beam, count):
@@ -58,7 +65,7 @@ def plain_beams(beam, count):
         for _ in range(2):
             grown = []
             for path, logarithm, noisy in layer:
-                logs = logarithm + draft_law_after(list(path)).log()
+                logs = logarithm + draft_distribution_after(list(path)).log()
                 raw = logs + gumbel()
                 top = raw.max()
                 inner = noisy - raw + torch.log1p(-torch.exp(raw - top))
@@ -70,7 +77,7 @@ def plain_beams(beam, count):
     return found
 
 
-def test_a_beam_has_the_law_of_gumbel_numbers_over_the_whole_vocabulary():
+def test_a_beam_has_the_distribution_of_gumbel_numbers_over_the_whole_vocabulary():
     count = 3000
     found = collections.Counter()
     tree = policy(Sampler(1.0, chance=Chance(3)), search="beam", beam=2, depth=2)
@@ -87,7 +94,7 @@ def test_a_beam_has_the_law_of_gumbel_numbers_over_the_whole_vocabulary():
             assert ours == pytest.approx(theirs, abs=0.045)
 
 
-def test_a_truncated_gumbel_number_has_its_law():
+def test_a_truncated_gumbel_number_has_its_distribution():
     numbers = torch.tensor([truncated_gumbel(0.3, 0.9, (place + 0.5) / 4000) for place in range(4000)])
     assert float(numbers.max()) <= 0.9
     for level in (-0.5, 0.2, 0.7):
@@ -98,7 +105,7 @@ def test_a_truncated_gumbel_number_has_its_law():
 def probability(path):
     product = 1.0
     for place, token in enumerate(path):
-        product *= float(draft_law_after(list(path[:place]))[token])
+        product *= float(draft_distribution_after(list(path[:place]))[token])
     return product
 
 
@@ -108,7 +115,7 @@ def test_greedy_trees_are_the_most_probable_tokens_and_the_plain_beam():
     for node in range(len(draft.tokens)):
         before = draft.path_to(draft.parent(node))
         siblings = [other for other in range(len(draft.tokens)) if draft.parent(other) == draft.parent(node)]
-        order = draft_law_after(before).argsort(descending=True).tolist()
+        order = draft_distribution_after(before).argsort(descending=True).tolist()
         assert [draft.tokens[other] for other in siblings] == order[: len(siblings)]
     draft = policy(Sampler(), search="beam", beam=3, depth=3).propose([], 5)
     layer = [()]
@@ -131,7 +138,7 @@ def test_limit_and_size_are_kept():
 @pytest.mark.parametrize("start", range(4))
 def test_siblings_that_differ_are_accepted_more_often_than_ones_drawn_independently(start):
     """The paper's claim at equal nodes: none is spent on a token twice."""
-    q, p = draft_law_after([start]), logits_after([start])
+    q, p = draft_distribution_after([start]), logits_after([start])
 
     def apart(chance):
         sampler = Sampler(1.0, chance=chance)
@@ -142,7 +149,7 @@ def test_siblings_that_differ_are_accepted_more_often_than_ones_drawn_independen
         draft = Draft([chance.draw(q) for _ in range(3)], [-1] * 3, q.expand(3, -1))
         return len(accept(draft, p.expand(4, -1), Sampler(1.0, chance=chance))[0])
 
-    assert law(apart)[1] > law(independent)[1] + 0.01
+    assert distribution(apart)[1] > distribution(independent)[1] + 0.01
 
 
 @pytest.mark.bundled

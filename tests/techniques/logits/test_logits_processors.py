@@ -13,7 +13,7 @@ from transformers.generation.logits_process import (
 )
 
 from workbench.engine import Run, Sampler, generate
-from workbench.engine.enumeration import text_law, total_variation
+from workbench.engine.enumeration import text_distribution, total_variation
 from workbench.errors import SettingError
 from workbench.models.families import FAMILIES
 from workbench.models.tiny import tiny
@@ -120,9 +120,9 @@ def test_greedy_the_cuts_do_nothing():
 def test_drafted_text_has_the_same_distribution():
     model = tiny("llama")
     processors = LogitsProcessors(repetition_penalty=1.3, min_p=0.3)
-    expected = text_law(model, PROMPT, [processors], 3, temperature=1.0)
+    expected = text_distribution(model, PROMPT, [processors], 3, temperature=1.0)
     for drafter in (PromptLookup(ngram=1, draft=2), TokenRecycling()):
-        drafted = text_law(model, PROMPT, [drafter, processors], 3, temperature=1.0)
+        drafted = text_distribution(model, PROMPT, [drafter, processors], 3, temperature=1.0)
         assert total_variation(drafted, expected) < 1e-6
 
 

@@ -96,7 +96,7 @@ class _Selection:
 
 
 def threshold(target: Tensor, drawn_from: Tensor, count: int) -> tuple[float, float]:
-    """The smallest rho for which the selection keeps the target's law, and how often it keeps one candidate.
+    """The smallest rho for which the selection keeps the target's distribution, and how often it keeps one candidate.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def residual(target: Tensor, drawn_from: Tensor, rho: float, once: float, count:
     kept = torch.minimum(drawn_from, target / rho) * ((1 - (1 - once) ** count) / once)
     left = (target - kept).clamp_(min=0)
     total = left.sum()
-    # Rounding can leave nothing where p and q are equal; then p itself is the right law.
+    # Rounding can leave nothing where p and q are equal; then p itself is the right distribution.
     return left / total if total > 0 else target
 
 

@@ -57,8 +57,8 @@ class ContextDrafter:
 
     def distribution(self, tokens: Sequence[int], temperature: float) -> Tensor:
         """Probabilities [vocabulary] after a text, as :meth:`logits`."""
-        law = (self.logits(tokens).float() / temperature).softmax(-1)
-        return self._drafter.spread([law], self._vocabulary)[0]
+        distribution = (self.logits(tokens).float() / temperature).softmax(-1)
+        return self._drafter.spread([distribution], self._vocabulary)[0]
 
     def chain(self, tokens: Sequence[int], length: int) -> Draft:
         """A chain of ``length`` tokens after a text; its cost includes that of what was asked for since the last."""
@@ -67,7 +67,7 @@ class ContextDrafter:
             return Draft()
         chain = drafter.chain(self._follow(tokens), self._sampler, length, self._extend)
         self._chain = chain.tokens
-        probabilities = drafter.spread(chain.laws, self._vocabulary)
+        probabilities = drafter.spread(chain.distributions, self._vocabulary)
         draft = Draft(list(chain.tokens), None, probabilities, drafter.flops, drafter.bytes, chain.confidence)
         drafter.reset_counts()
         return draft

@@ -63,23 +63,23 @@ class Chain:
     Attributes
     ----------
     tokens : list of int
-    laws : list of Tensor
+    distributions : list of Tensor
         What each was drawn from [small]; empty where nothing was drawn.
     confidence : list of float
         The drafter's probability of each.
     """
 
     tokens: list[int] = field(default_factory=list)
-    laws: list[Tensor] = field(default_factory=list)
+    distributions: list[Tensor] = field(default_factory=list)
     confidence: list[float] = field(default_factory=list)
 
     def after(self, count: int) -> Chain:
         """The chain less its first ``count`` tokens."""
-        return Chain(self.tokens[count:], self.laws[count:], self.confidence[count:])
+        return Chain(self.tokens[count:], self.distributions[count:], self.confidence[count:])
 
     def first(self, count: int) -> Chain:
         """The first ``count`` tokens of the chain."""
-        return Chain(self.tokens[:count], self.laws[:count], self.confidence[:count])
+        return Chain(self.tokens[:count], self.distributions[:count], self.confidence[:count])
 
 
 class ModelDrafter:
@@ -205,8 +205,8 @@ class ModelDrafter:
             if sampler.greedy:
                 token, chance = self.best(logits)
             else:
-                token, law, chance = self.draw(logits, sampler)
-                chain.laws.append(law)
+                token, distribution, chance = self.draw(logits, sampler)
+                chain.distributions.append(distribution)
             chain.tokens.append(token)
             chain.confidence.append(chance)
             if stop() or len(chain.tokens) == length:
@@ -242,22 +242,22 @@ class ModelDrafter:
 
     def draw(self, logits: Tensor, sampler: Sampler) -> tuple[int, Tensor, float]:
         """A token drawn from logits [small]: the token, what it was drawn from [small], and its probability there."""
-        law = sampler.distribution(logits)
-        place = sampler.chance.draw(law)
-        return self.token(place), law, float(law[place])
+        distribution = sampler.distribution(logits)
+        place = sampler.chance.draw(distribution)
+        return self.token(place), distribution, float(distribution[place])
 
-    def spread(self, laws: Sequence[Tensor], vocabulary: int) -> Tensor | None:
+    def spread(self, distributions: Sequence[Tensor], vocabulary: int) -> Tensor | None:
         """Distributions [small] as rows over a whole vocabulary of that size [rows, vocabulary]; None of none."""
-        if not laws:
+        if not distributions:
             return None
-        rows = torch.stack(list(laws))
+        rows = torch.stack(list(distributions))
         if self.vocabulary is None:
             return rows
         full = rows.new_zeros(len(rows), vocabulary)
         full[:, self.vocabulary] = rows
         return full
 
-    def law(self, logits: Tensor, sampler: Sampler, width: int) -> tuple[Tensor, Tensor]:
+    def distribution(self, logits: Tensor, sampler: Sampler, width: int) -> tuple[Tensor, Tensor]:
         """The most probable tokens of each row of logits [rows, small], and the distribution over these alone.
 
         Returns

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -13,6 +13,12 @@ from workbench.techniques._technique import Technique
 @settings
 class TrainedTreeTechnique(Technique):
     """Base of the techniques whose trees come from a trained part.
+
+    Attributes
+    ----------
+    kind : type
+        Of the part: a :class:`workbench.parts.heads.DraftHeads` or a :class:`workbench.parts.lookahead.LookaheadPart`.
+        Decorated as ``trained``, it has a recipe of the technique's own name in :mod:`workbench.training`.
 
     Parameters
     ----------
@@ -35,6 +41,7 @@ class TrainedTreeTechnique(Technique):
     weights: Annotated[str, outside("part", "bundled, untrained, or a .safetensors file", min_length=1)] = "bundled"
     cost: Annotated[Literal["measured", "modelled"], Field(description="what a verification costs")] = "measured"
 
+    kind: ClassVar[type[Any]]
     slots = ("draft",)
     exact = True
 

@@ -3,7 +3,7 @@
 Source
 ------
 Jeon et al., Recursive Speculative Decoding, 2024, arXiv 2402.14160 (recursive rejection sampling). Drawing one after
-the other from what is left of a distribution, renormalised, has the same law as taking the k largest of the
+the other from what is left of a distribution, renormalised, has the same distribution as taking the k largest of the
 log-probabilities with Gumbel noise: Kool et al., Stochastic Beams and Where to Find Them, 2019, arXiv 1903.06059.
 """
 
@@ -28,41 +28,41 @@ class TreeWithoutReplacement(Draft):
 
     Attributes
     ----------
-    laws : list of (int Tensor [width], Tensor [width])
+    distributions : list of (int Tensor [width], Tensor [width])
         Distributions that siblings were drawn from: tokens and their probabilities.
-    law : list of int
-        For each node the place of its distribution in ``laws``; without any the nodes were chosen without chance.
+    distribution_of : list of int
+        For each node the place of its distribution; without any the nodes were chosen without chance.
     drawn : list of tuple of int
         For each node places, in its distribution, of itself (last) and of the siblings drawn before it.
     """
 
-    laws: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    law: list[int] = field(default_factory=list)
+    distributions: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    distribution_of: list[int] = field(default_factory=list)
     drawn: list[tuple[int, ...]] = field(default_factory=list)
 
     @property
     def by_chance(self) -> bool:
-        return bool(self.law)
+        return bool(self.distribution_of)
 
     def drawn_from(self, node: int, like: Tensor) -> Tensor:
         """See :meth:`workbench.engine.Draft.drawn_from`: what siblings before the node left, normalised."""
-        if not self.law:
+        if not self.distribution_of:
             return super().drawn_from(node, like)
-        tokens, law = self.laws[self.law[node]]
+        tokens, distribution = self.distributions[self.distribution_of[node]]
         *before, _ = self.drawn[node]
-        law = law.to(like)
+        distribution = distribution.to(like)
         if before:
-            law = law.clone()
-            law[before] = 0.0
-            law /= law.sum()
-        return like.new_zeros(like.shape).index_copy_(0, tokens, law)
+            distribution = distribution.clone()
+            distribution[before] = 0.0
+            distribution /= distribution.sum()
+        return like.new_zeros(like.shape).index_copy_(0, tokens, distribution)
 
     def pruned(self, kept: Sequence[int]) -> Draft:
         """See :meth:`workbench.engine.Draft.pruned`."""
-        if not self.law:
+        if not self.distribution_of:
             return super().pruned(kept)
-        law, drawn = [self.law[node] for node in kept], [self.drawn[node] for node in kept]
-        return replace(super().pruned(kept), law=law, drawn=drawn)
+        places, drawn = [self.distribution_of[node] for node in kept], [self.drawn[node] for node in kept]
+        return replace(super().pruned(kept), distribution_of=places, drawn=drawn)
 
 
 def recursive_rejection(draft: Draft, logits: Tensor, sampler: Sampler) -> tuple[list[int], int]:
@@ -104,8 +104,8 @@ class GrowingTree:
         self.depths: list[int] = []
         self.chances: list[float] = []
         self.values: list[float] = []
-        self._laws: list[tuple[Tensor, Tensor]] = []
-        self._law: list[int] = []
+        self._distributions: list[tuple[Tensor, Tensor]] = []
+        self._distribution_of: list[int] = []
         self._drawn: list[tuple[int, ...]] = []
         self._opened: dict[int, _Opened] = {}
         drafter.reset_counts()
@@ -151,7 +151,7 @@ class GrowingTree:
         self.depths.append(self.depth(node) + 1)
         self.chances.append(opened.chances[place])
         self.values.append(self.value(node) * opened.chances[place])
-        self._law.append(opened.row)
+        self._distribution_of.append(opened.row)
         self._drawn.append(tuple(opened.drawn))
         return len(self.tokens) - 1
 
@@ -160,14 +160,20 @@ class GrowingTree:
         cost = {"flops": self._drafter.flops, "bytes": self._drafter.bytes, "confidence": self.chances}
         if self._sampler.greedy:
             return Draft(self.tokens, self.parents, **cost)
-        laws = {"laws": self._laws, "law": self._law, "drawn": self._drawn}
-        return TreeWithoutReplacement(self.tokens, self.parents, **cost, **laws)
+        distributions = {
+            "distributions": self._distributions,
+            "distribution_of": self._distribution_of,
+            "drawn": self._drawn,
+        }
+        return TreeWithoutReplacement(self.tokens, self.parents, **cost, **distributions)
 
     def _add(self, nodes: Sequence[int], logits: Tensor) -> None:
-        tokens, laws = self._drafter.law(logits, self._sampler, self._width)
-        for node, names, law in zip(nodes, tokens, laws):
-            self._opened[node] = _Opened(len(self._laws), names.tolist(), law.tolist(), law.clone())
-            self._laws.append((names, law))
+        tokens, distributions = self._drafter.distribution(logits, self._sampler, self._width)
+        for node, names, distribution in zip(nodes, tokens, distributions):
+            self._opened[node] = _Opened(
+                len(self._distributions), names.tolist(), distribution.tolist(), distribution.clone()
+            )
+            self._distributions.append((names, distribution))
 
 
 @dataclass

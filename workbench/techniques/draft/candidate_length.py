@@ -109,7 +109,7 @@ class _Stopping:
             return 1 - math.prod(accepted) > self._threshold
 
         chain = drafter.chain(logits, self._sampler, length, read, rejection_is_likely)
-        probabilities = drafter.spread(chain.laws, self._vocabulary)
+        probabilities = drafter.spread(chain.distributions, self._vocabulary)
         flops = drafter.flops + self._head.flops * len(accepted)
         weights = sum(parameter.numel() * parameter.element_size() for parameter in self._head.parameters())
         # No head has read the last token; the drafter's own probability is the only view of it.

@@ -83,26 +83,26 @@ class _Chains:
 
     def _chain(self, logits: Tensor, length: int) -> Draft:
         chain = self._drafter.chain(logits, self._sampler, length)
-        probabilities = self._drafter.spread(chain.laws, self._vocabulary)
+        probabilities = self._drafter.spread(chain.distributions, self._vocabulary)
         return Draft(chain.tokens, None, probabilities, confidence=chain.confidence)
 
     def _forest(self, logits: Tensor, length: int) -> Draft:
         """Chains side by side, level by level; the siblings at the root are drawn from one distribution."""
         tokens: list[int] = []
         parents: list[int] = []
-        laws: list[Tensor] = []
+        distributions: list[Tensor] = []
         confidence: list[float] = []
         rows = logits.expand(self._paths, -1)
         for level in range(length):
             for path in range(self._paths):
-                token, law, chance = self._drafter.draw(rows[path], self._sampler)
+                token, distribution, chance = self._drafter.draw(rows[path], self._sampler)
                 tokens.append(token)
                 parents.append(len(parents) - self._paths if level else -1)
-                laws.append(law)
+                distributions.append(distribution)
                 confidence.append(chance)
             if level + 1 < length:
                 rows = self._drafter.grow(tokens, parents, range(len(tokens) - self._paths, len(tokens)))
-        return Draft(tokens, parents, self._drafter.spread(laws, self._vocabulary), confidence=confidence)
+        return Draft(tokens, parents, self._drafter.spread(distributions, self._vocabulary), confidence=confidence)
 
     def verified(self, verification: Verification) -> None:
         pass

@@ -77,7 +77,7 @@ class LexicalUnits(Technique):
 
     def _part(self, model: Model) -> Padding:
         width = model.anatomy.width
-        tensors = part_tensors(self.name, model, self.weights, lambda: Padding(torch.zeros(self.length, width), 4))
+        tensors = part_tensors(self.name, model, self.weights, lambda: Padding.untrained(model, self.length))
         try:
             part = Padding.of(tensors)
         except (KeyError, IndexError, ValueError, RuntimeError) as error:
@@ -122,8 +122,8 @@ class _Units:
         if verification.ahead is None:
             return
         rows = verification.ahead
-        law = rows.float().softmax(-1) if self._sampler.greedy else self._sampler.distribution(rows)
-        chances, tokens = law.max(-1)
+        distribution = rows.float().softmax(-1) if self._sampler.greedy else self._sampler.distribution(rows)
+        chances, tokens = distribution.max(-1)
         before = verification.next_token
         for token, chance in zip(tokens.tolist(), chances.tolist()):
             if chance < self._alpha or token == before:

@@ -9,8 +9,9 @@ Deviates
 --------
 The paper adds Gumbel noise to every log-probability and takes the largest. Here the largest, the second largest and so
 on are drawn one after the other: the token from what is left of the distribution, its noisy log-probability from a
-Gumbel law cut off at that of the one before. The joint law is the same, and noise is drawn for the nodes of the tree
-alone rather than for every token of the vocabulary. The drafter's distributions are cut to their most probable tokens.
+Gumbel distribution cut off at that of the one before. The joint distribution is the same, and noise is drawn for the
+nodes of the tree alone rather than for every token of the vocabulary. The drafter's distributions are cut to their most
+probable tokens.
 When decoding is greedy, the most probable tokens and the plain beam take the place of the drawn ones.
 """
 

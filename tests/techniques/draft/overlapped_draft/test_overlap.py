@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from engine.test_accept import draft_law_after
+from engine.test_accept import draft_distribution_after
 from little import LittleDrafter
 
 from workbench.engine import Chance, Sampler
@@ -16,7 +16,7 @@ threads = pytest.mark.parametrize("threaded", [True, False])
 def greedy_chain(text, count):
     chain = []
     for _ in range(count):
-        chain.append(int(draft_law_after([*text, *chain]).argmax()))
+        chain.append(int(draft_distribution_after([*text, *chain]).argmax()))
     return chain
 
 
@@ -32,7 +32,7 @@ def test_it_goes_on_after_the_whole_draft(threaded):
     (chain,) = ahead.ready()
     assert chain.tokens == [3, 0, *greedy_chain([1, 2, 3, 0], 3)]
     assert chain.confidence[:2] == [0.5, 0.4] and len(chain.confidence) == 5
-    assert chain.confidence[2] == pytest.approx(float(draft_law_after([1, 2, 3, 0]).max()), abs=1e-6)
+    assert chain.confidence[2] == pytest.approx(float(draft_distribution_after([1, 2, 3, 0]).max()), abs=1e-6)
     assert ahead.ready() == [], "nothing was begun since"
     ahead.close()
 
@@ -41,7 +41,7 @@ def test_it_goes_on_after_the_whole_draft(threaded):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_an_exit_that_contradicts_the_draft_is_followed(threaded, temperature):
     ahead = Ahead(LittleDrafter(), Sampler(temperature, chance=Chance(4)), branches=2, threaded=threaded)
-    drafted = Chain([3, 0], [draft_law_after([1])] * 2 if temperature else [], [0.5, 0.4])
+    drafted = Chain([3, 0], [draft_distribution_after([1])] * 2 if temperature else [], [0.5, 0.4])
     # The exit agrees with 3 and would say 2, or else 1, where the draft says 0.
     logits = torch.tensor([[0, 0, 0, 9.0], [-9, 1, 2, 0], [0, 0, 0, 0]])
     ahead.begin([1], drafted, 2)
@@ -53,8 +53,8 @@ def test_an_exit_that_contradicts_the_draft_is_followed(threaded, temperature):
     for chain in chains:
         if temperature:
             ends = [1, *chain.tokens[:2]], [1, *chain.tokens[:3]]
-            for law, text in zip(chain.laws[2:], ends):
-                torch.testing.assert_close(law, draft_law_after(text).float())
+            for distribution, text in zip(chain.distributions[2:], ends):
+                torch.testing.assert_close(distribution, draft_distribution_after(text).float())
         else:
             assert chain.tokens[2:] == greedy_chain([1, *chain.tokens[:2]], 2)
 

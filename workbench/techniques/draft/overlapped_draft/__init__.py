@@ -135,8 +135,8 @@ class _Overlapped:
         cost = self._drafter.flops, self._drafter.bytes
         self._drafter.reset_counts()
         count = min(self._technique.draft + 1, limit - len(chain.tokens))
-        laws = None if self._greedy else self._spread(chain.laws)
-        draft = Draft(chain.tokens, None, laws, *cost, chain.confidence or None)
+        distributions = None if self._greedy else self._spread(chain.distributions)
+        draft = Draft(chain.tokens, None, distributions, *cost, chain.confidence or None)
         self._chains = None
         if count > 0:
             self._base = len(tokens)
@@ -160,10 +160,10 @@ class _Overlapped:
     def _following(self, drafted: int) -> tuple[int, Tensor]:
         """The worker's token after a draft of so many, and what it was drawn from [vocabulary]."""
         chain = self._ready()[0].after(drafted).first(1)
-        return chain.tokens[0], self._spread(chain.laws)[0]
+        return chain.tokens[0], self._spread(chain.distributions)[0]
 
-    def _spread(self, laws: Sequence[Tensor]) -> Tensor | None:
-        rows = self._drafter.spread(laws, self._anatomy.vocabulary)
+    def _spread(self, distributions: Sequence[Tensor]) -> Tensor | None:
+        rows = self._drafter.spread(distributions, self._anatomy.vocabulary)
         return None if rows is None else rows.to(self._anatomy.device)
 
     def _exits(self) -> tuple[Look, ...]:

@@ -109,11 +109,11 @@ class Ahead:
 
 
 def _joined(one: Chain, other: Chain) -> Chain:
-    # A token that was not drawn has no law; it is never drafted, only compared, and anything may stand in its place.
-    missing = len(one.tokens) - len(one.laws)
-    laws = one.laws + other.laws[:1] * missing + other.laws
+    # A token that was not drawn has no distribution; it is only compared, and anything may stand in its place.
+    missing = len(one.tokens) - len(one.distributions)
+    distributions = one.distributions + other.distributions[:1] * missing + other.distributions
     confidence = one.confidence + [1.0] * (len(one.tokens) - len(one.confidence)) + other.confidence
-    return Chain(one.tokens + other.tokens, laws, confidence)
+    return Chain(one.tokens + other.tokens, distributions, confidence)
 
 
 def modelled_overlap(

@@ -127,14 +127,16 @@ class _Tiers:
             chain += [*(guess.tokens[node] for node in path), token]
             rows.append(logits[: len(path) + 1])
             flops, moved = flops + guess.flops, moved + guess.bytes
-        drawn, law = torch.tensor(chain, device=logits.device), torch.cat(rows)
-        law = law.float().softmax(-1) if self._sampler.greedy else self._sampler.distribution(law)
+        drawn, probabilities = torch.tensor(chain, device=logits.device), torch.cat(rows)
+        probabilities = (
+            probabilities.float().softmax(-1) if self._sampler.greedy else self._sampler.distribution(probabilities)
+        )
         return Draft(
             chain,
-            probabilities=None if self._sampler.greedy else law,
+            probabilities=None if self._sampler.greedy else probabilities,
             flops=middle.decoder.flops + flops,
             bytes=middle.decoder.bytes + moved,
-            confidence=law.gather(1, drawn[:, None])[:, 0].tolist(),
+            confidence=probabilities.gather(1, drawn[:, None])[:, 0].tolist(),
         )
 
     def verified(self, verification: Verification) -> None:
@@ -163,7 +165,7 @@ class _Streaming:
         drafter = self._drafter
         drafter.reset_counts()
         chain = drafter.chain(self._read(tokens), self._sampler, length, self._extend)
-        probabilities = drafter.spread(chain.laws, self._vocabulary)
+        probabilities = drafter.spread(chain.distributions, self._vocabulary)
         return Draft(chain.tokens, probabilities=probabilities, flops=drafter.flops, bytes=drafter.bytes)
 
     def _extend(self, tokens: list[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What `workbench.tasks._extract` takes from where, and the words that were written for this project.
+"""What `making.prompts` takes from where, and the words that were written for this project.
 
 A place is ``("handbook", page, paragraph numbers)``, ``("python", page, heading, block numbers)`` or
 ``("bible", verses)``. The length of this file is that of its lists; there is no code in it.

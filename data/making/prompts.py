@@ -1,9 +1,9 @@
 """Makes the bundled prompts again from the texts they were taken from.
 
-``python -m workbench.tasks._extract --sources FOLDER --out FOLDER``, where the sources folder holds the unpacked
-Debian packages that ``SOURCES.md`` beside the prompts lists. Code prompts come from the standard library of the Python
-that runs this. What was written for the project (questions, short answers, summaries, requests) is in
-`workbench.tasks._selections`; everything else is copied, white space and markup aside.
+``python -m making.prompts --sources FOLDER --out FOLDER``, called in the folder ``data``; the sources folder holds the
+unpacked Debian packages that ``SOURCES.md`` beside the prompts lists. Code prompts come from the standard library of
+the Python that runs this. What was written for the project (questions, short answers, summaries, requests) is in
+`making.selections`; everything else is copied, white space and markup aside.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from making import selections
 from workbench.files import write_atomically
-from workbench.tasks import _selections as selections
 from workbench.tasks.prompts import Prompt, write_prompts
 
 HANDBOOK = "debian-handbook/usr/share/doc/debian-handbook/html"

@@ -1,8 +1,8 @@
 """Makes the training prompts: what trained parts are distilled on, apart from everything that is evaluated.
 
-``python -m workbench.tasks._extract_training --sources FOLDER --out FOLDER``, with the folders of
-`workbench.tasks._extract`. Texts are drawn by a seeded generator from the pages, books and modules that
-`workbench.tasks._training_selections` names; no text is used twice.
+``python -m making.training_prompts --sources FOLDER --out FOLDER``, with the folders of `making.prompts`. Texts are
+drawn by a seeded generator from the pages, books and modules that `making.training_selections` names; no text is used
+twice.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from workbench.tasks import _extract as extract
-from workbench.tasks import _selections as selections
-from workbench.tasks import _training_selections as chosen
+from making import prompts as extract
+from making import selections
+from making import training_selections as chosen
 from workbench.tasks.prompts import Prompt, write_prompts
 
 

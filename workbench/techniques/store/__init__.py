@@ -1,0 +1,1 @@
+"""Slot ``store``: In what form and where keys and values are kept."""
