@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor
 
 from workbench.engine.draft import Draft, Verification
+from workbench.engine.ledger import Ledger
 from workbench.engine.sampling import Sampler
 from workbench.errors import SettingError
 
 if TYPE_CHECKING:
     from workbench.engine.state import KeyValueCache, KeyValueState
+    from workbench.engine.visibility import Visible
     from workbench.models import Block, Model
     from workbench.models.attention import Scoring
 
@@ -75,6 +77,8 @@ class Run:
     seed : int
     stepwise : bool
         Whether a technique of the recipe acts between tokens, so that the text may hang on how many a step verifies.
+    ledger : Ledger
+        Where a policy writes down what it computes itself: that is part of the step's FLOPs, bytes and seconds.
     """
 
     model: Model
@@ -83,6 +87,7 @@ class Run:
     sampler: Sampler
     seed: int
     stepwise: bool = False
+    ledger: Ledger = field(default_factory=Ledger, compare=False, repr=False)
 
 
 class WeightsPolicy(Protocol):
@@ -105,7 +110,12 @@ class DepthPolicy(Protocol):
     """Slot ``depth``."""
 
     def next_layer(self, layer: int, x: Tensor) -> int | None:
-        """The layer to run after ``layer`` (-1 at the start), or None to go to the unembedding."""
+        """The layer to run after ``layer`` (-1 at the start), or None to go to the unembedding; ``x`` is [1, rows,
+        width].
+
+        A policy that has a method ``opened(opened_pass)`` too is shown every :class:`~workbench.engine.passes.Pass` at
+        its beginning. While it is asked here the pass stands before the block that would come next: the policy may
+        look at it, drop, revive, join or postpone rows, and fill what an exit leaves out."""
 
 
 class MlpPolicy(Protocol):
@@ -138,7 +148,7 @@ class PrefillAttentionPolicy(Protocol):
     """Slot ``prefill_attention``."""
 
     def attend_prompt(
-        self, layer: int, query: Tensor, cache: LayerCache, mask: Tensor | None, scoring: Scoring
+        self, layer: int, query: Tensor, cache: KeyValueState, visible: Visible, scoring: Scoring
     ) -> tuple[Tensor, float] | None:
         """As :meth:`AttentionPolicy.attend`, for the passes that read the prompt, its question included."""
 
@@ -147,13 +157,14 @@ class AttentionPolicy(Protocol):
     """Slot ``attention``."""
 
     def attend(
-        self, layer: int, query: Tensor, cache: KeyValueState, mask: Tensor | None, scoring: Scoring
+        self, layer: int, query: Tensor, cache: KeyValueState, visible: Visible, scoring: Scoring
     ) -> tuple[Tensor, float] | None:
         """Weighted values [1, heads, tokens, head_dim] and the number of keys a query read on average; None leaves the
-        layer to the engine. The new keys are already in ``cache``; ``mask`` [tokens or heads' groups, keys] is True
-        where a key is visible, None where all are; ``scoring`` is what makes the layer's weights of products. It is
-        asked in the passes that read what was written: decode steps, verifications, and what a second model reads to
-        catch up; those of the prompt are asked of the slot ``prefill_attention``."""
+        layer to the engine. The new keys are already in ``cache``; ``visible.mask()`` [tokens, keys] or [kv_heads,
+        tokens, keys] is True where a key is visible, None where all are, and is made when it is asked for; ``scoring``
+        is what makes the layer's weights of products. It is asked in the passes that read what was written: decode
+        steps, verifications, and what a second model reads to catch up; those of the prompt are asked of the slot
+        ``prefill_attention``."""
 
 
 class CachePolicy(Protocol):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from workbench.engine import Decoder, Run, Sampler
+from workbench.engine.ledger import MODEL
 from workbench.engine.rotation import outgrown
 from workbench.errors import SettingError
 from workbench.models import Model
@@ -227,8 +228,7 @@ class ModelDrafter:
         decoder, anatomy = self.decoder, self.decoder.anatomy
         decoder.forward(tokens, parents, logits="none")
         self._tree = list(tokens), list(parents)
-        decoder.flops += 2 * anatomy.unembedding.numel() * len(rows)
-        decoder.bytes += anatomy.unembedding.numel() * anatomy.unembedding.element_size()
+        decoder.ledger.product(MODEL, len(rows), anatomy.unembedding)
         return anatomy.unembed(decoder.hidden[list(rows)])
 
     def token(self, place: int) -> int:

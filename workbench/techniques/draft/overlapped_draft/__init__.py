@@ -31,7 +31,8 @@ from typing import Annotated, Self
 from pydantic import Field
 from torch import Tensor
 
-from workbench.engine import Draft, Lookahead, Run, Verification
+from workbench.engine import Draft, Look, Pass, Run, Verification
+from workbench.engine.ledger import DRAFT
 from workbench.errors import SettingError
 from workbench.models.device import device_named
 from workbench.settings import outside, settings
@@ -140,7 +141,7 @@ class _Overlapped:
         if count > 0:
             self._base = len(tokens)
             self._ahead.begin(tokens, chain, count)
-            draft.ahead = self._exits(len(chain.tokens), limit)
+            draft.looks = self._exits()
             draft.following = None if self._greedy else lambda: self._following(len(chain.tokens))
         return draft
 
@@ -165,14 +166,15 @@ class _Overlapped:
         rows = self._drafter.spread(distributions, self._anatomy.vocabulary)
         return None if rows is None else rows.to(self._anatomy.device)
 
-    def _exits(self, drafted: int, limit: int) -> Lookahead | None:
-        """Rows that carry nothing: they are where the residual stream of a middle layer can be seen."""
-        if not self._technique.exit_layer or drafted + 1 > limit:
-            return None
+    def _exits(self) -> tuple[Look, ...]:
+        """A look at the residual stream of a middle layer, for the worker."""
+        if not self._technique.exit_layer:
+            return ()
 
-        def make(x: Tensor, orders: list[int]) -> Tensor:
-            self._ahead.hint(x.clone(), self._anatomy.unembed)
-            return x
+        def see(verifying: Pass) -> None:
+            hidden = verifying.streams(range(verifying.count))
+            # The worker multiplies in its own time, which must not decide whose step it is counted in.
+            verifying.decoder.ledger.product(DRAFT, len(hidden), self._anatomy.unembedding)
+            self._ahead.hint(hidden, self._anatomy.unembed)
 
-        layer = max(1, round(self._technique.exit_layer * self._anatomy.layers))
-        return Lookahead(list(range(drafted + 1)), [1] * (drafted + 1), make, layer)
+        return (Look(max(1, round(self._technique.exit_layer * self._anatomy.layers)), see),)
