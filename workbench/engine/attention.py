@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench.engine.state import KeyValueState
+from workbench.engine.state import Entries
 from workbench.models.attention import Scoring
 from workbench_kernels.arithmetic import computes
 from workbench_kernels.tree_attention.native import native_attention
@@ -68,7 +68,7 @@ def mean_keys(mask: Bool[Tensor, "*kv_heads tokens keys"] | None, keys: int) -> 
 
 
 def visible(
-    layer: KeyValueState,
+    layer: Entries,
     count: int,
     positions: Int[Tensor, " tokens"],
     tree: Bool[Tensor, "tokens tokens"] | None,

@@ -176,8 +176,7 @@ class Decoder:
         prefill, last_chunk : bool
             Whether these are prompt tokens, and the last of them.
         ahead : Lookahead, optional
-            Rows to run beside the tokens; their logits go to the attribute ``ahead``, their keys stay in the cache
-            until :meth:`workbench.engine.state.KeyValueCache.commit`.
+            Rows to run beside the tokens; their logits go to the attribute ``ahead``, their keys stay until ``commit``.
         inputs : Tensor [tokens, width], optional
             Rows of the residual stream that enter the first block in place of the tokens' embeddings; then ``tokens``
             only says how many there are.
@@ -275,8 +274,7 @@ class Decoder:
 
     def _append(self, layer: KeyValueState, key: Tensor, value: Tensor, positions: Tensor, start: int) -> None:
         layer.append(key, value, positions)
-        complete = layer.length == start + len(positions) if self.context is None else False
-        if layer.contiguous and not complete:
+        if layer.contiguous and (self.context is not None or layer.length != start + len(positions)):
             known = torch.arange(layer.length - len(positions), device=positions.device)
             layer.mark_positions(torch.cat((known, positions)))
 
@@ -284,15 +282,15 @@ class Decoder:
         watch = self.watch
         return None if watch is None else lambda site, value: watch(site, index, value)
 
-    def _count(self, index: int, tokens: int, keys_read: float, layer: KeyValueState, choice: MlpChoice | None) -> None:
+    def _count(self, index: int, tokens: int, keys_read: float, held: KeyValueState, choice: MlpChoice | None) -> None:
         cost = self._costs[index]
         self.layers_run.append(index)
         self.keys_read.append(keys_read)
-        touched = min(layer.length, keys_read) if tokens == 1 else layer.length
+        touched = min(held.length, keys_read) if tokens == 1 else held.length
         ran = choice or MlpChoice
         self.experts_run += [ran.experts_run] if cost.expert else []
         self.flops += cost.flops(tokens, keys_read, ran.experts_per_token) - ran.spared_flops
-        self.bytes += cost.bytes(tokens, touched, ran.experts_run, layer.entry_bytes) - ran.spared_bytes
+        self.bytes += cost.bytes(tokens, touched, ran.experts_run, held.entry_bytes) - ran.spared_bytes
 
 
 def _parts(tokens: int, context: int, chunk: int | None) -> Iterator[tuple[int, int]]:

@@ -71,12 +71,13 @@ class LayerAttention:
             mask, keys_read = self._mask(block, query, layer, positions, tree, masks)
             ask = policy.attend_prompt if self.prompt else policy.attend
             chosen = ask(block.index, query, layer, mask, block.scoring)
-            return chosen or (attend(query, layer.keys, layer.values, mask, block.scoring), keys_read)
+            if chosen is not None:
+                return chosen
         if layer.attend is not None:
             own = layer.attend(query, lambda: self._mask(block, query, layer, positions, tree, masks)[0], block.scoring)
             if own is not None:
                 return own
-        if layer.valid is not None:
+        if policy is not None or layer.valid is not None:
             mask, keys_read = self._mask(block, query, layer, positions, tree, masks)
             return attend(query, layer.keys, layer.values, mask, block.scoring), keys_read
         if self._compiled:
