@@ -32,7 +32,7 @@ def drawn(count, seed=0):
 
 def passed(state, x, parents=None, **options):
     state.rows = []
-    return state.advance(mixer, x, parents, **options)
+    return state.advance(mixer, x, parents=parents, **options)
 
 
 def after(*rows):
@@ -49,7 +49,6 @@ PROMPT = drawn(5)
 def read(history=0):
     state = new(history)
     passed(state, PROMPT, revocable=False)
-    state.pack()
     assert mixer.rows == 5
     return state
 
@@ -85,7 +84,6 @@ def test_a_row_of_a_tree_starts_where_its_parent_ended(kept):
             node = parents[node]
         alone = after(*PROMPT[0], *x[0, path[:-1]])
         assert torch.equal(passed(alone, x[:, row : row + 1]), out[:, row : row + 1])
-    assert mixer.rows >= 5
     state.settle(kept)
     same(state, after(*PROMPT[0], *x[0, kept]))
     assert state.rows == [list(range(len(kept)))]
@@ -105,6 +103,43 @@ def test_rows_that_left_before_the_layer_are_no_rows_of_it():
     state.settle([0, 1, 2, 3])
     same(state, after(*PROMPT[0], *x[0, :2]))
     assert state.rows == [[0, 2]]
+
+
+def test_a_pass_that_gets_more_rows_goes_on_where_its_rows_ended():
+    state, x = read(), drawn(5, 1)
+    passed(state, x[:, :2])
+    state.advance(mixer, x[:, 2:4], rows=[2, 3])
+    state.settle([0, 1, 2])  # pruned in the middle of the pass
+    state.advance(mixer, x[:, 4:], rows=[3])
+    same(state, after(*PROMPT[0], *x[0, [0, 1, 2, 4]]))
+    state.settle([0, 1])
+    same(state, after(*PROMPT[0], *x[0, :2]))
+
+
+def test_a_parent_that_left_before_the_layer_is_passed_over():
+    state, x = read(), drawn(3, 1)
+    parents = [-1, 0, 1, 1, 2]
+    passed(state, x, rows=[0, 3, 4], parents=parents)
+    state.settle([0, 1, 2, 4])
+    same(state, after(*PROMPT[0], x[0, 0], x[0, 2]))
+
+
+def test_rows_of_earlier_text_stay():
+    state, x = read(), drawn(3, 1)
+    passed(state, x, rows=[-1, 0, 1])
+    state.settle([])
+    same(state, after(*PROMPT[0], x[0, 0]))
+
+
+def test_a_row_that_comes_again_goes_on_from_where_it_left():
+    state, x = read(), drawn(2, 1)
+    passed(state, x[:, :1])
+    state.advance(mixer, x[:, 1:], rows=[0])
+    memory = after(*PROMPT[0], *x[0]).tensors["memory"]
+    assert state.length == 6
+    torch.testing.assert_close(state.tensors["memory"], memory)
+    state.crop(1)
+    same(state, after(*PROMPT[0]))
 
 
 def test_a_prompt_in_one_piece_is_not_taken_apart():
@@ -147,12 +182,12 @@ def test_snapshots_may_be_restored_again_and_again():
 
 def test_bytes_are_those_of_the_states_that_are_held():
     state, one = read(), WIDTH * WIDTH * 4
-    assert state.bytes == one
+    assert state.bytes_by() == {("recurrent state", "cpu"): one, ("earlier states", "cpu"): one}
     passed(state, drawn(4, 1))
     # The present one, which is the last row's, the three before it, and the one before the pass.
     assert state.bytes_by() == {("recurrent state", "cpu"): one, ("earlier states", "cpu"): 4 * one}
     state.settle([0])
-    assert state.bytes == one
+    assert state.bytes_by() == {("recurrent state", "cpu"): one, ("earlier states", "cpu"): one}
 
 
 def mixed():
@@ -167,7 +202,7 @@ def advance(cache, x, parents=None, **options):
         layer.rows = []
     keys = x[:, None]
     cache.layers[0].append(keys, keys, torch.arange(cache.length, cache.length + x.shape[1]))
-    cache.layers[1].advance(mixer, x, parents, **options)
+    cache.layers[1].advance(mixer, x, parents=parents, **options)
     cache.length += x.shape[1]
 
 
