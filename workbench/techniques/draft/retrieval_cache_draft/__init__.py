@@ -182,6 +182,6 @@ class _Streaming:
         )
         if outgrown(self._drafter.decoder, len(view)):
             common = 0
-        self._drafter.decoder.cache.crop_to(common)
+        common = self._drafter.decoder.cache.crop_to(common)
         self._held = view
         return self._drafter.decoder.forward(view[common:])[0]
