@@ -84,6 +84,21 @@ class Run:
     seed: int
     stepwise: bool = False
 
+    def check_positions(self, model: Model, read: int | None = None, what: str = "prompt") -> None:
+        """Refuse a second model that knows too few positions to read ``read`` tokens of ``what`` (by default the
+        prompt) and what is generated after them.
+
+        Raises
+        ------
+        SettingError
+        """
+        read = len(self.prompt) if read is None else read
+        if model.anatomy.positions < read + self.max_new_tokens - 1:
+            raise SettingError(
+                f"{model.name} knows {model.anatomy.positions:,} positions, too few for {read:,} {what} tokens and "
+                f"{self.max_new_tokens:,} new ones"
+            )
+
 
 class WeightsPolicy(Protocol):
     """Slot ``weights``."""

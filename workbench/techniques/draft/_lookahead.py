@@ -15,7 +15,6 @@ from workbench.parts.loading import part_tensors
 from workbench.parts.lookahead import LookaheadPart
 from workbench.settings import settings
 from workbench.techniques.draft._lookahead_drafter import LookaheadDrafter
-from workbench.techniques.draft._no_draft import NoDraft
 from workbench.techniques.draft._trained_tree import TrainedTreeTechnique
 
 ORDERS = 3
@@ -33,9 +32,7 @@ class LookaheadTechnique(TrainedTreeTechnique):
     def built(self, tensors: dict[str, Tensor]) -> LookaheadPart:
         """The part whose ``state_dict`` the tensors are."""
 
-    def start(self, run: Run) -> LookaheadDrafter | NoDraft:
-        if self.nodes == 0:
-            return NoDraft()
+    def drafter(self, run: Run) -> LookaheadDrafter:
         tensors = part_tensors(self.name, run.model, self.weights, lambda: self.fresh(run.model))
         model = run.model
         part = self.built(tensors).to(model.device, model.dtype)

@@ -26,7 +26,8 @@ from workbench.engine.slots import DraftPolicy
 from workbench.errors import SettingError
 from workbench.registry import TECHNIQUES
 from workbench.settings import outside, parse, settings
-from workbench.techniques._technique import Technique, register
+from workbench.techniques._technique import register
+from workbench.techniques.draft._drafter import Drafter, DraftTechnique
 from workbench.techniques.draft.suffix_draft.corpus import indexed
 from workbench.techniques.draft.suffix_draft.merged import merged
 from workbench.techniques.draft.suffix_draft.suffix_automaton import SuffixAutomaton
@@ -34,7 +35,7 @@ from workbench.techniques.draft.suffix_draft.suffix_automaton import SuffixAutom
 
 @register
 @settings
-class SuffixDraft(Technique):
+class SuffixDraft(DraftTechnique):
     """Longest-suffix match over prompt, output and an optional corpus.
 
     Parameters
@@ -61,24 +62,18 @@ class SuffixDraft(Technique):
     auxiliary: Annotated[str, outside("technique", "drafter asked where the match is short; empty for none")] = ""
     alone: Annotated[int, Field(ge=1, le=64, description="match that is copied without the auxiliary")] = 8
 
-    slots = ("draft",)
-    exact = True
     paper = "Hu et al., SAM Decoding: Speculative Decoding via Suffix Automaton, 2024, arXiv 2411.10666"
 
-    def start(self, run: Run) -> _SuffixDraft:
+    def drafter(self, run: Run) -> _SuffixDraft:
         corpus = indexed(run.model, self.corpus) if self.corpus else None
         return _SuffixDraft(self, corpus, _auxiliary(self.auxiliary).start(run) if self.auxiliary else None)
-
-    @classmethod
-    def neutral(cls) -> Self:
-        return cls(draft=0)
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
         return cls(), cls(draft=5, least=0.3, shortest=2), cls(auxiliary="token_recycling", alone=3)
 
 
-class _SuffixDraft:
+class _SuffixDraft(Drafter):
     """The automaton of the text so far, what became of earlier drafts, and the drafter for short matches."""
 
     def __init__(self, settings: SuffixDraft, corpus: SuffixAutomaton | None, auxiliary: DraftPolicy | None) -> None:
