@@ -4,10 +4,11 @@ from workbench.engine.cache import KeyValueCache, LayerCache
 from workbench.engine.decoder import Decoder
 from workbench.engine.draft import Draft, Lookahead, Verification
 from workbench.engine.generate import generate, teacher_force
+from workbench.engine.run import Run
 from workbench.engine.sampling import Chance, Sampler
 from workbench.engine.score import score
 from workbench.engine.session import Generation, State
-from workbench.engine.slots import SLOTS, Run
+from workbench.engine.slots import SLOTS
 from workbench.engine.step import Step
 from workbench.engine.verify_cost import VerifyCost, verify_cost
 

@@ -20,9 +20,9 @@ from workbench.engine.memory_errors import plain_memory_errors
 from workbench.engine.options import Options
 from workbench.engine.recipe import Recipe
 from workbench.engine.rotation import outgrown, room
+from workbench.engine.run import Run
 from workbench.engine.sampling import check_adjusted, check_any_left, check_finite, entropy
 from workbench.engine.session import State, key_of
-from workbench.engine.slots import Run
 from workbench.engine.step import Step
 
 _DECODER_SLOTS = ("context", "depth", "mlp", "experts", "prefill_attention", "attention", "evict")

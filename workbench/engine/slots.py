@@ -1,6 +1,6 @@
 """The slots of the decode loop: what a technique may decide, and what the loop asks of it.
 
-A technique is settings; :meth:`TechniqueLike.start` turns it into a *policy*, an object with the methods of the slots
+A technique is settings; :meth:`~workbench.engine.run.TechniqueLike.start` turns it into a *policy*, an object with the methods of the slots
 that it claims, which lives for one run. The loop calls nothing else.
 """
 
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
@@ -58,46 +57,6 @@ def check_slots(slots: Iterable[str], who: str = "") -> None:
                 f"is now {_RENAMED[slot]}" if slot in _RENAMED else f"does not exist; there are {', '.join(SLOTS)}"
             )
             raise SettingError(f"{who}{': ' if who else ''}the slot {slot!r} {renamed}")
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a technique is told when a run starts.
-
-    Attributes
-    ----------
-    model : Model
-        The model that the policy will serve.
-    prompt : tuple of int
-    max_new_tokens : int
-    sampler : Sampler
-        How the next token is chosen.
-    seed : int
-    stepwise : bool
-        Whether a technique of the recipe acts between tokens, so that the text may hang on how many a step verifies.
-    """
-
-    model: Model
-    prompt: tuple[int, ...]
-    max_new_tokens: int
-    sampler: Sampler
-    seed: int
-    stepwise: bool = False
-
-    def check_positions(self, model: Model, read: int | None = None, what: str = "prompt") -> None:
-        """Refuse a second model that knows too few positions to read ``read`` tokens of ``what`` (by default the
-        prompt) and what is generated after them.
-
-        Raises
-        ------
-        SettingError
-        """
-        read = len(self.prompt) if read is None else read
-        if model.anatomy.positions < read + self.max_new_tokens - 1:
-            raise SettingError(
-                f"{model.name} knows {model.anatomy.positions:,} positions, too few for {read:,} {what} tokens and "
-                f"{self.max_new_tokens:,} new ones"
-            )
 
 
 class WeightsPolicy(Protocol):
@@ -184,6 +143,14 @@ class CachePolicy(Protocol):
         """After a step, when rejected drafts are gone from the cache; also between context and question."""
 
 
+class StorePolicy(Protocol):
+    """Slot ``store``: in what form and where keys and values are kept; what stays is the slot ``evict``'s."""
+
+    def state(self, layer: int, block: Block, reserve: int) -> LayerCache:
+        """The empty state of a layer, with room for ``reserve`` entries beyond those that come first. Asked whenever a
+        cache is made; a run that goes on from another's state takes its entries over into what is made here."""
+
+
 class DraftPolicy(Protocol):
     """Slot ``draft``."""
 
@@ -248,12 +215,24 @@ class StopPolicy(Protocol):
         """Whether to end after these tokens."""
 
 
-class TechniqueLike(Protocol):
-    """What the loop needs of a technique; :class:`workbench.techniques.Technique` is the one to inherit from."""
+PROTOCOLS: dict[str, type] = {
+    "weights": WeightsPolicy,
+    "context": ContextPolicy,
+    "depth": DepthPolicy,
+    "mlp": MlpPolicy,
+    "experts": ExpertsPolicy,
+    "prefill_attention": PrefillAttentionPolicy,
+    "attention": AttentionPolicy,
+    "evict": CachePolicy,
+    "store": StorePolicy,
+    "draft": DraftPolicy,
+    "draft_length": DraftLengthPolicy,
+    "accept": AcceptPolicy,
+    "logits": LogitsPolicy,
+    "switch": SwitchPolicy,
+    "stop": StopPolicy,
+}
+"""Slot -> what a policy of it has."""
 
-    slots: ClassVar[tuple[str, ...]]
-    stepwise: ClassVar[bool]
-    excludes: ClassVar[tuple[str, ...]]
-
-    def start(self, run: Run) -> Any:
-        """The policy of one run."""
+OPTIONAL: dict[str, type] = {"experts": ExpertPlacesPolicy}
+"""Slot -> what a policy of it may have beside that."""

@@ -23,9 +23,7 @@ from pydantic import Field
 
 from workbench.engine import Draft, Run, Verification
 from workbench.engine.slots import DraftPolicy
-from workbench.errors import SettingError
-from workbench.registry import TECHNIQUES
-from workbench.settings import outside, parse, settings
+from workbench.settings import outside, settings
 from workbench.techniques._technique import register
 from workbench.techniques.draft._drafter import Drafter, DraftTechnique
 from workbench.techniques.draft.suffix_draft.corpus import indexed
@@ -66,7 +64,11 @@ class SuffixDraft(DraftTechnique):
 
     def drafter(self, run: Run) -> _SuffixDraft:
         corpus = indexed(run.model, self.corpus) if self.corpus else None
-        return _SuffixDraft(self, corpus, _auxiliary(self.auxiliary).start(run) if self.auxiliary else None)
+        return _SuffixDraft(self, corpus, run.start_part(self, "auxiliary"))
+
+    def start(self, run: Run) -> Drafter:
+        # Where nothing is copied an auxiliary may still draft.
+        return self.drafter(run) if self.auxiliary else super().start(run)
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
@@ -102,10 +104,6 @@ class _SuffixDraft(Drafter):
         self._said = []
         if self._auxiliary is not None:
             self._auxiliary.verified(verification)
-
-    def close(self) -> None:
-        if hasattr(self._auxiliary, "close"):
-            self._auxiliary.close()
 
     def _longest(self, tokens: Sequence[int], limit: int) -> Draft:
         """The copy of what followed the longest match."""
@@ -158,13 +156,3 @@ class _Trust:
         bucket = bisect_left(self._EDGES, matched)
         self._seen[bucket] = self._FADE * self._seen[bucket] + 1.0
         self._right[bucket] = self._FADE * self._right[bucket] + right
-
-
-def _auxiliary(spec: str) -> Technique:
-    found = parse(spec, TECHNIQUES)
-    if len(found) != 1 or found[0].slots != ("draft",) or isinstance(found[0], SuffixDraft):
-        raise SettingError(
-            f"suffix_draft: auxiliary={spec!r} is not another technique that drafts and does nothing else; take "
-            "hydra_heads, say"
-        )
-    return found[0]
