@@ -1,6 +1,6 @@
-"""CPU seconds of every test, those of the processes it waits for included: a clock that a busy machine hardly moves.
+"""CPU seconds of every test and of the processes it waits for: a clock that a busy machine hardly moves.
 
-What a fixture of the whole session takes (a model, a server) is counted apart: the test that comes first is not charged.
+What a fixture of the whole session takes (a model, a server) is counted apart, and no test is charged for it.
 """
 
 from __future__ import annotations

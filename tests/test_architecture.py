@@ -217,10 +217,8 @@ def test_what_a_slot_shares_serves_that_slot_alone():
 
 def technique_table():
     """The README's table as the registry says it."""
-    lines = ["| name | slots | exact | paper |", "| --- | --- | --- | --- |"]
-    for name, cls in registered()["techniques"].items():
-        lines.append(f"| `{name}` | {', '.join(cls.slots)} | {'yes' if cls.exact else 'no'} | {cls.paper} |")
-    return "\n".join(lines)
+    registered()
+    return importlib.import_module("workbench.listing").markdown()
 
 
 def between(name, text):

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import workbench as wb
 from workbench import cli
+from workbench.engine import SLOTS
 from workbench.errors import CorruptModel, OutOfMemory, UnsafeModel
 from workbench.files import file_name
 from workbench.registry import PROBES, TECHNIQUES
@@ -93,9 +94,13 @@ def test_what_cannot_be_run_in_the_matrix_is_one_line(shell, tmp_path):
 # Lists
 
 
+def in_order_of_slots():
+    return sorted(TECHNIQUES, key=lambda name: list(SLOTS).index(TECHNIQUES[name].slots[0]))
+
+
 def test_techniques_and_probes_are_those_of_the_registry(shell):
     listed = json.loads(shell("techniques", "--json").stdout)
-    assert [row["name"] for row in listed] == list(TECHNIQUES)
+    assert [row["name"] for row in listed] == in_order_of_slots()
     lookup = next(row for row in listed if row["name"] == "prompt_lookup")
     assert lookup["slots"] == ["draft"] and lookup["exact"] is True and "Saxena" in lookup["paper"]
     assert lookup["settings"]["ngram"]["minimum"] == 1 and lookup["settings"]["ngram"]["default"] == 3
@@ -109,9 +114,9 @@ def test_techniques_and_probes_are_those_of_the_registry(shell):
 
 def test_the_markdown_table_has_a_row_for_each_technique(shell):
     head, rule, *rows = shell("techniques", "--markdown").stdout.strip().splitlines()
-    assert head == "| name | slots | exact | paper |" and set(rule) <= set("| -")
-    assert [row.split("`")[1] for row in rows] == list(TECHNIQUES)
-    assert all(row.count("|") == 5 for row in rows)
+    assert head == "| slot | name | also fills | exact | paper |" and set(rule) <= set("| -")
+    assert [row.split("`")[1] for row in rows] == in_order_of_slots()
+    assert all(row.count("|") == 6 for row in rows)
 
 
 def test_models(shell):

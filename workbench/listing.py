@@ -17,33 +17,47 @@ def registered(kind: str) -> Registry:
     return module.RECIPES if kind == "training" else _REGISTRIES[kind]
 
 
+def by_slot() -> dict[str, list[type]]:
+    """Registered techniques under the slot they claim first; slots in the order of the engine, empty ones left out."""
+    slots = importlib.import_module("workbench.techniques").SLOTS
+    members: dict[str, list[type]] = {slot: [] for slot in slots}
+    for technique in TECHNIQUES.values():
+        members[technique.slots[0]].append(technique)
+    return {slot: techniques for slot, techniques in members.items() if techniques}
+
+
 def rows(kind: str) -> list[dict[str, Any]]:
     """For each class its ``name``, ``class``, ``summary``, ``paper`` and ``settings`` (as JSON schema); of a technique
-    also ``slots`` and ``exact``, of a probe ``sites``."""
-    found = []
-    for name, cls in registered(kind).items():
-        row = {"name": name, "class": cls.__name__, "summary": (cls.__doc__ or "").strip().splitlines()[0]}
+    also ``slots`` and ``exact``, of a probe ``sites``. Techniques stand by slot, all others by name."""
+    registry, listed = registered(kind), []
+    techniques = [cls for members in by_slot().values() for cls in members] if kind == "techniques" else []
+    for cls in techniques or (registry[name] for name in sorted(registry)):
+        row = {"name": cls.name, "class": cls.__name__, "summary": (cls.__doc__ or "").strip().splitlines()[0]}
         if kind == "techniques":
             row |= {"slots": list(cls.slots), "exact": cls.exact}
         elif kind == "probes":
             row |= {"sites": list(cls.sites)}
-        found.append({**row, "paper": cls.paper, "settings": describe(cls)})
-    return found
+        listed.append({**row, "paper": cls.paper, "settings": describe(cls)})
+    return listed
 
 
 def markdown() -> str:
-    """The README's table of techniques."""
-    lines = ["| name | slots | exact | paper |", "| --- | --- | --- | --- |"]
-    for row in rows("techniques"):
-        exact = "yes" if row["exact"] else "no"
-        lines.append(f"| `{row['name']}` | {', '.join(row['slots'])} | {exact} | {row['paper']} |")
+    """The README's table of techniques: a slot is named where its first technique stands."""
+    lines = ["| slot | name | also fills | exact | paper |", "| --- | --- | --- | --- | --- |"]
+    for slot, techniques in by_slot().items():
+        for place, cls in enumerate(techniques):
+            cells = "" if place else f"**{slot}**", f"`{cls.name}`", ", ".join(cls.slots[1:])
+            lines.append(f"| {' | '.join((*cells, 'yes' if cls.exact else 'no', cls.paper))} |")
     return "\n".join(lines)
 
 
 def plain(kind: str) -> str:
-    """All of them with their settings, for a terminal."""
-    lines = []
+    """All of them with their settings, for a terminal; techniques under the names of their slots."""
+    lines, slot = [], ""
     for row in rows(kind):
+        if kind == "techniques" and row["slots"][0] != slot:
+            slot = row["slots"][0]
+            lines += [*[""] * bool(lines), f"{slot}:"]
         facts = ", ".join(row.get("sites") or row.get("slots") or ())
         if kind == "techniques":
             facts += "; exact" if row["exact"] else "; may differ"

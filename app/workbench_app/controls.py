@@ -16,6 +16,7 @@ from typing import Any
 import gradio as gr
 
 from workbench.errors import SettingError
+from workbench.listing import by_slot
 from workbench.registry import TECHNIQUES
 from workbench.settings import Outside, build, describe, parse
 from workbench.techniques import SLOTS  # the import also fills the registry
@@ -123,14 +124,6 @@ class Settings:
             return OFFERED.setting(what, value)
         except SettingError as error:
             raise SettingError(f"{self.kind.name}: {name}: {error}") from None
-
-
-def by_slot() -> dict[str, list[type]]:
-    """Registered techniques under the slot they claim first; slots in the order of the engine, empty ones left out."""
-    found = {slot: [] for slot in SLOTS}
-    for technique in TECHNIQUES.values():
-        found[technique.slots[0]].append(technique)
-    return {slot: members for slot, members in found.items() if members}
 
 
 @dataclass

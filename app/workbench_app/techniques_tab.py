@@ -3,16 +3,18 @@ together."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import gradio as gr
 
-from workbench.registry import PROBES, TECHNIQUES
+from workbench.listing import by_slot
+from workbench.registry import PROBES
 from workbench.settings import describe
 from workbench.studies.compatibility_file import shipped, summary
 from workbench_app import charts
 from workbench_app.controls import QUICK
-from workbench_app.plain import caught, note, problem, safe
+from workbench_app.plain import caught, note, problem, safe, words
 
 
 def render(tab: gr.Tab, scheme: gr.Textbox) -> None:
@@ -37,19 +39,22 @@ def matrix_html(scheme: str | None) -> str:
 
 
 def techniques_html() -> str:
-    """Every registered technique as a row."""
-    rows = (
-        [_code(name), *map(safe, (", ".join(cls.slots), "exact" if cls.exact else "approximate")), settings_html(cls),
-         safe(_summary(cls)), safe(cls.paper)]
-        for name, cls in TECHNIQUES.items()
-    )  # fmt: skip
+    """Every registered technique as a row, under the slot that it claims first."""
+    rows: list[str | list[str]] = []
+    for slot, techniques in by_slot().items():
+        rows.append(safe(words(slot)))
+        rows += [
+            [_code(cls.name), *map(safe, (", ".join(cls.slots), "exact" if cls.exact else "approximate")),
+             settings_html(cls), safe(_summary(cls)), safe(cls.paper)]
+            for cls in techniques
+        ]  # fmt: skip
     return "<h3>Techniques</h3>" + _table(["name", "slots", "greedy output", "settings", "what it does", "paper"], rows)
 
 
 def probes_html() -> str:
     """Every registered probe as a row."""
     rows = (
-        [_code(name), safe(", ".join(words.replace("_", " ") for words in cls.sites)), settings_html(cls),
+        [_code(name), safe(", ".join(map(words, cls.sites))), settings_html(cls),
          safe(_summary(cls)), safe(cls.paper)]
         for name, cls in PROBES.items()
     )  # fmt: skip
@@ -81,8 +86,11 @@ def _code(name: str) -> str:
     return f"<code>{safe(name)}</code>"
 
 
-def _table(head: list[str], rows: Any) -> str:
+def _table(head: list[str], rows: Iterable[str | list[str]]) -> str:
+    """A table of rows of cells; a row that is one text is a heading of those below it."""
     cells = "".join(f'<th scope="col">{safe(title)}</th>' for title in head)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    wide = f'<th scope="rowgroup" colspan="{len(head)}">'
+    lines = (f"{wide}{row}</th>" if isinstance(row, str) else "".join(f"<td>{c}</td>" for c in row) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
     inner = f"<thead><tr>{cells}</tr></thead><tbody>{body}</tbody>"
     return f'<div class="scroll"><table class="facts wide">{inner}</table></div>'

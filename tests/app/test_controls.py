@@ -8,10 +8,11 @@ from pydantic import Field
 
 from workbench.engine import SLOTS, generate
 from workbench.errors import IncompatibleTechniques, SettingError
+from workbench.listing import by_slot
 from workbench.models.tiny import tiny
 from workbench.registry import PROBES, TECHNIQUES
 from workbench.settings import describe, settings
-from workbench_app.controls import RecipeControls, Settings, _heading, by_slot, control, step_of
+from workbench_app.controls import RecipeControls, Settings, _heading, control, step_of
 from workbench_app.plain import message
 
 

@@ -7,18 +7,33 @@ from safetensors.torch import load_file
 
 from workbench import artifacts
 from workbench.engine import Chance, Run, Sampler
-from workbench.errors import ArtifactError
+from workbench.errors import ArtifactError, SettingError
 from workbench.models.tiny import tiny
+from workbench.parts.heads import DraftHeads
 from workbench.parts.loading import part_tensors
-from workbench.techniques import Chimera, Clover, HiddenTransfer, HydraHeads, MedusaHeads, ParallelPrompt
+from workbench.parts.trained import ROWS
+from workbench.registry import TECHNIQUES
+from workbench.techniques import HiddenTransfer, ParallelPrompt
 from workbench.techniques.draft._drafter import Drafter
+from workbench.techniques.draft._trained_tree import TrainedTreeTechnique
+from workbench.training import RECIPES, recipe_of
 
-TECHNIQUES = (MedusaHeads, HydraHeads, Clover, Chimera, ParallelPrompt, HiddenTransfer)
-techniques = pytest.mark.parametrize("kind", TECHNIQUES)
+TRAINED = [kind for kind in TECHNIQUES.values() if issubclass(kind, TrainedTreeTechnique)]
+techniques = pytest.mark.parametrize("kind", TRAINED)
 
 
 def start(technique, model):
     return technique.start(Run(model, tuple(random_tokens(6)), 8, Sampler(chance=Chance(0)), 0))
+
+
+@techniques
+def test_its_recipe_is_named_like_it_and_trains_its_part(kind):
+    assert RECIPES[kind.name].kind is kind.kind and kind.kind in ROWS
+
+
+def test_a_part_of_no_kind_has_no_recipe():
+    with pytest.raises(SettingError, match="derive it from DraftHeads or LookaheadPart"):
+        recipe_of(torch.nn.Linear)
 
 
 @techniques
@@ -73,7 +88,7 @@ def test_tensors_of_something_else_are_refused(kind, wrong, tmp_path):
         start(kind(weights=stored(kind, tmp_path, change), cost="modelled"), tiny("llama"))
 
 
-@pytest.mark.parametrize("kind", TECHNIQUES[:4])
+@pytest.mark.parametrize("kind", [kind for kind in TRAINED if issubclass(kind.kind, DraftHeads)])
 def test_tokens_that_the_model_does_not_have_are_refused(kind, tmp_path):
     path = stored(kind, tmp_path, lambda tensors: tensors["vocabulary"].fill_(96))
     with pytest.raises(ArtifactError, match="draft vocabulary"):

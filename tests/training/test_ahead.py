@@ -10,6 +10,7 @@ from workbench.parts.lookahead import HiddenMaps, PromptTokens
 from workbench.training import RECIPES
 from workbench.training._accuracy import note_ranks
 from workbench.training._ahead import chosen_places, entering_rows, logits, read, run_rows
+from workbench.training._draft_heads import DraftHeadsRecipe
 
 FAMILIES = ("llama", "gpt2", "gemma2", "gemma3_text", "gpt_neox", "gpt_oss", "granite", "mixtral", "opt", "smollm3")
 
@@ -74,7 +75,7 @@ def test_ranks_follow_in_training_and_are_averaged_on_held_out_text():
 
 @pytest.mark.parametrize(
     ("name", "family"),
-    [(name, "llama") for name in ("medusa_heads", "hydra_heads", "clover", "chimera")]
+    [(name, "llama") for name, recipe in RECIPES.items() if issubclass(recipe, DraftHeadsRecipe)]
     + [("medusa_heads", "gemma2"), ("hydra_heads", "granite")],
 )
 def test_the_loss_of_heads_is_the_cross_entropy_to_the_models_own_later_words(name, family):

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from workbench.engine.attention import ancestors, node_depths
 from workbench.engine.block_cost import block_cost
-from workbench.engine.cache import KeyValueCache, LayerCache
 from workbench.engine.draft import Lookahead
 from workbench.engine.layer_attention import LayerAttention, Masks
 from workbench.engine.mlp_choice import MlpChoice, choice_of
 from workbench.engine.rotation import ropes
 from workbench.engine.slots import check_slots
+from workbench.engine.state import KeyValueCache, KeyValueState, new_cache
 from workbench.models import Model
 
 Watch = Callable[[str, int, Any], None]
@@ -35,8 +35,8 @@ class Decoder:
     reserve : int
         Tokens to make room for after the prompt.
     policies : dict of str to object
-        Policy of each slot among ``context``, ``depth``, ``mlp``, ``experts``, ``prefill_attention``, ``attention`` and
-        ``evict``; missing ones run everything.
+        Policy of each slot among ``context``, ``depth``, ``mlp``, ``experts``, ``prefill_attention``, ``attention``,
+        ``evict`` and ``store``; missing ones run everything.
     watch : callable, optional
         ``watch(site, layer, value)`` is told every site as it passes; see :data:`workbench.models.SITES`. The value of
         ``query_key_value`` is a tuple of three; of the others a tensor.
@@ -70,7 +70,7 @@ class Decoder:
         check_slots(policies)
         self.model = model
         self.anatomy = model.anatomy
-        self.cache = KeyValueCache(model.layers, reserve)
+        self.cache: KeyValueCache = new_cache(self.anatomy.blocks, reserve, policies.get("store"))
         self.context = policies.get("context")
         self.depth = policies.get("depth")
         self.mlp = policies.get("mlp")
@@ -177,7 +177,7 @@ class Decoder:
             Whether these are prompt tokens, and the last of them.
         ahead : Lookahead, optional
             Rows to run beside the tokens; their logits go to the attribute ``ahead``, their keys stay in the cache
-            until :meth:`workbench.engine.cache.KeyValueCache.commit`.
+            until :meth:`workbench.engine.state.KeyValueCache.commit`.
         inputs : Tensor [tokens, width], optional
             Rows of the residual stream that enter the first block in place of the tokens' embeddings; then ``tokens``
             only says how many there are.
@@ -236,6 +236,8 @@ class Decoder:
                 self.watch("query_key_value", index, (query, key, value))
             if self.cache_policy is not None and prefill and last_chunk:
                 self.cache_policy.prefilled(index, query, layer)
+            if prefill:
+                layer.pack()
             # A depth policy looks at the residual stream between blocks, so only the plain steps serve it.
             upcoming = index + 1 if index + 1 < anatomy.layers else None
             fused = self._compiled is not None and self.depth is None and self.mlp is None and x.shape[1] == 1
@@ -245,7 +247,7 @@ class Decoder:
             else:
                 x = block.leave(x, attended, self._watch_layer(index), choice)
                 upcoming = self._next(index, x)
-            self._count(index, x.shape[1], keys_read, layer.length, choice)
+            self._count(index, x.shape[1], keys_read, layer, choice)
             if self.watch is not None:
                 self.watch("residual", index, x)
             index = upcoming
@@ -271,7 +273,7 @@ class Decoder:
             return self.depth.next_layer(index, x)
         return index + 1 if index + 1 < self.anatomy.layers else None
 
-    def _append(self, layer: LayerCache, key: Tensor, value: Tensor, positions: Tensor, start: int) -> None:
+    def _append(self, layer: KeyValueState, key: Tensor, value: Tensor, positions: Tensor, start: int) -> None:
         layer.append(key, value, positions)
         complete = layer.length == start + len(positions) if self.context is None else False
         if layer.contiguous and not complete:
@@ -282,15 +284,15 @@ class Decoder:
         watch = self.watch
         return None if watch is None else lambda site, value: watch(site, index, value)
 
-    def _count(self, index: int, tokens: int, keys_read: float, held: int, choice: MlpChoice | None) -> None:
+    def _count(self, index: int, tokens: int, keys_read: float, layer: KeyValueState, choice: MlpChoice | None) -> None:
         cost = self._costs[index]
         self.layers_run.append(index)
         self.keys_read.append(keys_read)
-        touched = min(held, keys_read) if tokens == 1 else held
+        touched = min(layer.length, keys_read) if tokens == 1 else layer.length
         ran = choice or MlpChoice
         self.experts_run += [ran.experts_run] if cost.expert else []
         self.flops += cost.flops(tokens, keys_read, ran.experts_per_token) - ran.spared_flops
-        self.bytes += cost.bytes(tokens, touched, ran.experts_run) - ran.spared_bytes
+        self.bytes += cost.bytes(tokens, touched, ran.experts_run, layer.entry_bytes) - ran.spared_bytes
 
 
 def _parts(tokens: int, context: int, chunk: int | None) -> Iterator[tuple[int, int]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.engine.attention import attend, chain_keys, mean_keys, visible
-from workbench.engine.cache import LayerCache
+from workbench.engine.state import KeyValueState
 from workbench.models import Block
 from workbench_kernels.arithmetic import compiled
 from workbench_kernels.tree_attention import TreeVerification
@@ -47,7 +47,7 @@ class LayerAttention:
         self._compiled = device.type == "cpu" and compiled(dtype)
 
     def __call__(
-        self, block: Block, query: Tensor, layer: LayerCache, positions: Tensor, tree: Tensor | None, masks: Masks
+        self, block: Block, query: Tensor, layer: KeyValueState, positions: Tensor, tree: Tensor | None, masks: Masks
     ) -> tuple[Tensor, float]:
         """Attend to a cache whose last entries are the queries' own.
 
@@ -55,7 +55,7 @@ class LayerAttention:
         ----------
         block : Block
         query : Tensor [batch, heads, tokens, head_dim]
-        layer : LayerCache
+        layer : KeyValueState
         positions : int Tensor [tokens]
         tree : bool Tensor [tokens, tokens] or None
             True where the row's token may see the column's; None for a chain.
@@ -72,6 +72,13 @@ class LayerAttention:
             ask = policy.attend_prompt if self.prompt else policy.attend
             chosen = ask(block.index, query, layer, mask, block.scoring)
             return chosen or (attend(query, layer.keys, layer.values, mask, block.scoring), keys_read)
+        if layer.attend is not None:
+            own = layer.attend(query, lambda: self._mask(block, query, layer, positions, tree, masks)[0], block.scoring)
+            if own is not None:
+                return own
+        if layer.valid is not None:
+            mask, keys_read = self._mask(block, query, layer, positions, tree, masks)
+            return attend(query, layer.keys, layer.values, mask, block.scoring), keys_read
         if self._compiled:
             return self._one_way(block, query, layer, positions, tree, masks)
         # Neither torch's fused attention nor the verification kernel knows soft caps and sinks.
@@ -98,7 +105,7 @@ class LayerAttention:
         return attend(query, keys, values, mask, block.scoring), keys_read
 
     def _one_way(
-        self, block: Block, query: Tensor, layer: LayerCache, positions: Tensor, tree: Tensor | None, masks: Masks
+        self, block: Block, query: Tensor, layer: KeyValueState, positions: Tensor, tree: Tensor | None, masks: Masks
     ) -> tuple[Tensor, float]:
         """By the compiled kernel whatever the tokens are, so that each is attended as if it had come alone."""
         count, held, window = query.shape[2], layer.length, block.window
@@ -120,7 +127,7 @@ class LayerAttention:
 
     @staticmethod
     def _mask(
-        block: Block, query: Tensor, layer: LayerCache, positions: Tensor, tree: Tensor | None, masks: Masks
+        block: Block, query: Tensor, layer: KeyValueState, positions: Tensor, tree: Tensor | None, masks: Masks
     ) -> tuple[Tensor | None, float]:
         key = (layer.length, block.window, True) if layer.contiguous else (block.index,)
         if key not in masks:

@@ -25,7 +25,7 @@ from workbench.engine.sampling import check_adjusted, check_any_left, check_fini
 from workbench.engine.session import State, key_of
 from workbench.engine.step import Step
 
-_DECODER_SLOTS = ("context", "depth", "mlp", "experts", "prefill_attention", "attention", "evict")
+_DECODER_SLOTS = ("context", "depth", "mlp", "experts", "prefill_attention", "attention", "evict", "store")
 
 
 class Loop:
@@ -111,7 +111,7 @@ class Loop:
             reserve = self._reserve + (len(self.prompt) - first if first else 0)
             self.decoders[place] = self._new_decoder(run, reserve)
             if self.past is not None:
-                cache = self.past.copy_for(run.model, reserve)
+                cache = self.past.copy_for(run.model, reserve, self.recipe.policy("store", run))
                 self.decoders[place].cache = cache or self.decoders[place].cache
         if outgrown(self.decoders[place], len(text)):
             # All is read anew, and policies see the text as it is now: they begin with what was the prompt.

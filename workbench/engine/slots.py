@@ -1,7 +1,7 @@
 """The slots of the decode loop: what a technique may decide, and what the loop asks of it.
 
-A technique is settings; :meth:`~workbench.engine.run.TechniqueLike.start` turns it into a *policy*, an object with the methods of the slots
-that it claims, which lives for one run. The loop calls nothing else.
+A technique is settings; :meth:`workbench.engine.run.TechniqueLike.start` turns it into a *policy*, an object with the
+methods of the slots that it claims, which lives for one run. The loop calls nothing else.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from workbench.engine.sampling import Sampler
 from workbench.errors import SettingError
 
 if TYPE_CHECKING:
-    from workbench.engine.cache import KeyValueCache, LayerCache
+    from workbench.engine.state import KeyValueCache, KeyValueState
     from workbench.models import Block, Model
     from workbench.models.attention import Scoring
 
@@ -112,7 +112,7 @@ class PrefillAttentionPolicy(Protocol):
     """Slot ``prefill_attention``."""
 
     def attend_prompt(
-        self, layer: int, query: Tensor, cache: LayerCache, mask: Tensor | None, scoring: Scoring
+        self, layer: int, query: Tensor, cache: KeyValueState, mask: Tensor | None, scoring: Scoring
     ) -> tuple[Tensor, float] | None:
         """As :meth:`AttentionPolicy.attend`, for the passes that read the prompt, its question included."""
 
@@ -121,7 +121,7 @@ class AttentionPolicy(Protocol):
     """Slot ``attention``."""
 
     def attend(
-        self, layer: int, query: Tensor, cache: LayerCache, mask: Tensor | None, scoring: Scoring
+        self, layer: int, query: Tensor, cache: KeyValueState, mask: Tensor | None, scoring: Scoring
     ) -> tuple[Tensor, float] | None:
         """Weighted values [1, heads, tokens, head_dim] and the number of keys a query read on average; None leaves the
         layer to the engine. The new keys are already in ``cache``; ``mask`` [tokens or heads' groups, keys] is True
@@ -133,7 +133,7 @@ class AttentionPolicy(Protocol):
 class CachePolicy(Protocol):
     """Slot ``evict``."""
 
-    def prefilled(self, layer: int, query: Tensor, cache: LayerCache) -> None:
+    def prefilled(self, layer: int, query: Tensor, cache: KeyValueState) -> None:
         """After the attention of ``layer`` over the last chunk of the prompt; ``query`` is [1, heads, chunk, head_dim].
         What is evicted here never stands beside the other layers' full caches. Of a prompt with a context and a
         question this is the end of the context: the question is read after what is left, and its keys stay. A run that
@@ -146,7 +146,7 @@ class CachePolicy(Protocol):
 class StorePolicy(Protocol):
     """Slot ``store``: in what form and where keys and values are kept; what stays is the slot ``evict``'s."""
 
-    def state(self, layer: int, block: Block, reserve: int) -> LayerCache:
+    def state(self, layer: int, block: Block, reserve: int) -> KeyValueState:
         """The empty state of a layer, with room for ``reserve`` entries beyond those that come first. Asked whenever a
         cache is made; a run that goes on from another's state takes its entries over into what is made here."""
 

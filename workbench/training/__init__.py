@@ -1,39 +1,49 @@
-"""Recipes for the small trained parts, one file each; an import line here is all the registration there is."""
+"""Recipes for the small trained parts: one for each kind of part, of which every such part is a row.
 
+A part that is trained in a way of its own has a file with its recipe here, and an import line.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workbench.parts.trained import ROWS
+from workbench.training._of_parts import recipe_of
 from workbench.training._recipe import RECIPES, Recipe, register
 from workbench.training.acceptance_head import AcceptanceHead
-from workbench.training.chimera import Chimera
-from workbench.training.clover import Clover
 from workbench.training.curve import trace
 from workbench.training.data import DataSettings, TrainingData
 from workbench.training.draft_model import DraftModel
 from workbench.training.evaluate import score
-from workbench.training.hidden_transfer import HiddenTransfer
-from workbench.training.hydra_heads import HydraHeads
 from workbench.training.lexical_units import LexicalUnits
-from workbench.training.medusa_heads import MedusaHeads
-from workbench.training.parallel_prompt import ParallelPrompt
 from workbench.training.trainer import train
 from workbench.training.writing import evaluation_data, training_data
 
 __all__ = [
     "RECIPES",
     "AcceptanceHead",
-    "Chimera",
-    "Clover",
     "DataSettings",
     "DraftModel",
-    "HiddenTransfer",
-    "HydraHeads",
     "LexicalUnits",
-    "MedusaHeads",
-    "ParallelPrompt",
     "Recipe",
     "TrainingData",
     "evaluation_data",
+    "recipe_of",
     "register",
     "score",
     "trace",
     "train",
     "training_data",
 ]
+
+
+for _part in ROWS:
+    register(recipe_of(_part))
+
+
+def __getattr__(name: str) -> Any:
+    """A recipe's class by its own name, such as ``HydraHeads``."""
+    for recipe in RECIPES.values():
+        if recipe.__name__ == name:
+            return recipe
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -48,6 +48,7 @@ class DraftHeadsRecipe(Recipe):
     decay: Annotated[float, Field(gt=0, le=1, description="weight of a head over that of the one before")] = 0.8
 
     kind: ClassVar[type[DraftHeads]]
+    about = "on the frozen model's features, by the training that all draft heads share."
 
     def prepare(self, model: Model, tokens: Tensor) -> dict[str, Any]:
         kept, covered = most_frequent(model, tokens.flatten(), self._size(model))

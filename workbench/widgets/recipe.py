@@ -6,7 +6,7 @@ from typing import Any
 
 import ipywidgets
 
-import workbench.techniques  # noqa: F401  fills the registry
+from workbench.listing import by_slot
 from workbench.registry import TECHNIQUES
 from workbench.settings import build, describe
 
@@ -31,10 +31,8 @@ class RecipePicker:
         self._settings: dict[str, dict[str, Any]] = {}
         self._choices: dict[str, ipywidgets.Dropdown] = {}
         rows = [ipywidgets.HTML(f"<b>{title}</b>")]
-        by_slot: dict[str, list[str]] = {}
-        for name, technique in TECHNIQUES.items():
-            by_slot.setdefault(technique.slots[0], []).append(name)
-        for slot, names in by_slot.items():
+        for slot, techniques in by_slot().items():
+            names = [technique.name for technique in techniques]
             choice = ipywidgets.Dropdown(options=[_NONE, *names], value=_NONE, description=slot.replace("_", " "))
             box = ipywidgets.VBox()
             choice.observe(lambda change, slot=slot, box=box: self._show(slot, change["new"], box), names="value")

@@ -5,5 +5,8 @@ from workbench.parts.heads.dependent import DependentHeads
 from workbench.parts.heads.independent import IndependentHeads
 from workbench.parts.heads.light import LightDraftModel
 from workbench.parts.heads.regressive import RegressiveHeads
+from workbench.parts.trained import import_all
 
 __all__ = ["DependentHeads", "DraftHeads", "IndependentHeads", "LightDraftModel", "RegressiveHeads"]
+
+import_all(__name__, __path__)

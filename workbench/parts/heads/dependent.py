@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench.parts.heads.base import DraftHeads, State, normed, zero_linear
+from workbench.parts.trained import trained
 
 _INNER = 256
 
 
+@trained("HydraHeads", "Ankner et al., Hydra, 2024, arXiv 2402.05109")
 class DependentHeads(DraftHeads):
     """Head d is ``h + W2_d SiLU(W1_d [h; e_1; …; e_d])``: the feature and the tokens known by then, side by side."""
 

@@ -12,8 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from workbench.parts.heads.base import DraftHeads, ResidualHead, State
+from workbench.parts.trained import trained
 
 
+@trained("MedusaHeads", "Cai et al., Medusa, 2024, arXiv 2401.10774")
 class IndependentHeads(DraftHeads):
     """Head d is ``h + SiLU(W_d h)`` of the feature h, then the unembedding; at first all say the next token."""
 

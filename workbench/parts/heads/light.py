@@ -16,10 +16,12 @@ from torch.nn import functional as F
 
 from workbench.parts.heads.base import DraftHeads, ResidualHead, State, normed, zero_linear
 from workbench.parts.heads.context import ContextAttention
+from workbench.parts.trained import trained
 
 _INNER = 384
 
 
+@trained("Chimera", "Zeng et al., Chimera, 2024, arXiv 2402.15758")
 class LightDraftModel(DraftHeads):
     """The trigram encoder turns a token and the two before it into what the frozen model's lower layers would; the
     full-context encoder lets it look at the features of all verified tokens and at the trigrams of the speculated ones

@@ -16,8 +16,10 @@ from torch.nn import functional as F
 
 from workbench.parts.heads.base import DraftHeads, ResidualHead, State, normed, zero_linear
 from workbench.parts.heads.context import ContextAttention
+from workbench.parts.trained import trained
 
 
+@trained("Clover", "Xiao et al., Clover, 2024, arXiv 2405.00263")
 class RegressiveHeads(DraftHeads):
     """An augmenting attention over all features gives h_0; then ``h_d = h_(d-1) + SiLU(Q h_(d-1) * K e_d) * V e_d``
     with the normed unembedding row e_d of the newest token, and head d is ``h_d + SiLU(W_d h_d)``."""

@@ -9,6 +9,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from workbench.models import Model
+
 
 class LookaheadPart(nn.Module, abc.ABC):
     """Base of what :class:`workbench.engine.Lookahead` rows are made by.
@@ -28,6 +30,11 @@ class LookaheadPart(nn.Module, abc.ABC):
         Share of text on which the token at a rank of a row was the right one.
     layer : int
         The rows enter before it.
+
+    Notes
+    -----
+    Its class attribute ``Training`` is what its recipe has beside :class:`workbench.training._ahead.LookaheadRecipe`:
+    settings of its own and their defaults, and ``part(model)``, the part as it is before the first step.
     """
 
     def __init__(self, orders: int, ranks: int = 8) -> None:
@@ -50,12 +57,24 @@ class LookaheadPart(nn.Module, abc.ABC):
 
     @classmethod
     @abc.abstractmethod
+    def untrained(cls, model: Model, orders: int) -> Self:
+        """A part for a model that has learned nothing."""
+
+    @classmethod
+    @abc.abstractmethod
     def of(cls, tensors: dict[str, Tensor]) -> Self:
         """The part whose ``state_dict`` the tensors are."""
 
     @abc.abstractmethod
     def rows(self, roots: Tensor, orders: Sequence[int]) -> Tensor:
         """Rows [rows, width] or [batch, rows, width] from the residual stream of their roots, which has that shape."""
+
+
+@torch.no_grad()
+def entering_rows(model: Model) -> Tensor:
+    """Residual stream [vocabulary, width] in float32 that every token enters the first block as, at the first place."""
+    tokens = torch.arange(model.hf.get_input_embeddings().weight.shape[0], device=model.device)
+    return model.anatomy.embed(tokens[None], torch.zeros_like(tokens))[0].float()
 
 
 def position_shift(anatomy: Any, positions: Tensor) -> Tensor | None:

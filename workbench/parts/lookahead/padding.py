@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from workbench.models import Model
 from workbench.parts.lookahead.base import LookaheadPart
 
 
@@ -46,6 +47,10 @@ class Padding(LookaheadPart):
     @property
     def width(self) -> int:
         return self.embeddings.shape[1]
+
+    @classmethod
+    def untrained(cls, model: Model, orders: int) -> Self:
+        return cls(torch.zeros(orders, model.anatomy.width), 4)
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor]) -> Self:

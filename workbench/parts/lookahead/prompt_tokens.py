@@ -9,16 +9,34 @@ Chen et al., Hardware-Aware Parallel Prompt Decoding for Memory-Efficient Accele
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Annotated, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from workbench.artifacts import fit
+from workbench.models import Model
 from workbench.parts.loading import sizes
-from workbench.parts.lookahead.base import LookaheadPart
+from workbench.parts.lookahead.base import LookaheadPart, entering_rows
+from workbench.parts.trained import trained
+from workbench.settings import settings
 
 
+@settings
+class _Training:
+    """Embeddings of prompt tokens, a few thousand numbers, through the whole frozen model."""
+
+    learning_rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 5e-3
+
+    def part(self, model: Model) -> PromptTokens:
+        table = entering_rows(model)
+        # Where tokens lie, but no token: the mean, and a spread like that of a token.
+        spread = table.std(0) * torch.randn(self.orders, table.shape[1], device=table.device)
+        return PromptTokens(table.mean(0) + spread).to(model.device)
+
+
+@trained("ParallelPrompt", "Chen et al., Parallel Prompt Decoding, 2024, arXiv 2405.18628")
 class PromptTokens(LookaheadPart):
     """The row of order k is the k-th trained embedding, whatever its root.
 
@@ -27,6 +45,8 @@ class PromptTokens(LookaheadPart):
     embeddings : Tensor [orders, width]
         First values.
     """
+
+    Training = _Training
 
     def __init__(self, embeddings: Tensor, ranks: int = 8) -> None:
         super().__init__(len(embeddings), ranks)
@@ -39,6 +59,10 @@ class PromptTokens(LookaheadPart):
     @property
     def width(self) -> int:
         return self.embeddings.shape[1]
+
+    @classmethod
+    def untrained(cls, model: Model, orders: int) -> Self:
+        return cls(torch.zeros(orders, model.anatomy.width))
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor]) -> Self:

@@ -8,16 +8,56 @@ Wu et al., Parallel Decoding via Hidden Transfer for Lossless Large Language Mod
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Annotated, Any, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from workbench.artifacts import fit
+from workbench.errors import SettingError
+from workbench.models import Model
 from workbench.parts.loading import sizes
 from workbench.parts.lookahead.base import LookaheadPart
+from workbench.parts.trained import trained
+from workbench.settings import settings
 
 
+@settings
+class _Training:
+    """Linear maps to the hidden states of the next tokens at a middle layer.
+
+    Parameters
+    ----------
+    layer : int
+        Rows enter before it; 0 takes the one at two thirds of the depth.
+    match : float
+        Weight of the squared distance between a row and the true hidden state at its place, over the true one's size.
+    """
+
+    learning_rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 2e-4
+    layer: Annotated[int, Field(ge=0, description="rows enter before it; 0: at two thirds of the depth")] = 0
+    match: Annotated[float, Field(ge=0, description="weight of the distance to the true hidden states")] = 0.1
+
+    def part(self, model: Model) -> HiddenMaps:
+        layer = self.layer or 2 * model.layers // 3
+        if layer >= model.layers:
+            raise SettingError(f"{model.name} has {model.layers} layers: rows cannot enter before layer {layer}")
+        return HiddenMaps(model.anatomy.width, self.orders, layer).to(model.device)
+
+    def further(
+        self, made: Tensor, text: Any, at: Tensor, inside: Tensor, counted: Tensor, order: int
+    ) -> Tensor | float:
+        if not self.match:
+            return 0.0
+        row = made.unflatten(1, (-1, self.orders))[:, inside, order - 1][counted].float()
+        true = text.entering[:, at[inside]][counted].float()
+        if not len(true):
+            return 0.0
+        return self.match * ((row - true).square().mean(-1) / true.square().mean(-1)).mean()
+
+
+@trained("HiddenTransfer", "Wu et al., Hidden Transfer, 2024, arXiv 2404.12022")
 class HiddenMaps(LookaheadPart):
     """The row of order k is ``x + D_k x`` of its root's residual stream x before the layer.
 
@@ -28,6 +68,8 @@ class HiddenMaps(LookaheadPart):
     layer : int
         Rows enter before it.
     """
+
+    Training = _Training
 
     def __init__(self, width: int, orders: int, layer: int, ranks: int = 8) -> None:
         super().__init__(orders, ranks)
@@ -43,6 +85,10 @@ class HiddenMaps(LookaheadPart):
     @property
     def width(self) -> int:
         return self.maps.shape[1]
+
+    @classmethod
+    def untrained(cls, model: Model, orders: int) -> Self:
+        return cls(model.anatomy.width, orders, 2 * model.layers // 3)
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor]) -> Self:

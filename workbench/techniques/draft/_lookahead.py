@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import abc
-from typing import Self
-
-from torch import Tensor
+from typing import ClassVar, Self
 
 from workbench.engine import Run, verify_cost
 from workbench.engine.verify_cost import steady
 from workbench.errors import ArtifactError
-from workbench.models import Model
 from workbench.parts.loading import part_tensors
 from workbench.parts.lookahead import LookaheadPart
 from workbench.settings import settings
@@ -24,18 +20,12 @@ ORDERS = 3
 class LookaheadTechnique(TrainedTreeTechnique):
     """Base of the techniques with lookahead rows."""
 
-    @abc.abstractmethod
-    def fresh(self, model: Model) -> LookaheadPart:
-        """An untrained part."""
-
-    @abc.abstractmethod
-    def built(self, tensors: dict[str, Tensor]) -> LookaheadPart:
-        """The part whose ``state_dict`` the tensors are."""
+    kind: ClassVar[type[LookaheadPart]]
 
     def drafter(self, run: Run) -> LookaheadDrafter:
-        tensors = part_tensors(self.name, run.model, self.weights, lambda: self.fresh(run.model))
         model = run.model
-        part = self.built(tensors).to(model.device, model.dtype)
+        tensors = part_tensors(self.name, model, self.weights, lambda: self.kind.untrained(model, ORDERS))
+        part = self.kind.of(tensors).to(model.device, model.dtype)
         if part.width != model.anatomy.width or not 0 <= part.layer < model.layers:
             raise ArtifactError(
                 f"rows of width {part.width} before layer {part.layer} do not fit {model.name}, which is "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,12 @@ from workbench.techniques.draft._drafter import DraftTechnique
 @settings
 class TrainedTreeTechnique(DraftTechnique):
     """Base of the techniques whose trees come from a trained part.
+
+    Attributes
+    ----------
+    kind : type
+        Of the part: a :class:`workbench.parts.heads.DraftHeads` or a :class:`workbench.parts.lookahead.LookaheadPart`.
+        Decorated as ``trained``, it has a recipe of the technique's own name in :mod:`workbench.training`.
 
     Parameters
     ----------
@@ -35,4 +41,5 @@ class TrainedTreeTechnique(DraftTechnique):
     weights: Annotated[str, outside("part", "bundled, untrained, or a .safetensors file", min_length=1)] = "bundled"
     cost: Annotated[Literal["measured", "modelled"], Field(description="what a verification costs")] = "measured"
 
+    kind: ClassVar[type[Any]]
     amount = "nodes"

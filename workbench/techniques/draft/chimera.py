@@ -27,4 +27,4 @@ class Chimera(DraftHeadsTechnique):
     """Short-range tokens fused with the model's features of the whole text."""
 
     kind = LightDraftModel
-    paper = "Zeng et al., Chimera, 2024, arXiv 2402.15758"
+    paper = LightDraftModel.paper

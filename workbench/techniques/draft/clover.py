@@ -27,4 +27,4 @@ class Clover(DraftHeadsTechnique):
     """Regressive connection, attention decoder and augmenting block."""
 
     kind = RegressiveHeads
-    paper = "Xiao et al., Clover, 2024, arXiv 2405.00263"
+    paper = RegressiveHeads.paper

@@ -14,13 +14,10 @@ states to the true ones.
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from workbench.models import Model
 from workbench.parts.lookahead import HiddenMaps
 from workbench.settings import settings
 from workbench.techniques._technique import register
-from workbench.techniques.draft._lookahead import ORDERS, LookaheadTechnique
+from workbench.techniques.draft._lookahead import LookaheadTechnique
 
 
 @register
@@ -28,10 +25,5 @@ from workbench.techniques.draft._lookahead import ORDERS, LookaheadTechnique
 class HiddenTransfer(LookaheadTechnique):
     """Pseudo hidden states through the upper layers, in the same forward as the tree."""
 
-    paper = "Wu et al., Hidden Transfer, 2024, arXiv 2404.12022"
-
-    def fresh(self, model: Model) -> HiddenMaps:
-        return HiddenMaps(model.anatomy.width, ORDERS, 2 * model.layers // 3)
-
-    def built(self, tensors: dict[str, Tensor]) -> HiddenMaps:
-        return HiddenMaps.of(tensors)
+    kind = HiddenMaps
+    paper = HiddenMaps.paper

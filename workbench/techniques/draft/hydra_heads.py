@@ -27,4 +27,4 @@ class HydraHeads(DraftHeadsTechnique):
     """Sequentially dependent draft heads."""
 
     kind = DependentHeads
-    paper = "Ankner et al., Hydra, 2024, arXiv 2402.05109"
+    paper = DependentHeads.paper

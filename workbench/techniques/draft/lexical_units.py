@@ -78,7 +78,7 @@ class LexicalUnits(Technique):
 
     def _part(self, model: Model) -> Padding:
         width = model.anatomy.width
-        tensors = part_tensors(self.name, model, self.weights, lambda: Padding(torch.zeros(self.length, width), 4))
+        tensors = part_tensors(self.name, model, self.weights, lambda: Padding.untrained(model, self.length))
         try:
             part = Padding.of(tensors)
         except (KeyError, IndexError, ValueError, RuntimeError) as error:

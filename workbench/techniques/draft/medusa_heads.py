@@ -27,4 +27,4 @@ class MedusaHeads(DraftHeadsTechnique):
     """Draft heads that know neither one another's tokens nor the model's own next one."""
 
     kind = IndependentHeads
-    paper = "Cai et al., Medusa, 2024, arXiv 2401.10774"
+    paper = IndependentHeads.paper

@@ -15,14 +15,10 @@ at every step and distils the model's own distributions over its whole vocabular
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-from workbench.models import Model
 from workbench.parts.lookahead import PromptTokens
 from workbench.settings import settings
 from workbench.techniques._technique import register
-from workbench.techniques.draft._lookahead import ORDERS, LookaheadTechnique
+from workbench.techniques.draft._lookahead import LookaheadTechnique
 
 
 @register
@@ -30,10 +26,5 @@ from workbench.techniques.draft._lookahead import ORDERS, LookaheadTechnique
 class ParallelPrompt(LookaheadTechnique):
     """Parallel prompt decoding with a sparse tree for the measured cost of a verification."""
 
-    paper = "Chen et al., Parallel Prompt Decoding, 2024, arXiv 2405.18628"
-
-    def fresh(self, model: Model) -> PromptTokens:
-        return PromptTokens(torch.zeros(ORDERS, model.anatomy.width))
-
-    def built(self, tensors: dict[str, Tensor]) -> PromptTokens:
-        return PromptTokens.of(tensors)
+    kind = PromptTokens
+    paper = PromptTokens.paper
