@@ -39,8 +39,8 @@ def part_of(owner: Any, setting: str, within: tuple[str, ...] = ()) -> Any | Non
         return named[0]
     fitting = (name for name, kind in TECHNIQUES.items() if set(kind.slots) <= slots and name not in inside)
     raise SettingError(
-        f"{name_of(owner)}: {setting}={spec!r} must name one other technique that claims nothing but "
-        f"{' and '.join(owner.slots)}, and that it is no part of: {', '.join(fitting)}"
+        f"{name_of(owner)}: {setting}={spec!r} must name one other technique, which claims nothing but "
+        f"{' and '.join(owner.slots)} and has {name_of(owner)} as no part of its own: {next(fitting, 'none')}, say"
     )
 
 

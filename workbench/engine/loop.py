@@ -56,7 +56,7 @@ class Loop:
         self.drafter = recipe.policy("draft", run)
         self.length = recipe.policy("draft_length", run)
         # A technique that does not fit the model says so now, not at the first token.
-        for slot in _DECODER_SLOTS:
+        for slot in ("weights", *_DECODER_SLOTS):
             recipe.policies(slot, run)
         self.decoders: dict[int, Decoder] = {}
 

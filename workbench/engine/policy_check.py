@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -9,6 +10,7 @@ from workbench.engine.composition import name_of
 from workbench.engine.slots import OPTIONAL, PROTOCOLS
 from workbench.errors import SettingError
 
+# A class is looked at once.
 _FITTING: set[tuple[type, str]] = set()
 
 
@@ -32,6 +34,7 @@ def check_policy(technique: Any, policy: Any) -> None:
             _FITTING.add((type(policy), slot))
 
 
+@functools.cache
 def _members(protocol: type) -> list[tuple[str, inspect.Signature | None]]:
     """Names of a protocol's methods with how they are called, and of its attributes with None."""
     methods = inspect.getmembers(protocol, inspect.isfunction)

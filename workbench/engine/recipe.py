@@ -82,7 +82,11 @@ class Recipe:
             if slot in technique.slots:
                 key = place, id(run.model)
                 if key not in self._started:
-                    self._started[key] = _start(technique, run)
+                    try:
+                        self._started[key] = _start(technique, run)
+                    except BaseException:
+                        self.close()
+                        raise
                 serving.append(self._started[key][0])
         return serving
 
