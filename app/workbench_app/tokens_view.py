@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.studies.facts import mean, speed, sums
+from workbench.studies.fact_table import mean
+from workbench.studies.facts import speed, sums
 from workbench_app.plain import safe
 from workbench_app.race import Column, Race, first_difference
 
