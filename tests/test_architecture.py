@@ -131,7 +131,9 @@ def test_every_technique_and_probe_is_tested_documented_and_public(kind):
     for name, cls in registered()[kind].items():
         assert re.search(r"\b(19|20)\d\d\b", cls.paper), f"{name}: its paper has no year"
         assert getattr(public, cls.__name__) is cls, f"{name} is not among the public names"
-        assert "Paper" in (importlib.import_module(cls.__module__).__doc__ or ""), f"{name}: no Paper in its head"
+        head = importlib.import_module(cls.__module__).__doc__ or ""
+        assert "Paper" in head, f"{name}: no Paper in its head"
+        assert "\nFormula\n-------\n" in head or kind == "probes", f"{name}: no Formula in its head: what it computes"
 
 
 def test_the_folder_of_a_technique_is_its_first_slot():
