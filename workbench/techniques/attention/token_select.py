@@ -11,8 +11,9 @@ A layer's query rows q_h (h a query head) score the held keys k_j of their KV he
 
     v_j = sum_h softmax_j(scale q_h . k_j),    read = sinks + top-k of v + newest.
 
-A choice made by the query c is used again for q (both all heads side by side, the mean of rows) while cos(q, c) >
-``threshold``.
+A choice made by the query c (all heads side by side, the mean of rows) is used again for q while
+
+    cos(q, c) > threshold.
 
 Deviates
 --------

@@ -9,8 +9,11 @@ against what is likely but little visited (exploration).
 
 Formula
 -------
-P(x | a, b), a table of pairs (singles where a pair is unknown), is moved towards what the model says: P <- (1 - rate) P
-+ rate p. The search goes to the child of largest
+P(x | a, b), a table of pairs (singles where a pair is unknown), is moved towards the model's p:
+
+    P <- (1 - rate) P + rate p.
+
+The search goes to the child of largest
 
     value / visits + explore P(child) sqrt(visits of the parent) / (1 + visits).
 

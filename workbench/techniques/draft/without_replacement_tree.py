@@ -7,9 +7,11 @@ Jeon et al., Recursive Speculative Decoding: Accelerating LLM Inference via Samp
 
 Formula
 -------
-The siblings of a node are drawn from q_1 = q, q_(i+1) = q_i less its i-th, normalised. The i-th is kept with min(1, p_i
-/ q_i), where p_1 = p and p_(i+1) = max(0, p_i - q_i), normalised. Beams keep the largest phi + Gumbel(0), phi the
-path's log-probability, the noise of a child being at most its parent's.
+The siblings of a node are drawn from q_1 = q, q_(i+1) = q_i less its i-th, normalised, and kept with
+
+    min(1, p_i / q_i),    p_1 = p,    p_(i+1) = max(0, p_i - q_i), normalised.
+
+Beams keep the largest phi + Gumbel(0), phi the path's log-probability; no child's sum exceeds its parent's.
 
 Deviates
 --------
