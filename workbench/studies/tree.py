@@ -129,18 +129,18 @@ def _scores(plan: Plan, rows: Sequence[Sequence[Cell]]) -> xr.Dataset:
             cell = row[place]
             if not cell.ran:
                 continue
-            found = sums(cell.steps)
+            scores = sums(cell.steps)
             if cell.quality is not None:
-                found |= {name: cell.quality[name] for name in ("kl", "top1_agreement", "perplexity")}
-            found["score"] = _task_score(plan, case, cell)
+                scores |= {name: cell.quality[name] for name in ("kl", "top1_agreement", "perplexity")}
+            scores["score"] = _task_score(plan, case, cell)
             if baseline.ran:
-                found |= against_baseline(plan.model, cell.tokens, baseline.tokens)
-                parted = found["first_divergence"]
+                scores |= against_baseline(plan.model, cell.tokens, baseline.tokens)
+                parted = scores["first_divergence"]
                 exact = all(technique.exact for technique in techniques)
-                found["flips"] = float(exact and half and not found["equal_to_baseline"])
+                scores["flips"] = float(exact and half and not scores["equal_to_baseline"])
                 if parted < len(margins):
-                    found["flip_margin"] = margins[int(parted)]
-            for name, value in found.items():
+                    scores["flip_margin"] = margins[int(parted)]
+            for name, value in scores.items():
                 values[name][run, place] = value
     data = {name: trace.variable("run prompt", values[name], *about) for name, about in SCORES.items()}
     return xr.Dataset(data, coords={"run": np.arange(len(rows)), "prompt": np.arange(len(plan.cases))})

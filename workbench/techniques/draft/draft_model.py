@@ -12,8 +12,8 @@ A drafted token x ~ q is kept with probability min(1, p(x) / q(x)); after a reje
 
     max(0, p - q), normalised.
 
-Of several chains, p is reduced so after every rejected sibling. With a chance a that a token is kept, a chain of k gives
-(1 - a^(k+1)) / (1 - a) tokens for a forward.
+Of several chains, p is reduced so after every rejected sibling. With a chance a that a token is kept, a chain of k
+gives (1 - a^(k+1)) / (1 - a) tokens for a forward.
 
 Deviates
 --------
