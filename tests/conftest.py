@@ -10,10 +10,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
+from datetime import date
 from pathlib import Path
 
+# What changes from one run of the longest tests to the next; set here, so that all processes of a run have the same.
+os.environ.setdefault("WORKBENCH_ROTATION", date.today().isoformat())
+
+import cpu_seconds
 import jaxtyping
 import pytest
+import sharing
 
 
 def shaped_modules():
@@ -27,6 +33,20 @@ def shaped_modules():
 
 if os.environ.get("WORKBENCH_TYPECHECK", "1") != "0":
     jaxtyping.install_import_hook(sorted(shaped_modules()), "beartype.beartype")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--cpu-seconds", metavar="FILE", help="write the CPU seconds of every test as JSON")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(cpu_seconds.Clock(config), "cpu-seconds")
+    config.pluginmanager.register(sharing, "sharing")
+
+
+def pytest_report_header(config):
+    if "not slow" not in config.getoption("markexpr"):
+        return f"WORKBENCH_ROTATION={os.environ['WORKBENCH_ROTATION']} chooses the rotating cases, and repeats them"
 
 
 @pytest.fixture(scope="module")

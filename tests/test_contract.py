@@ -1,6 +1,15 @@
-"""What every technique promises, over the registry, its examples and a tiny model of every family.
+"""What every technique promises, over the registry, its examples and tiny models.
 
-A technique that is registered is tested here without a line of its own.
+A technique that is registered is tested here without a line of its own, and the time of all this grows as the number of
+techniques, not as that of pairs or of families:
+
+- Those that enter blocks or caches meet every family (:data:`contract_cases.ENTERING`), and so do three drafters that
+  stand for what any drafter asks of a model; the others meet the five kinds of blocks, soft caps and sinks.
+- A free run and a teacher-forced one are compared on five kinds of blocks, but on one where teacher forcing leaves the
+  technique out: there only the baseline runs twice, and that the technique's text is the baseline's is shown on all.
+- An error in the middle is thrown at five kinds of blocks, at two where the technique only drafts, accepts or stops: it
+  has nothing in the blocks that could be left there, and a companion is cut from either in the same way.
+- Two techniques together are :mod:`test_contract_pairs`.
 """
 
 import functools
@@ -8,69 +17,49 @@ import itertools
 
 import pytest
 import torch
+from contract_cases import (
+    EXAMPLES,
+    KINDS,
+    NEW,
+    PROMPT,
+    alone,
+    baseline,
+    example,
+    families,
+    forced,
+)
 from helpers import applicable, checksum, facts, hooks, random_tokens, run, tokens_of
 
-import workbench.techniques  # noqa: F401  fills the registry
 from workbench.engine import SLOTS, generate, teacher_force
-from workbench.errors import IncompatibleTechniques
-from workbench.models import FAMILIES, Block
+from workbench.models import Block
 from workbench.models.tiny import tiny
 from workbench.registry import TECHNIQUES
 
-NEW = 24
-# Long enough that every example has something to evict, to skip and to look up: the second half repeats the first.
-PROMPT = random_tokens(24) * 2
-EXAMPLES = [(name, place) for name, kind in TECHNIQUES.items() for place in range(len(kind.examples()))]
-EXACT = [(name, place) for name, place in EXAMPLES if TECHNIQUES[name].exact]
-# One family of each kind of block: plain, sliding window and two rotary tables, learned positions, parallel, experts.
-KINDS = ("llama", "gemma3_text", "gpt2", "gpt_neox", "mixtral")
-# These kinds, soft caps and learned sinks meet every technique; the other families one of each way into a model:
-# chains, trees, rows beside a verification, keys scored, chosen and moved. The time must not grow with both tables.
-EVERY_TECHNIQUE = (*KINDS, "gemma2", "gpt_oss")
-EVERY_FAMILY = ("prompt_lookup", "token_recycling", "hidden_transfer", "snap_kv", "token_select", "streaming_llm")
+CONTINUATION = random_tokens(NEW, seed=7)
 
 
-def meeting(cases):
-    """Names, or (name, place), with the families that they meet."""
-    named = [(case, case if isinstance(case, str) else case[0]) for case in cases]
-    return [
-        (case, family)
-        for family in FAMILIES
-        for case, name in named
-        if family in EVERY_TECHNIQUE or name in EVERY_FAMILY
-    ]
+def met(names, chosen=families):
+    """(name, family) for every family that a technique meets."""
+    return [(name, family) for name in names for family in chosen(name)]
 
 
-def shared_slot(one, other):
-    """The first slot that both claim and that holds one, or None."""
-    taken = TECHNIQUES[one].slots
-    return next((slot for slot in TECHNIQUES[other].slots if slot in taken and SLOTS[slot] == "one"), None)
+def met_by_example(chosen, wanted=lambda name: True):
+    """(name, place, family) for every example."""
+    return [(name, place, family) for name, place in EXAMPLES if wanted(name) for family in chosen(name)]
 
 
-def excluded(one, other):
-    return one in TECHNIQUES[other].excludes or other in TECHNIQUES[one].excludes
-
-
-PAIRS = list(itertools.combinations_with_replacement(TECHNIQUES, 2))
-CLASHING = [pair for pair in PAIRS if shared_slot(*pair) or excluded(*pair)]
-TOGETHER = [pair for pair in PAIRS if pair[0] != pair[1] and pair not in CLASHING]
-
-examples = pytest.mark.parametrize(("name", "place"), EXAMPLES, ids=lambda value: str(value))
-kinds = pytest.mark.parametrize("family", KINDS)
-
-
-def example(name, place=0):
-    return TECHNIQUES[name].examples()[place]
-
-
-@functools.cache
-def baseline(family, new=NEW):
-    return list(generate(tiny(family), PROMPT, max_new_tokens=new, stop_tokens=()))
+every_example = pytest.mark.parametrize(("name", "place"), EXAMPLES)
+on_kinds = pytest.mark.parametrize(("name", "place", "family"), met_by_example(lambda name: KINDS))
 
 
 def logits(model, continuation, techniques=(), seed=0):
     with applicable():
         return torch.cat([rows.clone() for rows in teacher_force(model, PROMPT, continuation, techniques, seed)])
+
+
+@functools.cache
+def plain_logits(family):
+    return logits(tiny(family), CONTINUATION)
 
 
 @pytest.mark.parametrize("name", TECHNIQUES)
@@ -84,26 +73,20 @@ def test_it_says_what_it_is(name):
     assert set(kind.excludes) <= set(TECHNIQUES)
 
 
-@pytest.mark.parametrize(("name", "family"), meeting(TECHNIQUES))
+@pytest.mark.parametrize(("name", "family"), met(TECHNIQUES))
 def test_the_neutral_setting_is_the_baseline(name, family):
-    model = tiny(family)
-    continuation = random_tokens(NEW, seed=7)
-    neutral = TECHNIQUES[name].neutral()
-    torch.testing.assert_close(
-        logits(model, continuation, [neutral]), logits(model, continuation), rtol=1e-4, atol=1e-4
-    )
+    model, neutral = tiny(family), TECHNIQUES[name].neutral()
+    found = logits(model, CONTINUATION, [neutral])
+    torch.testing.assert_close(found, plain_logits(family), rtol=1e-4, atol=1e-4)
     assert tokens_of(run(model, PROMPT, [neutral], NEW)) == tokens_of(baseline(family))
 
 
-@pytest.mark.parametrize(("case", "family"), meeting(EXACT), ids=str)
-def test_exact_means_the_same_tokens(case, family):
-    name, place = case
-    steps = run(tiny(family), PROMPT, [example(name, place)], NEW)
-    assert tokens_of(steps) == tokens_of(baseline(family))
+@pytest.mark.parametrize(("name", "place", "family"), met_by_example(families, lambda name: TECHNIQUES[name].exact))
+def test_exact_means_the_same_tokens(name, place, family):
+    assert tokens_of(alone(name, place, family)) == tokens_of(baseline(family))
 
 
-@kinds
-@examples
+@on_kinds
 def test_one_seed_gives_one_stream_of_facts(name, place, family):
     model, technique = tiny(family), example(name, place)
     first, second = (run(model, PROMPT, [technique], NEW, seed=3, temperature=0.8) for _ in range(2))
@@ -116,19 +99,17 @@ def test_one_seed_gives_one_stream_of_facts(name, place, family):
         assert step.flops > 0 and step.bytes > 0 and step.cache_bytes > 0
 
 
-@kinds
-@examples
+@pytest.mark.parametrize(("name", "place", "family"), met_by_example(lambda name: KINDS if forced(name) else KINDS[:1]))
 def test_a_free_run_and_a_teacher_forced_one_are_the_same_run(name, place, family):
     """Quality is measured teacher-forced: a technique that acts between tokens must say so with ``stepwise``."""
     model, technique = tiny(family), example(name, place)
     if not technique.exact and "accept" in technique.slots:
         pytest.skip("it accepts what the model would not say, and teacher forcing leaves acceptance out")
-    said = tokens_of(run(model, PROMPT, [technique], NEW))
+    said = tokens_of(alone(name, place, family))
     assert logits(model, said, [technique]).argmax(-1).tolist() == said
 
 
-@kinds
-@examples
+@pytest.mark.parametrize(("name", "place", "family"), met_by_example(lambda name: KINDS if forced(name) else KINDS[:2]))
 def test_an_error_in_the_middle_of_a_forward_leaves_the_model_as_it_was(name, place, family, monkeypatch):
     model, technique = tiny(family), example(name, place)
     before, expected = checksum(model), list(map(facts, baseline(family)))
@@ -148,7 +129,7 @@ def test_an_error_in_the_middle_of_a_forward_leaves_the_model_as_it_was(name, pl
     assert list(map(facts, run(model, PROMPT, new=NEW))) == expected
 
 
-@examples
+@every_example
 def test_a_run_that_is_closed_early_leaves_the_model_as_it_was(name, place):
     model, technique = tiny("llama"), example(name, place)
     before = checksum(model)
@@ -160,60 +141,38 @@ def test_a_run_that_is_closed_early_leaves_the_model_as_it_was(name, place):
     assert list(map(facts, run(model, PROMPT, new=NEW))) == list(map(facts, baseline("llama")))
 
 
-@examples
+@every_example
 def test_a_technique_can_run_again(name, place):
     """State lives in the policy of one run, not in the technique."""
     model, technique = tiny("llama"), example(name, place)
-    first = list(map(facts, run(model, PROMPT, [technique], NEW)))
+    first = list(map(facts, alone(name, place, "llama")))
     run(model, random_tokens(30, seed=9), [technique], NEW)
     assert list(map(facts, run(model, PROMPT, [technique], NEW))) == first
     assert technique == example(name, place)
 
 
-@pytest.mark.parametrize(("one", "other"), CLASHING)
-def test_two_for_one_slot_clash_before_anything_runs(one, other):
-    with pytest.raises(IncompatibleTechniques) as caught:
-        generate(tiny("llama"), PROMPT, [example(one), example(other, -1)])
-    message = str(caught.value)
-    assert one in message and other in message
-    assert excluded(one, other) or any(repr(slot) in message for slot in TECHNIQUES[one].slots)
-
-
-@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
-@pytest.mark.parametrize(("one", "other"), TOGETHER)
-def test_two_for_different_slots_run_together(one, other, family):
-    first, second, model = example(one), example(other), tiny(family)
-    steps = run(model, PROMPT, [first, second], NEW)
-    together = tokens_of(steps)
-    assert len(together) == NEW
-    if not set(first.slots) & set(second.slots):
-        assert together == tokens_of(run(model, PROMPT, [second, first], NEW)), "the order of two slots must not matter"
-    if first.exact and second.exact:
-        assert together == tokens_of(baseline(family))
-    for exact, changing in ((first, second), (second, first)):
-        if exact.exact and not changing.stepwise:
-            # What one makes of the model, the exact one must not change further.
-            assert together == tokens_of(run(model, PROMPT, [changing], NEW))
-
-
-@kinds
-@pytest.mark.parametrize(("name", "place"), [case for case in EXAMPLES if "evict" in TECHNIQUES[case[0]].slots])
+@pytest.mark.parametrize(
+    ("name", "place", "family"), met_by_example(lambda name: KINDS, lambda name: "evict" in TECHNIQUES[name].slots)
+)
 def test_a_smaller_cache_is_smaller_in_memory(name, place, family):
-    model = tiny(family)
-    steps, full = run(model, PROMPT, [example(name, place)], NEW), baseline(family)
+    steps, full = alone(name, place, family), baseline(family)
     for step, reference in zip(steps, full):
         assert step.cache_bytes < reference.cache_bytes
     # What is said to be held is what the buffers hold: two tensors, entries and what is reserved for those to come.
-    block = model.anatomy.blocks[0]
+    block = tiny(family).anatomy.blocks[0]
     entry = 2 * block.kv_heads * block.head_dim * 4
     assert sum(steps[-1].keys_kept) * entry <= steps[-1].cache_bytes
 
 
 # Not Gemma: its tiny windows hold no more than is read anyway.
-@pytest.mark.parametrize("family", [family for family in KINDS if family != "gemma3_text"])
-@pytest.mark.parametrize(("name", "place"), [case for case in EXAMPLES if "attention" in TECHNIQUES[case[0]].slots])
+@pytest.mark.parametrize(
+    ("name", "place", "family"),
+    met_by_example(
+        lambda name: [family for family in KINDS if family != "gemma3_text"],
+        lambda name: "attention" in TECHNIQUES[name].slots,
+    ),
+)
 def test_an_attention_technique_reads_fewer_keys_at_some_step(name, place, family):
-    model = tiny(family)
-    steps, full = run(model, PROMPT, [example(name, place)], NEW), baseline(family)
+    steps, full = alone(name, place, family), baseline(family)
     fewer = [sum(step.keys_read) < sum(reference.keys_read) for step, reference in zip(steps, full)]
     assert any(fewer), "it read as many keys as the baseline at every step"

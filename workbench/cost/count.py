@@ -37,7 +37,9 @@ class BlockCost:
         weights = self.dense + self.expert * experts_per_token
         return int(2 * tokens * weights + 4 * tokens * keys_read * self.heads * self.head_dim)
 
-    def bytes(self, tokens: int, keys_touched: float, experts_run: int = 0) -> int:
-        """Bytes of weights and of keys and values read, and of new keys and values written."""
-        cache = 2 * (keys_touched + tokens) * self.kv_heads * self.head_dim
-        return int((self.dense + self.expert * experts_run + cache) * self.item)
+    def bytes(self, tokens: int, keys_touched: float, experts_run: int = 0, entry_bytes: float | None = None) -> int:
+        """Bytes of weights and of keys and values read, and of new keys and values written: ``entry_bytes`` for a key
+        and its value over all heads, by default elements as wide as the weights'."""
+        if entry_bytes is None:
+            entry_bytes = 2 * self.kv_heads * self.head_dim * self.item
+        return int((self.dense + self.expert * experts_run) * self.item + (keys_touched + tokens) * entry_bytes)

@@ -1,6 +1,5 @@
 """The one decode loop: prefill, step, verify, caches and the ledger. It knows tokens, not text."""
 
-from workbench.engine.cache import KeyValueCache, LayerCache
 from workbench.engine.decoder import Decoder
 from workbench.engine.draft import Draft, Lookahead, Verification
 from workbench.engine.generate import generate, teacher_force
@@ -8,6 +7,7 @@ from workbench.engine.sampling import Chance, Sampler
 from workbench.engine.score import score
 from workbench.engine.session import Generation, State
 from workbench.engine.slots import SLOTS, Run
+from workbench.engine.state import KeyValueCache, KeyValueState, LayerCache, LayerState
 from workbench.engine.step import Step
 from workbench.engine.verify_cost import VerifyCost, verify_cost
 
@@ -18,7 +18,9 @@ __all__ = [
     "Draft",
     "Generation",
     "KeyValueCache",
+    "KeyValueState",
     "LayerCache",
+    "LayerState",
     "Lookahead",
     "Run",
     "Sampler",

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench.engine.cache import LayerCache
+from workbench.engine.state import KeyValueState
 from workbench.models.attention import Scoring
 from workbench_kernels.arithmetic import computes
 from workbench_kernels.tree_attention.native import native_attention
@@ -68,7 +68,7 @@ def mean_keys(mask: Bool[Tensor, "*kv_heads tokens keys"] | None, keys: int) -> 
 
 
 def visible(
-    layer: LayerCache,
+    layer: KeyValueState,
     count: int,
     positions: Int[Tensor, " tokens"],
     tree: Bool[Tensor, "tokens tokens"] | None,
@@ -76,10 +76,13 @@ def visible(
 ) -> Bool[Tensor, "*kv_heads tokens keys"] | None:
     """Mask [tokens, keys] or [kv_heads, tokens, keys]: True where a key is visible to a new token; None if all are."""
     held = layer.length
-    if count == 1 and (window is None or (held <= window and layer.contiguous)):
+    valid = layer.valid
+    if count == 1 and valid is None and (window is None or (held <= window and layer.contiguous)):
         return None
     own = torch.ones(count, count, dtype=torch.bool, device=positions.device).tril() if tree is None else tree
     mask = torch.cat((own.new_ones(count, held - count), own), 1)
+    if valid is not None:
+        mask = mask & valid[:, None]
     if window is None:
         return mask
     # Nodes of a tree stand at their depth, not at their place in the cache.

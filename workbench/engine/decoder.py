@@ -11,11 +11,13 @@ from torch import Tensor
 
 from workbench.engine.attention import ancestors, node_depths
 from workbench.engine.block_cost import block_cost
-from workbench.engine.cache import KeyValueCache, LayerCache
 from workbench.engine.draft import Lookahead
 from workbench.engine.layer_attention import LayerAttention, Masks
+from workbench.engine.mlp_choice import MlpChoice, choice_of
 from workbench.engine.rotation import ropes
-from workbench.models import Block, Model
+from workbench.engine.slots import check_slots
+from workbench.engine.state import KeyValueCache, KeyValueState, new_cache
+from workbench.models import Model
 
 Watch = Callable[[str, int, Any], None]
 
@@ -33,8 +35,8 @@ class Decoder:
     reserve : int
         Tokens to make room for after the prompt.
     policies : dict of str to object
-        Policy of each slot among ``context``, ``depth``, ``experts``, ``attention`` and ``evict``; missing ones run
-        everything.
+        Policy of each slot among ``context``, ``depth``, ``mlp``, ``experts``, ``prefill_attention``, ``attention``,
+        ``evict`` and ``store``; missing ones run everything.
     watch : callable, optional
         ``watch(site, layer, value)`` is told every site as it passes; see :data:`workbench.models.SITES`. The value of
         ``query_key_value`` is a tuple of three; of the others a tensor.
@@ -65,15 +67,18 @@ class Decoder:
         compiled: bool = False,
     ) -> None:
         policies = policies or {}
+        check_slots(policies)
         self.model = model
         self.anatomy = model.anatomy
-        self.cache = KeyValueCache(model.layers, reserve)
+        self.cache: KeyValueCache = new_cache(self.anatomy.blocks, reserve, policies.get("store"))
         self.context = policies.get("context")
         self.depth = policies.get("depth")
+        self.mlp = policies.get("mlp")
         self.experts = policies.get("experts")
         self.cache_policy = policies.get("evict")
         self.watch = watch
-        self.attend = LayerAttention(self.anatomy.device, self.anatomy.dtype, policies.get("attention"))
+        attention = policies.get("attention"), policies.get("prefill_attention")
+        self.attend = LayerAttention(self.anatomy.device, self.anatomy.dtype, *attention)
         self._costs = [block_cost(block) for block in self.anatomy.blocks]
         self._unembedding = self.anatomy.unembedding.numel()
         self.hidden: Tensor | None = None
@@ -101,6 +106,7 @@ class Decoder:
         context: int | None = None,
         length: int | None = None,
         cancel: threading.Event | None = None,
+        prompt: bool = True,
     ) -> Tensor | None:
         """Run a prompt into the cache, whole or in chunks of ``chunk`` tokens.
 
@@ -118,6 +124,8 @@ class Decoder:
             where they hang on it.
         cancel : threading.Event, optional
             Looked at before every chunk but the first.
+        prompt : bool
+            Whether these are the prompt's own tokens; see :meth:`forward`.
 
         Returns
         -------
@@ -136,7 +144,8 @@ class Decoder:
             if start and cancel is not None and cancel.is_set():
                 raise Cancelled
             wanted = logits if end == len(tokens) or logits == "all" else "none"
-            rows.append(self.forward(tokens[start:end], None, wanted, end <= context, end == context, length=length))
+            part = tokens[start:end]
+            rows.append(self.forward(part, None, wanted, end <= context, end == context, length=length, prompt=prompt))
             hidden.append(self.hidden)
             if end == context < len(tokens) and self.cache_policy is not None:
                 self.cache_policy.settled(self.cache)
@@ -154,6 +163,7 @@ class Decoder:
         ahead: Lookahead | None = None,
         inputs: Tensor | None = None,
         length: int | None = None,
+        prompt: bool = False,
     ) -> Tensor | None:
         """Run tokens after those already in the cache.
 
@@ -167,13 +177,15 @@ class Decoder:
             Whether these are prompt tokens, and the last of them.
         ahead : Lookahead, optional
             Rows to run beside the tokens; their logits go to the attribute ``ahead``, their keys stay in the cache
-            until :meth:`workbench.engine.cache.KeyValueCache.commit`.
+            until :meth:`workbench.engine.state.KeyValueCache.commit`.
         inputs : Tensor [tokens, width], optional
             Rows of the residual stream that enter the first block in place of the tokens' embeddings; then ``tokens``
             only says how many there are.
         length : int, optional
             Tokens of the text that these are read as a part of; see :meth:`prefill`. By default the first of a text
             are all of it, and later ones are read as if each had come alone.
+        prompt : bool
+            Whether these are the prompt's: their queries are a matter of ``prefill_attention``, else of ``attention``.
 
         Returns
         -------
@@ -183,6 +195,7 @@ class Decoder:
         count, start = len(tokens), cache.length
         if not start:
             length = cache.read_as = length or count
+        self.attend.prompt = prompt
         depths = node_depths(parents, count)
         positions = torch.tensor([start + depth for depth in depths], device=anatomy.device)
         if inputs is None:
@@ -223,15 +236,18 @@ class Decoder:
                 self.watch("query_key_value", index, (query, key, value))
             if self.cache_policy is not None and prefill and last_chunk:
                 self.cache_policy.prefilled(index, query, layer)
+            if prefill:
+                layer.pack()
             # A depth policy looks at the residual stream between blocks, so only the plain steps serve it.
             upcoming = index + 1 if index + 1 < anatomy.layers else None
-            fused = self._compiled is not None and self.depth is None and x.shape[1] == 1
+            fused = self._compiled is not None and self.depth is None and self.mlp is None and x.shape[1] == 1
+            choice = choice_of(block, self.mlp, self.experts)
             if fused and self._compiled.usable(index, upcoming):
                 x, carried = self._compiled.leave_and_enter(index, upcoming, x, attended, tables)
             else:
-                x = block.leave(x, attended, self._watch_layer(index), self._choose_experts(block))
+                x = block.leave(x, attended, self._watch_layer(index), choice)
                 upcoming = self._next(index, x)
-            self._count(index, x.shape[1], keys_read, layer.length)
+            self._count(index, x.shape[1], keys_read, layer, choice)
             if self.watch is not None:
                 self.watch("residual", index, x)
             index = upcoming
@@ -257,7 +273,7 @@ class Decoder:
             return self.depth.next_layer(index, x)
         return index + 1 if index + 1 < self.anatomy.layers else None
 
-    def _append(self, layer: LayerCache, key: Tensor, value: Tensor, positions: Tensor, start: int) -> None:
+    def _append(self, layer: KeyValueState, key: Tensor, value: Tensor, positions: Tensor, start: int) -> None:
         layer.append(key, value, positions)
         complete = layer.length == start + len(positions) if self.context is None else False
         if layer.contiguous and not complete:
@@ -268,27 +284,15 @@ class Decoder:
         watch = self.watch
         return None if watch is None else lambda site, value: watch(site, index, value)
 
-    def _choose_experts(self, block: Block) -> Callable[[int, Tensor], tuple[Tensor, Tensor]] | None:
-        if block.router is None:
-            return None
-
-        def choose(_: int, logits: Tensor) -> tuple[Tensor, Tensor]:
-            own = self.experts is None
-            weights, indices = block.route(logits) if own else self.experts.choose_experts(block, logits)
-            self.experts_run.append(int(indices.unique().numel()))
-            self._experts_per_token = indices.shape[1]
-            return weights, indices
-
-        return choose
-
-    def _count(self, index: int, tokens: int, keys_read: float, held: int) -> None:
+    def _count(self, index: int, tokens: int, keys_read: float, layer: KeyValueState, choice: MlpChoice | None) -> None:
         cost = self._costs[index]
-        sparse = cost.expert > 0
         self.layers_run.append(index)
         self.keys_read.append(keys_read)
-        self.flops += cost.flops(tokens, keys_read, self._experts_per_token if sparse else 0)
-        touched = min(held, keys_read) if tokens == 1 else held
-        self.bytes += cost.bytes(tokens, touched, self.experts_run[-1] if sparse else 0)
+        touched = min(layer.length, keys_read) if tokens == 1 else layer.length
+        ran = choice or MlpChoice
+        self.experts_run += [ran.experts_run] if cost.expert else []
+        self.flops += cost.flops(tokens, keys_read, ran.experts_per_token) - ran.spared_flops
+        self.bytes += cost.bytes(tokens, touched, ran.experts_run, layer.entry_bytes) - ran.spared_bytes
 
 
 def _parts(tokens: int, context: int, chunk: int | None) -> Iterator[tuple[int, int]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from workbench.engine.cache import KeyValueCache
+    from workbench.engine.state import KeyValueCache
 
 
 @dataclass

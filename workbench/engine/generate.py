@@ -11,6 +11,7 @@ from torch import Tensor
 
 from workbench.engine.arguments import tokens_of, whole
 from workbench.engine.decoder import Cancelled
+from workbench.engine.draft import Draft, Verification
 from workbench.engine.loop import Loop
 from workbench.engine.options import Options, check_context
 from workbench.engine.recipe import Recipe
@@ -70,7 +71,7 @@ def generate(
         ``evict`` slot compresses it without having seen the question, and the question is read after what is left, so
         that even the first token depends on what was evicted. Where nothing is, the text is the same in float32, and
         with the compiled kernels every logit bit for bit. By default the whole prompt is read before anything is
-        compressed. The ``context`` slot acts on the context alone; the ``attention`` slot is asked in both parts.
+        compressed. The ``context`` slot acts on the context alone; ``prefill_attention`` is asked in both parts.
     stop_text : str or sequence of str
         Texts that end the output: it ends with the token that completes one, wherever in the token that is.
     min_new_tokens : int
@@ -88,11 +89,10 @@ def generate(
     -----
     Rotary factors that hang on the length of the text are those that transformers generates with. Long-rope of Phi-3: a
     text of up to its original positions is read with the short factors; once it is longer, the cache is computed anew
-    with the long ones, in the step that comes to it. Techniques of the slots ``context``, ``depth``, ``experts``,
-    ``attention`` and ``evict`` then start anew: the prompt is compressed once more, and what was written is read after
-    it as a question. Long-rope of other families, and dynamic scaling: keys stay as they were rotated. Either way no
-    pass reads a token with other factors than if it had come alone, so drafts and ``prefill_chunk`` leave the text as
-    it is.
+    with the long ones, in the step that comes to it. Techniques of the slots that act within a model (``context`` to
+    ``store``) then start anew: the prompt is compressed once more, and what was written is read after it as a question.
+    Long-rope of other families, and dynamic scaling: keys stay as they were rotated. Either way no pass reads a token
+    with other factors than if it had come alone, so drafts and ``prefill_chunk`` leave the text as it is.
 
     Returns
     -------
@@ -222,10 +222,10 @@ def teacher_force(
 def _forced(loop: Loop, continuation: list[int], cancel: threading.Event | None) -> Iterator[Tensor]:
     run, loop.cancel = loop.run, cancel
     with loop.open(), contextlib.suppress(Cancelled):
-        text, entropies = list(run.prompt), []
+        text, entropies, verification = list(run.prompt), [], None
         while len(text) < len(run.prompt) + len(continuation) and not loop.cancelled:
             done = len(text) - len(run.prompt)
-            decoder = loop.decoder(text, entropies)
+            decoder = loop.decoder(text, entropies, verification)
             whole = done > 0 and not loop.recipe.stepwise and decoder.cache.length == len(text) - 1
             with torch.inference_mode():
                 if whole:
@@ -235,7 +235,10 @@ def _forced(loop: Loop, continuation: list[int], cancel: threading.Event | None)
                     logits = loop.advance(decoder, text)
                 if decoder.cache_policy is not None:
                     decoder.cache_policy.settled(decoder.cache)
-                entropies = [entropy(logits[-1])] if loop.switch is not None else []
+                if loop.switch is not None:
+                    entropies = [entropy(logits[-1])]
+                    token, hidden = continuation[done + len(logits) - 1], decoder.hidden[-1:]
+                    verification = Verification(Draft(), [], token, logits[-1:], hidden, None, decoder.cache)
                 if loop.logits:
                     fed = list(run.prompt) + continuation
                     texts = [fed[: len(text) + row] for row in range(len(logits))]

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.engine.attention import attend, chain_keys, mean_keys, visible
-from workbench.engine.cache import LayerCache
+from workbench.engine.state import KeyValueState
 from workbench.models import Block
 from workbench_kernels.arithmetic import compiled
 from workbench_kernels.tree_attention import TreeVerification
@@ -31,14 +31,23 @@ class LayerAttention:
     dtype : torch.dtype
     policy : object, optional
         Of the slot ``attention``; it is asked first. An attribute too.
+    prefill_policy : object, optional
+        Of the slot ``prefill_attention``; asked in its place while ``prompt`` is set.
+
+    Attributes
+    ----------
+    prompt : bool
+        Whether the queries are those of tokens of the prompt.
     """
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, policy: Any = None) -> None:
-        self.policy = policy
+    def __init__(
+        self, device: torch.device, dtype: torch.dtype, policy: Any = None, prefill_policy: Any = None
+    ) -> None:
+        self.policy, self.prefill_policy, self.prompt = policy, prefill_policy, False
         self._compiled = device.type == "cpu" and compiled(dtype)
 
     def __call__(
-        self, block: Block, query: Tensor, layer: LayerCache, positions: Tensor, tree: Tensor | None, masks: Masks
+        self, block: Block, query: Tensor, layer: KeyValueState, positions: Tensor, tree: Tensor | None, masks: Masks
     ) -> tuple[Tensor, float]:
         """Attend to a cache whose last entries are the queries' own.
 
@@ -46,7 +55,7 @@ class LayerAttention:
         ----------
         block : Block
         query : Tensor [batch, heads, tokens, head_dim]
-        layer : LayerCache
+        layer : KeyValueState
         positions : int Tensor [tokens]
         tree : bool Tensor [tokens, tokens] or None
             True where the row's token may see the column's; None for a chain.
@@ -57,10 +66,19 @@ class LayerAttention:
         -------
         Tensor [batch, heads, tokens, head_dim], float
         """
-        if self.policy is not None:
+        policy = self.prefill_policy if self.prompt else self.policy
+        if policy is not None:
             mask, keys_read = self._mask(block, query, layer, positions, tree, masks)
-            chosen = self.policy.attend(block.index, query, layer, mask, block.scoring)
+            ask = policy.attend_prompt if self.prompt else policy.attend
+            chosen = ask(block.index, query, layer, mask, block.scoring)
             return chosen or (attend(query, layer.keys, layer.values, mask, block.scoring), keys_read)
+        if layer.attend is not None:
+            own = layer.attend(query, lambda: self._mask(block, query, layer, positions, tree, masks)[0], block.scoring)
+            if own is not None:
+                return own
+        if layer.valid is not None:
+            mask, keys_read = self._mask(block, query, layer, positions, tree, masks)
+            return attend(query, layer.keys, layer.values, mask, block.scoring), keys_read
         if self._compiled:
             return self._one_way(block, query, layer, positions, tree, masks)
         # Neither torch's fused attention nor the verification kernel knows soft caps and sinks.
@@ -87,7 +105,7 @@ class LayerAttention:
         return attend(query, keys, values, mask, block.scoring), keys_read
 
     def _one_way(
-        self, block: Block, query: Tensor, layer: LayerCache, positions: Tensor, tree: Tensor | None, masks: Masks
+        self, block: Block, query: Tensor, layer: KeyValueState, positions: Tensor, tree: Tensor | None, masks: Masks
     ) -> tuple[Tensor, float]:
         """By the compiled kernel whatever the tokens are, so that each is attended as if it had come alone."""
         count, held, window = query.shape[2], layer.length, block.window
@@ -109,7 +127,7 @@ class LayerAttention:
 
     @staticmethod
     def _mask(
-        block: Block, query: Tensor, layer: LayerCache, positions: Tensor, tree: Tensor | None, masks: Masks
+        block: Block, query: Tensor, layer: KeyValueState, positions: Tensor, tree: Tensor | None, masks: Masks
     ) -> tuple[Tensor | None, float]:
         key = (layer.length, block.window, True) if layer.contiguous else (block.index,)
         if key not in masks:

@@ -16,6 +16,7 @@ from workbench.engine.accept import accept
 from workbench.engine.decoder import Cancelled, Decoder
 from workbench.engine.draft import Draft, Verification
 from workbench.engine.logprobs import top_logprobs
+from workbench.engine.memory_errors import plain_memory_errors
 from workbench.engine.options import Options
 from workbench.engine.recipe import Recipe
 from workbench.engine.rotation import outgrown, room
@@ -23,9 +24,8 @@ from workbench.engine.sampling import check_adjusted, check_any_left, check_fini
 from workbench.engine.session import State, key_of
 from workbench.engine.slots import Run
 from workbench.engine.step import Step
-from workbench.errors import OutOfMemory
 
-_DECODER_SLOTS = ("context", "depth", "experts", "attention", "evict")
+_DECODER_SLOTS = ("context", "depth", "mlp", "experts", "prefill_attention", "attention", "evict", "store")
 
 
 class Loop:
@@ -44,6 +44,8 @@ class Loop:
         self.finished = False
         self.prompt, self.output = list(run.prompt), []
         self._entropies: list[float] = []
+        self._verification: Verification | None = None
+        self._place = 0
         self.switch = recipe.policy("switch", run)
         self.models = (run.model,) if self.switch is None else tuple(self.switch.models)
         self.logits = [*recipe.policies("logits", run), *self.options.masks(len(run.prompt))]
@@ -80,7 +82,7 @@ class Loop:
             index = 0
             while not self.finished and not self.cancelled:
                 try:
-                    with _plain_memory_errors():
+                    with plain_memory_errors():
                         step = self._turn(index)
                 except Cancelled:
                     self._forget_half_read()
@@ -93,10 +95,15 @@ class Loop:
         length = len(self.prompt)
         self.decoders = {place: each for place, each in self.decoders.items() if each.cache.length >= length}
 
-    def decoder(self, text: Sequence[int], entropies: Sequence[float] = ()) -> Decoder:
+    def decoder(
+        self, text: Sequence[int], entropies: Sequence[float] = (), verification: Verification | None = None
+    ) -> Decoder:
         """The decoder that takes the next step after ``text``, whose last tokens came from distributions of these
-        entropies [nats]."""
-        place = 0 if self.switch is None else self.switch.choose_model(entropies)
+        entropies [nats] in a step that ended so."""
+        if self.switch is not None:
+            chosen = self.switch.choose_model(entropies, verification)
+            self._place = self._place if chosen is None else chosen
+        place = self._place
         if place not in self.decoders:
             run = replace(self.run, model=self.models[place])
             # A question has its room beside the context, or beside what an earlier run left.
@@ -104,7 +111,7 @@ class Loop:
             reserve = self._reserve + (len(self.prompt) - first if first else 0)
             self.decoders[place] = self._new_decoder(run, reserve)
             if self.past is not None:
-                cache = self.past.copy_for(run.model, reserve)
+                cache = self.past.copy_for(run.model, reserve, self.recipe.policy("store", run))
                 self.decoders[place].cache = cache or self.decoders[place].cache
         if outgrown(self.decoders[place], len(text)):
             # All is read anew, and policies see the text as it is now: they begin with what was the prompt.
@@ -134,7 +141,7 @@ class Loop:
     def _turn(self, index: int) -> Step:
         start = time.perf_counter()
         text = self.prompt + self.output
-        decoder = self.decoder(text, self._entropies)
+        decoder = self.decoder(text, self._entropies, self._verification)
         decoder.reset_counts()
         reads_text = decoder.cache.length == 0
         draft, draft_seconds = self._propose(text, decoder) if self.output else (Draft(), 0.0)
@@ -171,6 +178,7 @@ class Loop:
         self.output += produced
         if self.switch is not None:
             self._entropies = [entropy(logits[row]) for row in rows[: len(produced)]]
+            self._verification = verification
         self._wait(decoder)
         return Step(
             index=index,
@@ -212,7 +220,7 @@ class Loop:
                 return logits
         behind = text[decoder.cache.length : -1]
         if behind:
-            decoder.prefill(behind, chunk, "none", context=0, length=len(text), cancel=self.cancel)
+            decoder.prefill(behind, chunk, "none", context=0, length=len(text), cancel=self.cancel, prompt=False)
         if draft is None or not (draft.tokens or draft.ahead):
             return decoder.forward(text[-1:])
         parents = None if draft.parents is None else [-1, *(parent + 1 for parent in draft.parents)]
@@ -283,17 +291,3 @@ def _nodes(draft: Draft, path: Sequence[int]) -> tuple[tuple[int, int, bool, flo
     kept = set(path)
     chances = draft.confidence or [None] * len(draft.tokens)
     return tuple((token, draft.parent(node), node in kept, chances[node]) for node, token in enumerate(draft.tokens))
-
-
-@contextlib.contextmanager
-def _plain_memory_errors() -> Iterator[None]:
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        text = str(error).lower()
-        if isinstance(error, RuntimeError) and not ("out of memory" in text or "can't allocate memory" in text):
-            raise
-        raise OutOfMemory(
-            "there is not enough memory for this run: shorten the prompt, prefill in chunks (prefill_chunk=256), "
-            "use bfloat16, or take a cache technique"
-        ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from workbench.engine.slots import SLOTS, Run, TechniqueLike
+from workbench.engine.slots import SLOTS, Run, TechniqueLike, check_slots
 from workbench.errors import IncompatibleTechniques
 from workbench.settings import several
 
@@ -19,7 +19,7 @@ class Recipe:
     Raises
     ------
     SettingError
-        If what is given is no sequence of techniques.
+        If what is given is no sequence of techniques, or one claims a slot that there is not.
     IncompatibleTechniques
         If two claim the same single slot, or one excludes another; the message names both and the slot.
     """
@@ -29,6 +29,7 @@ class Recipe:
         self._started: dict[tuple[int, int], Any] = {}
         owners: dict[str, TechniqueLike] = {}
         for technique in self.techniques:
+            check_slots(technique.slots, _name(technique))
             for other in self.techniques:
                 if other is not technique and _name(other) in technique.excludes:
                     raise IncompatibleTechniques(f"{_name(technique)} does not go together with {_name(other)}")

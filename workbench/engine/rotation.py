@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from workbench.engine.cache import KeyValueCache
+from workbench.engine.state import KeyValueCache
 from workbench.models import Anatomy
 from workbench.models.block import Rope
 
@@ -39,8 +39,11 @@ def outgrown(decoder: Decoder, length: int) -> bool:
 
 def room(decoder: Decoder, length: int) -> int:
     """Most tokens that one pass may read ahead of a text of ``length`` tokens, so that each is read with the factors
-    that it would be read with if it came alone."""
-    switch = decoder.anatomy.switch
+    that it would be read with if it came alone, and reads the others in the form in which it would find them."""
+    cache, switch = decoder.cache, decoder.anatomy.switch
+    most = decoder.anatomy.positions
+    if cache.room is not None:
+        most = cache.room if cache.length == length - 1 else 0
     if switch is None or length > switch:
-        return 0 if outgrown(decoder, length) else decoder.anatomy.positions
-    return switch - length
+        return 0 if outgrown(decoder, length) else most
+    return min(most, switch - length)

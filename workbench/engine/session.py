@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from workbench.engine.cache import KeyValueCache
+from workbench.engine.state import KeyValueCache, LayerState, state_maker
 from workbench.engine.step import Step
 from workbench.errors import PromptError, WorkbenchError
 from workbench.models import Model
 
 if TYPE_CHECKING:
     from workbench.engine.loop import Loop
+    from workbench.engine.slots import StorePolicy
 
 ModelKey = tuple[str, str, str, str]
 
@@ -86,17 +87,15 @@ class State:
                 f"longer than {switch:,} tokens: {fewer}begin without the state"
             )
 
-    def copy_for(self, model: Model, reserve: int) -> KeyValueCache | None:
-        """A copy of a model's cache with room for ``reserve`` more tokens; None if it has none."""
+    def copy_for(self, model: Model, reserve: int, store: StorePolicy | None = None) -> KeyValueCache | None:
+        """A copy of a model's cache with room for ``reserve`` more tokens, in the form of the slot ``store``; None if
+        it has none."""
         cache = self.caches.get(key_of(model))
-        return None if cache is None else cache.copy(reserve)
+        return None if cache is None else cache.copy(reserve, state_maker(model.anatomy.blocks, reserve, store))
 
     def describe(self) -> dict[str, Any]:
         """What a recipe says of it: the text, which entries are left, and the techniques of every turn."""
-        kept = {
-            " ".join(key): [layer.positions.tolist() if layer.length else [] for layer in cache.layers]
-            for key, cache in self.caches.items()
-        }
+        kept = {" ".join(key): [_entries_of(layer) for layer in cache.layers] for key, cache in self.caches.items()}
         content = json.dumps([list(self.tokens), kept], sort_keys=True)
         return {
             "tokens": len(self.tokens),
@@ -154,3 +153,13 @@ class Generation(Iterator[Step]):
 def key_of(model: Model) -> ModelKey:
     """What tells one model's cache from another's."""
     return model.name, model.revision, str(model.dtype).removeprefix("torch."), str(model.device)
+
+
+def _entries_of(layer: LayerState) -> list[list[int]]:
+    """Positions of what a layer holds, by head where heads hold different ones."""
+    if not layer.length or layer.recurrent:
+        return []
+    positions = layer.positions
+    if layer.valid is None:
+        return positions.tolist()
+    return [row[marks].tolist() for row, marks in zip(positions.expand_as(layer.valid), layer.valid)]

@@ -6,7 +6,7 @@ that it claims, which lives for one run. The loop calls nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -15,9 +15,10 @@ from torch import Tensor
 
 from workbench.engine.draft import Draft, Verification
 from workbench.engine.sampling import Sampler
+from workbench.errors import SettingError
 
 if TYPE_CHECKING:
-    from workbench.engine.cache import KeyValueCache, LayerCache
+    from workbench.engine.state import KeyValueCache, KeyValueState
     from workbench.models import Block, Model
     from workbench.models.attention import Scoring
 
@@ -25,9 +26,12 @@ SLOTS: dict[str, str] = {
     "weights": "stack",
     "context": "one",
     "depth": "one",
+    "mlp": "one",
     "experts": "one",
+    "prefill_attention": "one",
     "attention": "one",
     "evict": "one",
+    "store": "one",
     "draft": "one",
     "draft_length": "one",
     "accept": "one",
@@ -36,6 +40,24 @@ SLOTS: dict[str, str] = {
     "stop": "one",
 }
 """Slot -> whether it holds one technique or a stack of them, applied in order."""
+
+_RENAMED = {"cache": "'evict' (what stays) and 'store' (form and place)"}
+
+
+def check_slots(slots: Iterable[str], who: str = "") -> None:
+    """Refuse a slot that the loop does not have.
+
+    Raises
+    ------
+    SettingError
+        Naming ``who`` claims it, and what it is called now or which there are.
+    """
+    for slot in slots:
+        if slot not in SLOTS:
+            renamed = (
+                f"is now {_RENAMED[slot]}" if slot in _RENAMED else f"does not exist; there are {', '.join(SLOTS)}"
+            )
+            raise SettingError(f"{who}{': ' if who else ''}the slot {slot!r} {renamed}")
 
 
 @dataclass(frozen=True)
@@ -86,29 +108,58 @@ class DepthPolicy(Protocol):
         """The layer to run after ``layer`` (-1 at the start), or None to go to the unembedding."""
 
 
+class MlpPolicy(Protocol):
+    """Slot ``mlp``."""
+
+    def neurons(self, block: Block, x: Tensor) -> Tensor | None:
+        """Which neurons of a dense block's MLP run, for the rows ``x`` [rows, width] of the residual stream that it
+        reads (before its norm, ``block.mlp_norm``): an int Tensor [chosen] for all rows, a bool Tensor [rows, neurons]
+        for each its own, or None for all neurons. A row for which none is chosen leaves the sublayer out: nothing is
+        added to it. Of a pass with several rows only a choice for each row by itself gives what each alone would."""
+
+
 class ExpertsPolicy(Protocol):
     """Slot ``experts``."""
 
-    def choose_experts(self, block: Block, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights and indices, each [tokens, any], from router logits [tokens, experts]."""
+    def choose_experts(self, block: Block, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights and indices, each [tokens, any], from router logits [tokens, experts]; ``x`` [tokens, width] are the
+        rows of the residual stream that they came from, before the block's ``mlp_norm``."""
+
+
+class ExpertPlacesPolicy(ExpertsPolicy, Protocol):
+    """Slot ``experts``, of a policy that also says where experts live: in host memory, say, or in four bits."""
+
+    def fetch_expert(self, block: Block, expert: int) -> tuple[Tensor, Tensor]:
+        """What :attr:`~workbench.models.experts.Router.gate_up` and ``down`` of one expert that was chosen are, on the
+        model's device and in its dtype. The model's own are not asked for; what was moved is the policy's to count."""
+
+
+class PrefillAttentionPolicy(Protocol):
+    """Slot ``prefill_attention``."""
+
+    def attend_prompt(
+        self, layer: int, query: Tensor, cache: LayerCache, mask: Tensor | None, scoring: Scoring
+    ) -> tuple[Tensor, float] | None:
+        """As :meth:`AttentionPolicy.attend`, for the passes that read the prompt, its question included."""
 
 
 class AttentionPolicy(Protocol):
     """Slot ``attention``."""
 
     def attend(
-        self, layer: int, query: Tensor, cache: LayerCache, mask: Tensor | None, scoring: Scoring
+        self, layer: int, query: Tensor, cache: KeyValueState, mask: Tensor | None, scoring: Scoring
     ) -> tuple[Tensor, float] | None:
         """Weighted values [1, heads, tokens, head_dim] and the number of keys a query read on average; None leaves the
         layer to the engine. The new keys are already in ``cache``; ``mask`` [tokens or heads' groups, keys] is True
         where a key is visible, None where all are; ``scoring`` is what makes the layer's weights of products. It is
-        asked in every pass, those of the context and of the question included."""
+        asked in the passes that read what was written: decode steps, verifications, and what a second model reads to
+        catch up; those of the prompt are asked of the slot ``prefill_attention``."""
 
 
 class CachePolicy(Protocol):
     """Slot ``evict``."""
 
-    def prefilled(self, layer: int, query: Tensor, cache: LayerCache) -> None:
+    def prefilled(self, layer: int, query: Tensor, cache: KeyValueState) -> None:
         """After the attention of ``layer`` over the last chunk of the prompt; ``query`` is [1, heads, chunk, head_dim].
         What is evicted here never stands beside the other layers' full caches. Of a prompt with a context and a
         question this is the end of the context: the question is read after what is left, and its keys stay. A run that
@@ -116,6 +167,14 @@ class CachePolicy(Protocol):
 
     def settled(self, cache: KeyValueCache) -> None:
         """After a step, when rejected drafts are gone from the cache; also between context and question."""
+
+
+class StorePolicy(Protocol):
+    """Slot ``store``: in what form and where keys and values are kept; what stays is the slot ``evict``'s."""
+
+    def state(self, layer: int, block: Block, reserve: int) -> KeyValueState:
+        """The empty state of a layer, with room for ``reserve`` entries beyond those that come first. Asked whenever a
+        cache is made; a run that goes on from another's state takes its entries over into what is made here."""
 
 
 class DraftPolicy(Protocol):
@@ -169,9 +228,10 @@ class SwitchPolicy(Protocol):
 
     models: tuple[Model, ...]
 
-    def choose_model(self, entropies: Sequence[float]) -> int:
-        """Place in ``models`` of the one that takes the next step, told for each token of the last one the entropy
-        [nats] of the distribution that it came from; none at the prefill."""
+    def choose_model(self, entropies: Sequence[float], verification: Verification | None) -> int | None:
+        """Place in ``models`` of the one that takes the next step, or None to stay with the last (at first the one in
+        front). Told for each token of the last step the entropy [nats] of the distribution that it came from, and what
+        came of that step's draft; at the prefill no entropies, and None."""
 
 
 class StopPolicy(Protocol):

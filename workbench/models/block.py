@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from workbench.models.activation import Activation, ClampedSwiglu
 from workbench.models.attention import Scoring
 from workbench.models.experts import Router, SharedExpert, apply_experts
 from workbench.models.multiply import Multiply
+from workbench.models.neurons import some_neurons
 from workbench_kernels.arithmetic import computes
 from workbench_kernels.rms_norm import rms_norm
 
@@ -66,7 +68,19 @@ class Projection:
 
 Rope = tuple[Tensor, Tensor]
 Watch = Callable[[str, Tensor], None]
-ChooseExperts = Callable[[int, Tensor], tuple[Tensor, Tensor]]
+
+
+class Choice(Protocol):
+    """Who decides what runs of a block's MLP; ``x`` [rows, width] is the residual stream that it reads."""
+
+    def experts(self, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights and indices of a sparse block's experts, each [rows, any], from router logits [rows, experts]."""
+
+    def fetch(self, expert: int) -> tuple[Tensor, Tensor]:
+        """``gate_up`` and ``down`` of one expert."""
+
+    def neurons(self, x: Tensor) -> Tensor | None:
+        """Of a dense block, see :func:`workbench.models.neurons.some_neurons`; None for all."""
 
 
 @dataclass
@@ -179,29 +193,30 @@ class Block:
         out = self.multiply(
             attended.transpose(1, 2).flatten(2), self.attention_output.weight, self.attention_output.bias
         )
-        return self._added(out, self.attention_post_norm)
+        return self.added(out, self.attention_post_norm)
 
-    def mlp_sublayer(self, x: Tensor, watch: Watch | None = None, choose: ChooseExperts | None = None) -> Tensor:
+    def mlp_sublayer(self, x: Tensor, watch: Watch | None = None, choose: Choice | None = None) -> Tensor:
         """What the MLP (or the chosen experts) adds to the residual stream ``x`` [batch, tokens, width].
 
-        ``watch("router_logits", logits [batch * tokens, experts])`` is told what the router said; ``choose(layer,
-        logits)`` replaces the choice of experts and returns their weights and indices, each [batch * tokens, any].
+        ``watch("router_logits", logits [batch * tokens, experts])`` is told what the router said; ``choose`` decides
+        what runs, by default all neurons of a dense block, and the router's own choice of experts.
         """
         normed = x if self.mlp_norm is None else self.mlp_norm(x)
         if self.router is not None:
-            out = self._experts(normed, watch, choose)
+            out = self._experts(x, normed, watch, choose)
+        elif choose is not None and (chosen := choose.neurons(x.reshape(-1, x.shape[-1]))) is not None:
+            return some_neurons(self, normed, chosen)
         else:
             inner = self.activation(self.multiply(normed, self.up.weight, self.up.bias), self.gated)
             out = self.multiply(inner, self.down.weight, self.down.bias)
-        return self._added(out, self.mlp_post_norm)
+        return self.added(out, self.mlp_post_norm)
 
-    def _added(self, out: Tensor, norm: Norm | None) -> Tensor:
+    def added(self, out: Tensor, norm: Norm | None) -> Tensor:
+        """What is added to the residual stream of what a sublayer gave."""
         out = out if norm is None else norm(out)
         return out if self.residual_multiplier == 1 else out * self.residual_multiplier
 
-    def leave(
-        self, x: Tensor, attended: Tensor, watch: Watch | None = None, choose: ChooseExperts | None = None
-    ) -> Tensor:
+    def leave(self, x: Tensor, attended: Tensor, watch: Watch | None = None, choose: Choice | None = None) -> Tensor:
         """Residual stream after the block, from the one before it and the weighted values.
 
         ``watch`` also sees ``attention_output`` and ``mlp_output``, each [batch, tokens, width].
@@ -221,14 +236,18 @@ class Block:
             weights = weights / weights.sum(-1, keepdim=True)
         return weights, indices
 
-    def _experts(self, normed: Tensor, watch: Watch | None, choose: ChooseExperts | None) -> Tensor:
+    def _experts(self, x: Tensor, normed: Tensor, watch: Watch | None, choose: Choice | None) -> Tensor:
         rows = normed.reshape(-1, normed.shape[-1])
         router = self.router
         logits = self.multiply(rows, router.weight, router.bias)
         if watch is not None:
             watch("router_logits", logits)
-        weights, indices = self.route(logits) if choose is None else choose(self.index, logits)
-        out = apply_experts(rows, weights, indices, router, self.shared, self.activation, self.multiply)
+        if choose is None:
+            weights, indices = self.route(logits)
+        else:
+            weights, indices = choose.experts(x.reshape(-1, x.shape[-1]), logits)
+        fetch = None if choose is None else choose.fetch
+        out = apply_experts(rows, weights, indices, router, self.shared, self.activation, self.multiply, fetch)
         return out.view_as(normed)
 
 

@@ -71,10 +71,12 @@ def apply_experts(
     shared: SharedExpert | None,
     activation: Callable[[Tensor, bool], Tensor],
     multiply: Multiply,
+    fetch: Callable[[int], tuple[Tensor, Tensor]] | None = None,
 ) -> Tensor:
     """Weighted sum of what the chosen experts, and the shared one if there is one, make of ``rows`` [tokens, width].
 
-    ``weights`` and ``indices``, each [tokens, any], say which experts a token has and how much each counts.
+    ``weights`` and ``indices``, each [tokens, any], say which experts a token has and how much each counts;
+    ``fetch(expert)`` gives the weights of one, by default the router's own ``gate_up`` and ``down``.
     """
     weights = weights.to(rows.dtype)
     out = torch.zeros_like(rows)
@@ -82,8 +84,9 @@ def apply_experts(
         token, place = torch.where(indices == expert)
         gate_up_bias = None if router.gate_up_bias is None else router.gate_up_bias[expert]
         down_bias = None if router.down_bias is None else router.down_bias[expert]
-        inner = activation(multiply(rows[token], router.gate_up[expert], gate_up_bias), True)
-        result = multiply(inner, router.down[expert], down_bias)
+        gate_up, down = (router.gate_up[expert], router.down[expert]) if fetch is None else fetch(expert)
+        inner = activation(multiply(rows[token], gate_up, gate_up_bias), True)
+        result = multiply(inner, down, down_bias)
         out.index_add_(0, token, result * weights[token, place, None])
     if shared is None:
         return out

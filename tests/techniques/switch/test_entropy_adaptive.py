@@ -51,7 +51,7 @@ def test_every_token_of_a_draft_has_its_entropy():
         def start(self, run):
             policy = super().start(run)
             choose = policy.choose_model
-            policy.choose_model = lambda entropies: told.append(list(entropies)) or choose(entropies)
+            policy.choose_model = lambda entropies, _: told.append(list(entropies)) or choose(entropies)
             return policy
 
     model, prompt = tiny("llama"), PROMPT

@@ -184,11 +184,8 @@ class _Selector:
 def _gather(cache: LayerCache, mask: Tensor | None, places: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Keys, values and mask at ``places`` [1 or kv_heads, chosen]."""
     if places.shape[0] == 1:
-        index = places[0]
-        keys, values = cache.keys.index_select(2, index), cache.values.index_select(2, index)
-        return keys, values, None if mask is None else mask.index_select(-1, index)
-    index = places[None, :, :, None].expand(cache.keys.shape[0], -1, -1, cache.keys.shape[-1])
+        return *cache.gather(places), None if mask is None else mask.index_select(-1, places[0])
     if mask is not None:
         rows = mask if mask.dim() == 3 else mask.expand(places.shape[0], -1, -1)
         mask = rows.gather(2, places[:, None].expand(-1, rows.shape[1], -1))
-    return cache.keys.gather(2, index), cache.values.gather(2, index), mask
+    return *cache.gather(places), mask

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from workbench.engine.cache import KeyValueCache, LayerCache
+from workbench.engine.state import KeyValueCache, LayerCache
 
 
 class PromptEviction(abc.ABC):

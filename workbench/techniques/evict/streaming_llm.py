@@ -113,7 +113,7 @@ class _Stream:
 
     def settled(self, cache: KeyValueCache) -> None:
         for index, layer in enumerate(cache.layers):
-            excess = layer.length - self._sinks - self._window
+            excess = 0 if layer.recurrent else layer.length - self._sinks - self._window
             if excess > 0:
                 self._remember(index, layer)
                 oldest = layer.positions[0, self._sinks :].topk(excess + 1, largest=False)
@@ -122,20 +122,17 @@ class _Stream:
 
     def _remember(self, index: int, layer: LayerCache) -> None:
         if index not in self._came and layer.length >= self._sinks:
-            self._came[index] = _Sinks(
-                layer.keys[:, :, : self._sinks].float(), layer.positions[:, : self._sinks].clone()
-            )
+            keys, _, positions = layer.read(0, self._sinks)
+            self._came[index] = _Sinks(keys.to(torch.float32, copy=True), positions.clone())
 
     def _move(self, index: int, layer: LayerCache, oldest: int) -> None:
         """Let the sinks stand directly before the position ``oldest`` of the window's first token."""
         if self._sinks:
             came = self._came[index]
             ahead = oldest - 1 - int(came.positions[0, -1])
-            # Both are views of the cache's own buffers.
             rope = self._rotations.forward(index, ahead)
-            if rope is not None:
-                layer.keys[:, :, : self._sinks] = rotate(came.keys, rope)
-            layer.positions[:, : self._sinks] = came.positions + ahead
+            keys = None if rope is None else rotate(came.keys, rope)
+            layer.rewrite(slice(self._sinks), keys, positions=came.positions + ahead)
 
 
 class _Rotations:

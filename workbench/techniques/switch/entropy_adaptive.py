@@ -28,7 +28,7 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from workbench.engine import Run
+from workbench.engine import Run, Verification
 from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.models.companion import companion
@@ -90,7 +90,7 @@ class _Switch:
         self._recent: deque[float] = deque(maxlen=settings.window)
         self._current, self._since = self.LARGE, 0
 
-    def choose_model(self, entropies: Sequence[float]) -> int:
+    def choose_model(self, entropies: Sequence[float], verification: Verification | None = None) -> int:
         if not entropies:
             return self._current
         self._recent += [entropy / math.log(2) for entropy in entropies]

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from workbench.engine import Decoder, KeyValueCache, LayerCache
+from workbench.engine import Decoder, KeyValueCache, KeyValueState, LayerCache
 from workbench.engine.attention import attend, mean_keys, visible
+from workbench.engine.state import Visible
 from workbench.models import Block, Model
 from workbench.models.attention import Scoring
 
@@ -42,28 +43,32 @@ class RetrievedDecoder:
     """
 
     def __init__(self, model: Model, chunk: int, budget: int, reserve: int) -> None:
-        self.decoder = Decoder(model, reserve, {"attention": self})
+        self.decoder = Decoder(model, reserve)
         self.retrievals = 0
         self._chunk, self._budget, self._reserve = chunk, budget, reserve
         self._source: KeyValueCache | None = None
-        self._chosen_from: KeyValueCache | None = None
-        self._copied: list[int] = []
         self._seen: list[tuple[int, int]] = []
 
     def fits(self, cache: KeyValueCache) -> bool:
-        """Whether a cache can be this model's: the same layers, heads and widths."""
+        """Whether a cache can be this model's: the same layers, heads and widths, and as many entries for each head."""
         blocks = self.decoder.anatomy.blocks
         return len(cache.layers) == len(blocks) and all(
-            layer.length == 0 or layer.keys.shape[1::2] == (block.kv_heads, block.head_dim)
+            not layer.recurrent
+            and layer.valid is None
+            and (layer.length == 0 or layer.read(0, 1)[0].shape[1::2] == (block.kv_heads, block.head_dim))
             for layer, block in zip(cache.layers, blocks)
         )
 
     def retrieve(self, cache: KeyValueCache) -> None:
         """Forget all and choose chunks of ``cache`` anew, layer by layer, in the next forward."""
-        self.decoder.cache = KeyValueCache(self.decoder.model.layers, self._reserve)
+
+        def make(index: int) -> RetrievedLayer:
+            block = self.decoder.anatomy.blocks[index]
+            return RetrievedLayer(cache.layers[index], block, self._chunk, self._budget, self._reserve)
+
+        self.decoder.cache = KeyValueCache(self.decoder.model.layers, self._reserve, make)
         self.decoder.cache.length, self.decoder.cache.read_as = cache.length, cache.read_as
-        self._source = self._chosen_from = cache
-        self._copied = []
+        self._source = cache
         self._seen = [(layer.length, layer.evictions) for layer in cache.layers]
         self.retrievals += 1
 
@@ -72,65 +77,89 @@ class RetrievedDecoder:
         """Take over what ``cache`` gained since the chunks were chosen, in place of this decoder's own approximation of
         it; False if it lost something, or is another, so that they must be chosen anew."""
         if (
-            not self._copied
-            or cache is not self._chosen_from
+            self._source is not cache
+            or any(layer.copied is None for layer in self.decoder.cache.layers)
             or any(
                 layer.evictions != evictions or layer.length < length
                 for layer, (length, evictions) in zip(cache.layers, self._seen)
             )
         ):
             return False
-        for own, layer, copied, (seen, _) in zip(self.decoder.cache.layers, cache.layers, self._copied, self._seen):
-            own.crop(own.length - copied)
+        for own, layer, (seen, _) in zip(self.decoder.cache.layers, cache.layers, self._seen):
+            own.crop(own.length - own.copied)
             if layer.length > seen:
-                own.append(layer.keys[:, :, seen:], layer.values[:, :, seen:], layer.positions[:, seen:])
+                own.append(*layer.read(seen, layer.length))
         self.decoder.cache.length = cache.length
         return True
 
     def forward(self, tokens: Sequence[int]) -> Tensor:
         """Logits [tokens, vocabulary] after each of a chain of tokens."""
-        logits = self.decoder.forward(tokens, logits="all")
-        if self._source is not None:
-            self._copied = [layer.length - len(tokens) for layer in self.decoder.cache.layers]
-            self._source = None
-        return logits
+        return self.decoder.forward(tokens, logits="all")
 
     def keep(self, passed: int, kept: int) -> None:
         """Of the last ``passed`` tokens keep the first ``kept``."""
         self.decoder.cache.commit(passed, range(kept))
 
-    def attend(
-        self, layer: int, query: Tensor, cache: LayerCache, mask: Tensor | None, scoring: Scoring
-    ) -> tuple[Tensor, float] | None:
-        """Slot ``attention`` of the decoder: with the first query of a layer choose what the layer will read."""
-        if self._source is None:
-            return None
-        block, count, source = self.decoder.anatomy.blocks[layer], query.shape[2], self._source.layers[layer]
-        keys, values, positions = cache.keys.clone(), cache.values.clone(), cache.positions[0].clone()
-        cache.crop(count)
-        heads = block.kv_heads
-        if source.length:
-            index = chosen_entries(query[0, :, 0], source, self._chunk, self._budget, block)
-            gather = index[None, :, :, None].expand(-1, -1, -1, keys.shape[-1])
-            stands = source.positions.expand(heads, -1).gather(1, index)
-            cache.append(source.keys.gather(2, gather), source.values.gather(2, gather), stands[0])
-            cache.mark_positions(stands)
-            cache.rows = []  # none of these is the pass's own
-            cache.append(keys, values, positions)
+
+class RetrievedLayer(LayerCache):
+    """A layer's cache that the first query fills: with copies of the entries of another that it would look at most.
+
+    Parameters
+    ----------
+    source : KeyValueState
+        What is chosen from.
+    block : Block
+    chunk, budget : int
+        See :func:`chosen_entries`.
+    reserve : int
+
+    Attributes
+    ----------
+    copied : int or None
+        Entries that were copied, which stand first; None before the first query.
+    """
+
+    form = "retrieved"
+
+    def __init__(self, source: KeyValueState, block: Block, chunk: int, budget: int, reserve: int) -> None:
+        super().__init__(reserve)
+        self._source: KeyValueState | None = source
+        self._block, self._chunk, self._budget = block, chunk, budget
+        self.copied: int | None = None
+
+    def attend(self, query: Tensor, see: Visible, scoring: Scoring) -> tuple[Tensor, float]:
+        """Weighted values over what was chosen, and the keys that a query read."""
+        if self._source is not None:
+            self._retrieve(self._source, query[0, :, 0])
+            self._source = None
+            mask = visible(self, query.shape[2], self.positions[0, self.copied :], None, self._block.window)
         else:
-            cache.append(keys, values, positions)
-            cache.mark_positions(positions.expand(heads, -1))
-        mask = visible(cache, count, positions, None, block.window)
-        return attend(query, cache.keys, cache.values, mask, scoring), mean_keys(mask, cache.length)
+            mask = see()
+        return attend(query, self.keys, self.values, mask, scoring), mean_keys(mask, self.length)
+
+    def _retrieve(self, source: KeyValueState, query: Tensor) -> None:
+        """Put what a query [heads, head_dim] chooses before the entries of its own pass."""
+        keys, values, positions = self.keys.clone(), self.values.clone(), self.positions[0].clone()
+        heads = self._block.kv_heads
+        self.crop(self.length)
+        if source.length:
+            index = chosen_entries(query, source, self._chunk, self._budget, self._block)
+            stands = source.positions.expand(heads, -1).gather(1, index)
+            self.append(*source.gather(index), stands[0], rows=())
+            self.mark_positions(stands)
+        self.copied = self.length
+        self.append(keys, values, positions)
+        if not source.length:
+            self.mark_positions(positions.expand(heads, -1))
 
 
-def chosen_entries(query: Tensor, cache: LayerCache, chunk: int, budget: int, block: Block) -> Tensor:
+def chosen_entries(query: Tensor, cache: KeyValueState, chunk: int, budget: int, block: Block) -> Tensor:
     """Entries [kv_heads, chosen] of a layer's cache that a query would look at, in order.
 
     Parameters
     ----------
     query : Tensor [heads, head_dim]
-    cache : LayerCache
+    cache : KeyValueState
     chunk, budget : int
         The first chunk, where attention sinks stand, and the entries that fill no chunk at the end are always chosen;
         of the others those whose mean key has the largest product with the query, softmax over chunks, summed over the

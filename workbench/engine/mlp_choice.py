@@ -1,0 +1,75 @@
+"""What runs of one block's MLP in one pass, as the policies of ``mlp`` and ``experts`` decide, and what that spares."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from workbench.models import Block
+
+if TYPE_CHECKING:
+    from workbench.engine.slots import ExpertsPolicy, MlpPolicy
+
+
+class MlpChoice:
+    """A :class:`workbench.models.block.Choice` that counts.
+
+    Parameters
+    ----------
+    block : Block
+    policy : object, optional
+        Of the slot ``experts`` for a sparse block, of ``mlp`` for a dense one; None runs what the model itself would.
+
+    Attributes
+    ----------
+    experts_per_token, experts_run : int
+        Experts that a row went through, and how many different ones that were; 0 of a dense block.
+    spared_flops, spared_bytes : int
+        Counted operations of a dense block's MLP that were left out, and bytes of its weights that were not read.
+    """
+
+    experts_per_token = experts_run = spared_flops = spared_bytes = 0
+
+    def __init__(self, block: Block, policy: Any = None) -> None:
+        self._block, self._policy = block, policy
+        self._fetch = getattr(policy, "fetch_expert", None)
+
+    def experts(self, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`workbench.engine.slots.ExpertsPolicy.choose_experts`."""
+        block, policy = self._block, self._policy
+        weights, indices = block.route(logits) if policy is None else policy.choose_experts(block, x, logits)
+        self.experts_run, self.experts_per_token = int(indices.unique().numel()), indices.shape[1]
+        return weights, indices
+
+    def fetch(self, expert: int) -> tuple[Tensor, Tensor]:
+        """See :meth:`workbench.engine.slots.ExpertPlacesPolicy.fetch_expert`."""
+        if self._fetch is not None:
+            return self._fetch(self._block, expert)
+        return self._block.router.gate_up[expert], self._block.router.down[expert]
+
+    def neurons(self, x: Tensor) -> Tensor | None:
+        """See :meth:`workbench.engine.slots.MlpPolicy.neurons`."""
+        chosen = self._policy.neurons(self._block, x)
+        if chosen is not None:
+            self._spare(chosen, len(x))
+        return chosen
+
+    def _spare(self, chosen: Tensor, rows: int) -> None:
+        up, down = self._block.up.weight, self._block.down.weight
+        neurons = down.shape[1]
+        each = (up.numel() + down.numel()) // neurons
+        if chosen.dtype == torch.bool:
+            multiplied, read = int(chosen.sum()), int(chosen.any(0).sum())
+        else:
+            multiplied, read = rows * len(chosen), len(chosen)
+        self.spared_flops = 2 * each * (rows * neurons - multiplied)
+        self.spared_bytes = each * (neurons - read) * down.element_size()
+
+
+def choice_of(block: Block, mlp: MlpPolicy | None, experts: ExpertsPolicy | None) -> MlpChoice | None:
+    """What decides of a block's MLP; None for a dense one that runs whole."""
+    if block.router is not None:
+        return MlpChoice(block, experts)
+    return None if mlp is None else MlpChoice(block, mlp)

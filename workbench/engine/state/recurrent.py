@@ -1,0 +1,208 @@
+"""A layer that remembers a state of fixed size in place of entries, and how drafts are taken out of it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from workbench.errors import WorkbenchError
+
+Tensors = dict[str, Tensor]
+
+
+class RecurrentState:
+    """What a recurrent mixer remembers.
+
+    It cannot be cropped. A pass whose rows may be dropped again (a chain or a tree of drafted tokens) goes through the
+    mixer row by row, each from the state that its parent left, and the states stay until :meth:`settle` picks that of
+    the last row kept. So every row is computed as if it had come alone, and nothing runs twice. The price is one state
+    for each row while they wait.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor, optional
+        The state before the first token.
+    history : int
+        States of so many tokens before the newest are held too, so that :meth:`crop` can go back to them: what a draft
+        model needs. Without it the only way back is to the beginning.
+
+    Attributes
+    ----------
+    tensors : dict of str to Tensor
+        The present state. A mixer puts new tensors in and never writes into those that are there: a snapshot is then no
+        copy.
+    length : int
+        Tokens that went through.
+    """
+
+    recurrent = True
+    form = "recurrent"
+    contiguous = True
+    kept = 0.0
+    room: int | None = None
+
+    def __init__(self, tensors: Mapping[str, Tensor] | None = None, history: int = 0) -> None:
+        self.tensors: Tensors = dict(tensors or {})
+        self.history = history
+        self.length = 0
+        self.rows: list[Sequence[int]] = []
+        self._first = dict(self.tensors)
+        # Length -> state, of the newest tokens and not of the present one.
+        self._earlier: dict[int, Tensors] = {}
+        self._before: tuple[int, Tensors] | None = None
+        self._after: dict[int, Tensors] = {}
+
+    @property
+    def positions(self) -> Tensor:
+        """int Tensor [1, 0]: there are no entries."""
+        return torch.zeros(1, 0, dtype=torch.long)
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.bytes_by().values())
+
+    def bytes_by(self) -> dict[tuple[str, str], int]:
+        """Bytes of the present state, and of those that may be gone back to."""
+        held: dict[tuple[str, str], int] = {}
+        counted: set[int] = set()
+        present = "recurrent state"
+        earlier = [*self._earlier.values(), *self._after.values(), *([self._before[1]] if self._before else [])]
+        for kind, tensors in ((present, self.tensors), *(("earlier states", each) for each in earlier)):
+            for tensor in tensors.values():
+                if id(tensor) not in counted:
+                    counted.add(id(tensor))
+                    place = kind, tensor.device.type
+                    held[place] = held.get(place, 0) + tensor.numel() * tensor.element_size()
+        return held
+
+    def advance(
+        self,
+        mixer: Callable[[Tensor, RecurrentState], Tensor],
+        x: Tensor,
+        parents: Sequence[int] | None = None,
+        rows: Sequence[int] | None = None,
+        revocable: bool = True,
+    ) -> Tensor:
+        """Take rows in.
+
+        Parameters
+        ----------
+        mixer : callable
+            ``mixer(x, state)`` gives what the sublayer adds, and leaves the state after the last row in ``tensors``.
+        x : Tensor [batch, rows, width]
+        parents : sequence of int, optional
+            Of a tree the place in ``x`` of every row's parent, -1 for what came before the pass; by default a chain.
+        rows : sequence of int, optional
+            Rows of the pass that these are; by default all of them, in order.
+        revocable : bool
+            Whether :meth:`settle` may drop some of several rows. A prompt goes through in one piece.
+
+        Returns
+        -------
+        Tensor [batch, rows, width]
+        """
+        count = x.shape[1]
+        rows = range(count) if rows is None else rows
+        if not self.rows:
+            self._begin()
+        self.rows.append(rows)
+        if count == 1 or not revocable:
+            out = mixer(x, self)
+            self.length += count
+            self._after = {rows[-1]: dict(self.tensors)} if count == 1 else {}
+            return out
+        start, before, after, outs = self.length, dict(self.tensors), [], []
+        for row in range(count):
+            parent = row - 1 if parents is None else parents[row]
+            self.tensors = dict(before if parent < 0 else after[parent])
+            outs.append(mixer(x[:, row : row + 1], self))
+            after.append(dict(self.tensors))
+        self._after = dict(zip(rows, after))
+        self.length = start + count
+        return torch.cat(outs, 1)
+
+    def settle(self, kept: Sequence[int]) -> None:
+        """Be as after the last of the rows ``kept`` (increasing: a chain, or a path of the tree).
+
+        Raises
+        ------
+        WorkbenchError
+            If rows of a pass that was not ``revocable`` are to be dropped.
+        """
+        passed = {row for each in self.rows for row in each}
+        if not passed:
+            return
+        ran = [row for row in kept if row in passed]
+        if len(ran) < len(passed) and ran and ran[-1] not in self._after:
+            raise WorkbenchError("rows went through a recurrent layer in one piece: let its pass be revocable")
+        length, tensors = self._before
+        if len(ran) < len(passed) or len(self._after) > 1:
+            self.length, self.tensors = length, dict(tensors)
+            for row in ran:
+                self._remember()
+                self.tensors = dict(self._after[row])
+                self.length += 1
+        new = {row: place for place, row in enumerate(kept)}
+        self.rows = [[new[row] for row in each if row in new] for each in self.rows]
+        self._before, self._after = None, {}
+
+    def pack(self) -> None:
+        """Let go of what the pass could have gone back to."""
+        self._before, self._after = None, {}
+
+    def can_crop(self, count: int) -> bool:
+        """Whether the state before the last ``count`` tokens is there."""
+        return count in (0, self.length) or self.length - count in self._earlier
+
+    def crop(self, count: int) -> None:
+        """Go back by ``count`` tokens, to the beginning or to a state that is held.
+
+        Raises
+        ------
+        WorkbenchError
+            If that state is gone.
+        """
+        if not self.can_crop(count):
+            raise WorkbenchError(
+                f"a recurrent layer cannot forget its last {count:,} tokens: begin anew, or hold a history"
+            )
+        if count:
+            self.length -= count
+            self.tensors = dict(self._earlier[self.length] if self.length else self._first)
+            self._earlier = {length: each for length, each in self._earlier.items() if length < self.length}
+        self.rows = []
+        self._before, self._after = None, {}
+
+    def snapshot(self) -> tuple[int, Tensors]:
+        """What :meth:`restore` goes back to, any number of times."""
+        return self.length, dict(self.tensors)
+
+    def restore(self, snapshot: tuple[int, Tensors]) -> None:
+        """Be as at the snapshot."""
+        self.length, self.tensors = snapshot[0], dict(snapshot[1])
+        self._earlier = {length: each for length, each in self._earlier.items() if length < self.length}
+        self.rows = []
+        self._before, self._after = None, {}
+
+    def copy(self, reserve: int) -> RecurrentState:
+        """The same state in tensors of its own."""
+        made = RecurrentState({name: each.clone() for name, each in self._first.items()}, self.history)
+        made.tensors = {name: each.clone() for name, each in self.tensors.items()}
+        made.length = self.length
+        return made
+
+    def _begin(self) -> None:
+        """A pass begins: what the last one could go back to is gone, but for the history."""
+        if self.history and self._after:
+            # A chain that nobody settled was kept as a whole.
+            states = list(self._after.values())[:-1]
+            self._earlier |= {self.length - len(states) + place: each for place, each in enumerate(states)}
+        self._remember()
+        self._before, self._after = (self.length, dict(self.tensors)), {}
+
+    def _remember(self) -> None:
+        if self.history:
+            self._earlier[self.length] = dict(self.tensors)
+            self._earlier = dict(sorted(self._earlier.items())[-self.history :])

@@ -1,0 +1,1 @@
+"""Slot ``context``: Which prompt tokens are computed, layer by layer."""

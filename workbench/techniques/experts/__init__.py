@@ -1,0 +1,1 @@
+"""Slot ``experts``: Which experts run, and where they live."""

@@ -1,0 +1,1 @@
+"""Slot ``mlp``: Which neurons or sublayers of a dense block run."""

@@ -1,0 +1,1 @@
+"""Slot ``prefill_attention``: Which keys a prompt query reads."""

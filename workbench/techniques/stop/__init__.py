@@ -1,0 +1,1 @@
+"""Slot ``stop``: When to end."""

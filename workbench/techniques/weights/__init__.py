@@ -1,0 +1,1 @@
+"""Slot ``weights``: What the weights, or whole sublayers, are before the run."""
