@@ -14,6 +14,11 @@ Source
 github.com/smart-lty/ParallelSpeculativeDecoding: a step drafts gamma tokens. The last of the gamma rows that its
 post-verify reads is that of the first token which was drafted in the same step.
 
+Formula
+-------
+A step that keeps all of gamma tokens costs max(t_model, gamma t_draft) instead of their sum. Every token is accepted
+with min(1, p / q) and replaced from max(0, p - q), normalised, as in speculative sampling.
+
 Deviates
 --------
 Gamma is ``draft`` plus one, so that ``draft`` tokens are left for the next verification; the paper tunes it to the
