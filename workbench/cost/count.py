@@ -48,7 +48,8 @@ class BlockCost:
     def flops(self, tokens: int, keys_read: float, experts_per_token: float = 0.0) -> int:
         """Operations of ``tokens`` tokens, each reading ``keys_read`` keys on average."""
         experts = 0 if self.expert is None else tokens * experts_per_token * self.expert.flops(1)
-        return int(self._of(tokens)[0] + experts + 4 * tokens * keys_read * self.heads * self.head_dim)
+        weights, _ = self._known.get(tokens) or self._ask(tokens)
+        return int(weights + experts + 4 * tokens * keys_read * self.heads * self.head_dim)
 
     def bytes(self, tokens: int, keys_touched: float, experts_run: int = 0, entry_bytes: float | None = None) -> int:
         """Bytes of weights and of keys and values read, and of new keys and values written: ``entry_bytes`` for a key
@@ -56,10 +57,10 @@ class BlockCost:
         experts = 0 if self.expert is None else experts_run * self.expert.bytes(tokens)
         if entry_bytes is None:
             entry_bytes = 2 * self.kv_heads * self.head_dim * self.item
-        return int(self._of(tokens)[1] + experts + (keys_touched + tokens) * entry_bytes)
+        _, weights = self._known.get(tokens) or self._ask(tokens)
+        return int(weights + experts + (keys_touched + tokens) * entry_bytes)
 
-    def _of(self, tokens: int) -> tuple[int, int]:
-        """Operations and bytes of what every token multiplies; asked once for every number of tokens."""
-        if tokens not in self._known:
-            self._known[tokens] = self.dense.flops(tokens), self.dense.bytes(tokens)
-        return self._known[tokens]
+    def _ask(self, tokens: int) -> tuple[int, int]:
+        """Operations and bytes of what every token multiplies, to be known from now on."""
+        known = self._known[tokens] = self.dense.flops(tokens), self.dense.bytes(tokens)
+        return known

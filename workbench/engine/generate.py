@@ -17,9 +17,9 @@ from workbench.engine.loop import Loop
 from workbench.engine.options import Options, check_context
 from workbench.engine.recipe import Recipe
 from workbench.engine.rotation import room
+from workbench.engine.run import Run, TechniqueLike
 from workbench.engine.sampling import Chance, Sampler, entropy
 from workbench.engine.session import Generation, State
-from workbench.engine.slots import Run, TechniqueLike
 from workbench.errors import PromptError
 from workbench.models import EmbeddingSegment, Model
 from workbench.models.prompt import check_length, read_prompt
@@ -148,7 +148,7 @@ def generate(
     recipe = Recipe(techniques)
     if text.embeddings is not None:
         check_reads_embeddings(recipe)
-    run = Run(model, tuple(tokens), max_new_tokens, sampler, seed, recipe.stepwise, text.embeddings)
+    run = Run(model, tuple(tokens), max_new_tokens, sampler, seed, recipe.stepwise, embeddings=text.embeddings)
     return Generation(Loop(run, recipe, options, past), cancel)
 
 
