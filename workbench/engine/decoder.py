@@ -58,6 +58,8 @@ class Decoder:
         Passes finished since then.
     ledger : Ledger
         What the model and its policies spent since then; ``flops`` and ``bytes`` are its sums.
+    repeated : set of int
+        Layers that some row has visited twice.
     shelf : Shelf
         Rows that earlier passes postponed, by their place in the text; see :meth:`Pass.postpone`.
     attend : LayerAttention
@@ -94,6 +96,7 @@ class Decoder:
         # A depth policy may wish to hold the pass that it is asked about.
         self.opened = getattr(self.depth, "opened", None)
         self._open: Pass | None = None
+        self.repeated: set[int] = set()
         self._costs = [block_cost(block) for block in self.anatomy.blocks]
         self.hidden: Tensor | None = None
         self.ahead: Tensor | None = None
@@ -161,6 +164,7 @@ class Decoder:
         self._open = Pass(self, tokens, relation, inputs, length, prefill, last_chunk)
         return self._open
 
+    @torch.inference_mode()
     def commit(self, passed: int, kept: Sequence[int]) -> None:
         """After a verification of ``passed`` tokens keep those at places ``kept`` (increasing) in the cache and on the
         shelf, and drop the others."""

@@ -60,8 +60,11 @@ class Running:
         self._evicted: set[int] = set()
         if not self.start:
             self._length = cache.read_as = length or len(self.tokens)
-        for layer in cache.layers:
+        for index, layer in enumerate(cache.layers):
             layer.rows = []
+            # Entries that an earlier run left: there are more of them than tokens.
+            if decoder.depth is not None and layer.length > self.start:
+                decoder.repeated.add(index)
         self._embed(range(len(self.tokens)), inputs)
         if self._watch is not None:
             self._watch("embedding", -1, self.x)
@@ -120,7 +123,9 @@ class Running:
         self.x, self.rows = x, rows
         self.positions = self._positions(rows) if positions is None else positions
         self._ropes = self._tables(self.positions)
-        self.visibility = Visibility(self.relation, rows, self.start, self.positions, self._evicted)
+        self.visibility = Visibility(
+            self.relation, rows, self.start, self.positions, self._evicted, self.decoder.repeated
+        )
         self._straight = rows[-1] - rows[0] == len(rows) - 1
         self._carried: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -188,6 +193,10 @@ class Running:
         """Add entries of rows to a layer; ``straight`` where their numbers follow one another."""
         layer = self.decoder.cache.layers[index]
         positions = self.positions if rows is self.rows else self._positions(rows)
+        if layer.rows and index not in self.decoder.repeated:
+            visited = set().union(*layer.rows)
+            if not visited.isdisjoint(rows):
+                self.decoder.repeated.add(index)
         layer.append(key, value, positions, rows)
         # Entries in the order of the text, none missing, need no positions written beside them.
         if layer.contiguous and not (straight and layer.length == self.start + rows[-1] + 1):
