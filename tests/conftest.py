@@ -19,6 +19,7 @@ os.environ.setdefault("WORKBENCH_ROTATION", date.today().isoformat())
 import cpu_seconds
 import jaxtyping
 import pytest
+import sharing
 
 
 def shaped_modules():
@@ -40,6 +41,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.pluginmanager.register(cpu_seconds.Clock(config), "cpu-seconds")
+    config.pluginmanager.register(sharing, "sharing")
 
 
 def pytest_report_header(config):
