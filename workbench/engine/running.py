@@ -42,6 +42,8 @@ class Running:
     prefill, last_chunk : bool
     """
 
+    _postponed = False
+
     def __init__(
         self,
         decoder: Decoder,
@@ -218,3 +220,25 @@ class Running:
         if not rows or rows[-1] >= 0 or rows != sorted(set(rows)):
             raise PassError(f"{list(positions)} are no increasing positions of the {self.start:,} tokens before it")
         return rows
+
+    def _put_down(self) -> None:
+        """Sort out who has not run to the end: pending rows go to the decoder, the pass's own are unembedded as they
+        stand, and rows of earlier text are not unembedded at all."""
+        if not self.shelf and self.rows[0] >= 0 and not (self._postponed and self.stopped is not None):
+            return
+        pending, start = self.decoder.shelf, self.start
+
+        def waits(row: int) -> bool:
+            return row < 0 or (self._postponed and row < self.count)
+
+        if self.stopped is not None:
+            places = [place for place, row in enumerate(self.rows) if waits(row)]
+            pending.put([start + self.rows[place] for place in places], self.x[0, places], self.stopped)
+        for row in filter(waits, self.shelf.rows()):
+            pending.put([start + row], self.shelf.look([row]), self.shelf.layer(row))
+        own = [row for row in self.shelf.rows() if row >= 0]
+        places = [place for place, row in enumerate(self.rows) if row >= 0]
+        if own or len(places) < len(self.rows):
+            self.x, self.rows = self.x[:, places], [self.rows[place] for place in places]
+            if own:
+                self._merge(own, self.shelf.take(own))
