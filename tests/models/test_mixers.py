@@ -100,7 +100,7 @@ def test_the_model_it_was_put_into_is_as_it_was_and_a_view_knows_its_weights():
 
 def test_it_has_no_keys_to_count():
     block = with_recurrent_layers(tiny("llama")).anatomy.blocks[1]
-    cost = block_cost(block, 4)
+    cost = block_cost(block)
     assert cost.flops(3, keys_read=0) == cost.flops(3, keys_read=99) == block.flops(3)
     assert cost.bytes(3, keys_touched=99) == block.bytes(3)
     others = dataclasses.replace(block, mixer=tiny("llama").anatomy.blocks[1].mixer)

@@ -31,18 +31,14 @@ class BlockCost:
         What every token multiplies.
     expert : Counted or None
         One expert, which stands for all; None for a dense block.
-    heads, kv_heads, head_dim : int
+    heads, head_dim : int
         0 where there is no attention.
-    item : int
-        Bytes of one element of keys and values.
     """
 
     dense: Counted
     expert: Counted | None
     heads: int
-    kv_heads: int
     head_dim: int
-    item: int
     _known: dict[int, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def flops(self, tokens: int, keys_read: float, experts_per_token: float = 0.0) -> int:
@@ -51,12 +47,10 @@ class BlockCost:
         weights, _ = self._known.get(tokens) or self._ask(tokens)
         return int(weights + experts + 4 * tokens * keys_read * self.heads * self.head_dim)
 
-    def bytes(self, tokens: int, keys_touched: float, experts_run: int = 0, entry_bytes: float | None = None) -> int:
+    def bytes(self, tokens: int, keys_touched: float, experts_run: int = 0, entry_bytes: float = 0.0) -> int:
         """Bytes of weights and of keys and values read, and of new keys and values written: ``entry_bytes`` for a key
-        and its value over all heads, by default elements of ``item`` bytes."""
+        and its value over all heads, as they are stored."""
         experts = 0 if self.expert is None else experts_run * self.expert.bytes(tokens)
-        if entry_bytes is None:
-            entry_bytes = 2 * self.kv_heads * self.head_dim * self.item
         _, weights = self._known.get(tokens) or self._ask(tokens)
         return int(weights + experts + (keys_touched + tokens) * entry_bytes)
 

@@ -6,8 +6,8 @@ from workbench.cost.count import BlockCost
 from workbench.models import Block
 
 
-def block_cost(block: Block, item: int) -> BlockCost:
-    """The constants of a block whose keys and values have elements of ``item`` bytes; none of a recurrent one."""
+def block_cost(block: Block) -> BlockCost:
+    """The constants of a block; all its experts are taken to cost what the first one does."""
     mixer = block.mixer
-    heads = (0, 0, 0) if mixer.recurrent else (mixer.heads, mixer.kv_heads, mixer.head_dim)
-    return BlockCost(block, None if block.router is None else block.router.experts[0], *heads, item)
+    heads = (0, 0) if mixer.recurrent else (mixer.heads, mixer.head_dim)
+    return BlockCost(block, None if block.router is None else block.router.experts[0], *heads)

@@ -20,7 +20,6 @@ from workbench.engine.ledger import DRAFT, MODEL
 from workbench.engine.logprobs import top_logprobs
 from workbench.engine.memory_errors import plain_memory_errors
 from workbench.engine.options import Options
-from workbench.engine.passes import Pass
 from workbench.engine.recipe import Recipe
 from workbench.engine.rotation import outgrown, room
 from workbench.engine.run import Run
@@ -185,8 +184,7 @@ class Loop:
             self._entropies = [entropy(logits[row]) for row in rows[: len(produced)]]
             self._verification = verification
         self._wait(decoder)
-        ledger = decoder.ledger
-        ledger.count(DRAFT, draft.flops, draft.bytes, draft_seconds)
+        (ledger := decoder.ledger).count(DRAFT, draft.flops, draft.bytes, draft_seconds)
         policies = ledger.besides(MODEL, DRAFT)
         return Step(
             index=index,
@@ -224,7 +222,7 @@ class Loop:
         """Bring a decoder up to ``text`` and return the logits after it, and after every node of a draft."""
         held, chunk = decoder.cache.length, self.options.prefill_chunk
         draft = draft or Draft()
-        paused = self._resumable(decoder, text, draft)
+        paused = draft.resumed(decoder, text)
         if held < len(self.prompt):
             # On top of another run's cache, even of one that had to be computed anew, the prompt is a question.
             context = 0 if self.past is not None and self.past.cached else self.options.context_tokens
@@ -237,18 +235,6 @@ class Loop:
         parents = None if draft.parents is None else [-1, *(parent + 1 for parent in draft.parents)]
         verifying = paused or decoder.open([text[-1], *draft.tokens], parents)
         return decoder.complete(verifying, "all", draft.ahead, draft.looks)
-
-    @staticmethod
-    def _resumable(decoder: Decoder, text: Sequence[int], draft: Draft) -> Pass | None:
-        """The pass that a draft hands over, if it is of this decoder, text and draft; any other is closed."""
-        paused = draft.paused
-        if paused is None:
-            return None
-        begins = paused.decoder is decoder and not paused.finished and paused.start == len(text) - 1
-        if begins and paused.tokens == [text[-1], *draft.tokens]:
-            return paused
-        paused.close()
-        return None
 
     def adjusted(self, text: Sequence[int], logits: Tensor) -> Tensor:
         """Logits [vocabulary] after the stack of ``logits`` policies."""
