@@ -14,7 +14,7 @@ from workbench.engine.rotation import ropes
 from workbench.engine.shelf import Shelf
 from workbench.engine.visibility import Visibility
 from workbench.errors import WorkbenchError
-from workbench.models.block import Rope
+from workbench.models.rotate import Rope
 
 if TYPE_CHECKING:
     from workbench.engine.decoder import Decoder
