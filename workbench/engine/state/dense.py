@@ -38,9 +38,8 @@ class LayerCache(Entries):
         """A cache of its own that holds these entries [batch, kv_heads, n, head_dim] of a text's beginning."""
         made = LayerCache(reserve)
         made._allocate(keys, keys.shape[2] + reserve)
+        made._add(keys, values)
         made.length = keys.shape[2]
-        made._keys[:, :, : made.length] = keys
-        made._values[:, :, : made.length] = values
         return made
 
     @property

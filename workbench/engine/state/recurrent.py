@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class RecurrentState:
         Tokens that went through.
     """
 
-    recurrent = True
+    recurrent: ClassVar[bool] = True
     form = "recurrent"
     contiguous = True
     kept = 0.0

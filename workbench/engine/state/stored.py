@@ -27,7 +27,6 @@ class Stored(abc.ABC):
 
     recurrent: ClassVar[bool] = False
     attend: Callable[[Tensor, Visible, Scoring], tuple[Tensor, float] | None] | None = None
-    room: int | None = None
 
     def __init__(self, reserve: int) -> None:
         self.reserve = reserve
@@ -102,6 +101,11 @@ class Stored(abc.ABC):
     def appended(self) -> int:
         """Entries that the last pass added."""
         return sum(map(len, self.rows))
+
+    @property
+    def room(self) -> int | None:
+        """None: entries stay as they came, so that a pass may read any number of tokens ahead."""
+        return None
 
     @property
     def contiguous(self) -> bool:
