@@ -22,9 +22,9 @@ from workbench.engine.options import Options
 from workbench.engine.passes import Pass
 from workbench.engine.recipe import Recipe
 from workbench.engine.rotation import outgrown, room
+from workbench.engine.run import Run
 from workbench.engine.sampling import check_adjusted, check_any_left, check_finite, entropy
 from workbench.engine.session import State, key_of
-from workbench.engine.slots import Run
 from workbench.engine.step import Step
 
 _DECODER_SLOTS = ("context", "depth", "mlp", "experts", "prefill_attention", "attention", "evict", "store")
@@ -58,7 +58,7 @@ class Loop:
         self.drafter = recipe.policy("draft", run)
         self.length = recipe.policy("draft_length", run)
         # A technique that does not fit the model says so now, not at the first token.
-        for slot in _DECODER_SLOTS:
+        for slot in ("weights", *_DECODER_SLOTS):
             recipe.policies(slot, run)
         self.decoders: dict[int, Decoder] = {}
 

@@ -1,20 +1,18 @@
 """The slots of the decode loop: what a technique may decide, and what the loop asks of it.
 
-A technique is settings; :meth:`TechniqueLike.start` turns it into a *policy*, an object with the methods of the slots
-that it claims, which lives for one run. The loop calls nothing else.
+A technique is settings; :meth:`workbench.engine.run.TechniqueLike.start` turns it into a *policy*, an object with the
+methods of the slots that it claims, which lives for one run. The loop calls nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
 from workbench.engine.draft import Draft, Verification
-from workbench.engine.ledger import Ledger
 from workbench.engine.sampling import Sampler
 from workbench.errors import SettingError
 
@@ -60,34 +58,6 @@ def check_slots(slots: Iterable[str], who: str = "") -> None:
                 f"is now {_RENAMED[slot]}" if slot in _RENAMED else f"does not exist; there are {', '.join(SLOTS)}"
             )
             raise SettingError(f"{who}{': ' if who else ''}the slot {slot!r} {renamed}")
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a technique is told when a run starts.
-
-    Attributes
-    ----------
-    model : Model
-        The model that the policy will serve.
-    prompt : tuple of int
-    max_new_tokens : int
-    sampler : Sampler
-        How the next token is chosen.
-    seed : int
-    stepwise : bool
-        Whether a technique of the recipe acts between tokens, so that the text may hang on how many a step verifies.
-    ledger : Ledger
-        Where a policy writes down what it computes itself: that is part of the step's FLOPs, bytes and seconds.
-    """
-
-    model: Model
-    prompt: tuple[int, ...]
-    max_new_tokens: int
-    sampler: Sampler
-    seed: int
-    stepwise: bool = False
-    ledger: Ledger = field(default_factory=Ledger, compare=False, repr=False)
 
 
 class WeightsPolicy(Protocol):
@@ -252,12 +222,24 @@ class StopPolicy(Protocol):
         """Whether to end after these tokens."""
 
 
-class TechniqueLike(Protocol):
-    """What the loop needs of a technique; :class:`workbench.techniques.Technique` is the one to inherit from."""
+PROTOCOLS: dict[str, type] = {
+    "weights": WeightsPolicy,
+    "context": ContextPolicy,
+    "depth": DepthPolicy,
+    "mlp": MlpPolicy,
+    "experts": ExpertsPolicy,
+    "prefill_attention": PrefillAttentionPolicy,
+    "attention": AttentionPolicy,
+    "evict": CachePolicy,
+    "store": StorePolicy,
+    "draft": DraftPolicy,
+    "draft_length": DraftLengthPolicy,
+    "accept": AcceptPolicy,
+    "logits": LogitsPolicy,
+    "switch": SwitchPolicy,
+    "stop": StopPolicy,
+}
+"""Slot -> what a policy of it has."""
 
-    slots: ClassVar[tuple[str, ...]]
-    stepwise: ClassVar[bool]
-    excludes: ClassVar[tuple[str, ...]]
-
-    def start(self, run: Run) -> Any:
-        """The policy of one run."""
+OPTIONAL: dict[str, type] = {"experts": ExpertPlacesPolicy}
+"""Slot -> what a policy of it may have beside that."""

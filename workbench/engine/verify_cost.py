@@ -17,7 +17,7 @@ import torch
 from workbench.cost.hardware import DATA_SHEETS, Hardware
 from workbench.cost.roofline import step_seconds
 from workbench.engine.decoder import Decoder
-from workbench.engine.slots import Run
+from workbench.engine.run import Run
 from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.models.anatomy import Anatomy

@@ -207,7 +207,7 @@ def test_it_reads_from_what_other_techniques_leave(other, family):
 @pytest.mark.bundled
 def test_few_keys_find_the_needle_and_choices_are_reused(bundled, monkeypatch):
     from workbench.engine import generate
-    from workbench.tasks import found, needle
+    from workbench.tasks import needle, needle_found
 
     policies, start = [], TokenSelect.start
     monkeypatch.setattr(TokenSelect, "start", lambda self, run: policies.append(start(self, run)) or policies[-1])
@@ -215,7 +215,7 @@ def test_few_keys_find_the_needle_and_choices_are_reused(bundled, monkeypatch):
     for length, depth, seed in ((500, 0.3, 3), (900, 0.5, 5)):
         prompt = needle(bundled.tokenizer, length, depth, seed, template=0)
         steps = list(generate(bundled, prompt.prompt, [technique], max_new_tokens=7))
-        assert found(bundled.decode([token for step in steps for token in step.tokens]), prompt)
+        assert needle_found(bundled.decode([token for step in steps for token in step.tokens]), prompt)
         reading = [sum(step.keys_read) / len(step.keys_read) for step in steps[1:]]
         votes, reuses = policies[-1].votes, policies[-1].reuses
         print(f"{length} tokens: {max(reading):.0f} keys read at most, {votes} votes, {reuses} reuses")

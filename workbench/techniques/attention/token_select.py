@@ -5,6 +5,16 @@ Paper
 Wu et al., TokenSelect: Efficient Long-Context Inference and Length Extrapolation for LLMs via Dynamic Token-Level KV
 Cache Selection, 2024, arXiv 2411.02886.
 
+Formula
+-------
+A layer's query rows q_h (h a query head) score the held keys k_j of their KV head; with sinks and newest keys left out
+
+    v_j = sum_h softmax_j(scale q_h . k_j),    read = sinks + top-k of v + newest.
+
+A choice made by the query c (all heads side by side, the mean of rows) is used again for q while
+
+    cos(q, c) > threshold.
+
 Deviates
 --------
 The prompt is read in full; selection begins with the first generated token. There is no paged kernel: the chosen keys

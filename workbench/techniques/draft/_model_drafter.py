@@ -125,11 +125,7 @@ class ModelDrafter:
             If there is no such drafter, or it knows too few positions for the run.
         """
         model = drafter_model(run.model, name)
-        if model.anatomy.positions < len(run.prompt) + run.max_new_tokens - 1:
-            raise SettingError(
-                f"{model.name} knows {model.anatomy.positions:,} positions, too few to draft for "
-                f"{len(run.prompt):,} prompt tokens and {run.max_new_tokens:,} new ones"
-            )
+        run.check_positions(model)
         return cls(model, run.max_new_tokens + ahead)
 
     @property

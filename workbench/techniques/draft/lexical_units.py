@@ -5,6 +5,11 @@ Paper
 Sun et al., Decoding at the Speed of Thought: Harnessing Parallel Decoding of Lexical Units for LLMs, 2024, arXiv
 2405.15208.
 
+Formula
+-------
+Padding row k after the text is ``E_k + B_k SiLU(A norm(x))``, x the last token's embedding, and its distribution p_k
+says the token k + 1 on. A unit is the longest run of k = 1, 2, ... with max p_k >= ``alpha``.
+
 Deviates
 --------
 The paper trains the whole model to speak at padding positions; here the model is frozen and the padding embeddings with
@@ -37,6 +42,7 @@ from workbench.parts.lookahead.base import position_shift
 from workbench.parts.lookahead.padding import Padding
 from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
+from workbench.techniques.draft._drafter import Drafter
 
 
 @register
@@ -87,7 +93,7 @@ class LexicalUnits(Technique):
         return part.requires_grad_(False)
 
 
-class _Units:
+class _Units(Drafter):
     """The unit to come, and the padding rows that look for the one after it."""
 
     def __init__(self, technique: LexicalUnits, part: Padding | None, run: Run) -> None:

@@ -5,6 +5,14 @@ Paper
 Jeon et al., Recursive Speculative Decoding: Accelerating LLM Inference via Sampling Without Replacement, 2024, arXiv
 2402.14160. Stochastic beam search: Kool et al., Stochastic Beams and Where to Find Them, 2019, arXiv 1903.06059.
 
+Formula
+-------
+The siblings of a node are drawn from q_1 = q, q_(i+1) = q_i less its i-th, normalised, and kept with
+
+    min(1, p_i / q_i),    p_1 = p,    p_(i+1) = max(0, p_i - q_i), normalised.
+
+Beams keep the largest phi + Gumbel(0), phi the path's log-probability; no child's sum exceeds its parent's.
+
 Deviates
 --------
 The paper adds Gumbel noise to every log-probability and takes the largest. Here the largest, the second largest and so
@@ -25,10 +33,11 @@ from typing import Annotated, Literal, Self
 from pydantic import Field
 from torch import Tensor
 
-from workbench.engine import Chance, Draft, Run, Sampler, Verification
+from workbench.engine import Chance, Draft, Run, Sampler
 from workbench.errors import SettingError
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
+from workbench.techniques.draft._drafter import Drafter
 from workbench.techniques.draft._model_drafter import DrafterName, ModelDrafter
 from workbench.techniques.draft._without_replacement import GrowingTree, recursive_rejection
 
@@ -103,7 +112,7 @@ class WithoutReplacementTree(Technique):
         return cls(model="/2", beam=2, depth=2)
 
 
-class _Recursive:
+class _Recursive(Drafter):
     """A tree for every step, and its verification."""
 
     def __init__(self, technique: WithoutReplacementTree, drafter: ModelDrafter, sampler: Sampler) -> None:
@@ -131,9 +140,6 @@ class _Recursive:
 
     def accept(self, draft: Draft, logits: Tensor, sampler: Sampler) -> tuple[list[int], int]:
         return recursive_rejection(draft, logits, sampler)
-
-    def verified(self, verification: Verification) -> None:
-        pass
 
 
 def branch(tree: GrowingTree, layer: Sequence[int], children: int) -> list[int]:

@@ -6,6 +6,11 @@ Simonds, Entropy Adaptive Decoding: Dynamic Model Switching for Efficient Infere
 entropy [bits] of the next-token distribution, before temperature, is averaged over the last tokens; above a threshold
 the large model takes the next token, below it the small one, and a switch is followed by a few tokens without another.
 
+Formula
+-------
+H_t = -sum_x p_t(x) log2 p_t(x); the large model writes while the mean of the last ``window`` H_t is at least
+``threshold``, the small one otherwise, each for ``dwell`` tokens at least.
+
 Deviates
 --------
 The prompt is read by the large model, and the small one reads it at the first switch; a model that takes over first
@@ -24,7 +29,6 @@ from typing import Annotated, Self
 from pydantic import Field
 
 from workbench.engine import Run, Verification
-from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.models.companion import companion
 from workbench.settings import outside, settings
@@ -60,11 +64,7 @@ class EntropyAdaptive(Technique):
 
     def start(self, run: Run) -> _Switch:
         small = companion(run.model, self.small)
-        if small.anatomy.positions < len(run.prompt) + run.max_new_tokens - 1:
-            raise SettingError(
-                f"{small.name} knows {small.anatomy.positions:,} positions, too few for {len(run.prompt):,} prompt "
-                f"tokens and {run.max_new_tokens:,} new ones"
-            )
+        run.check_positions(small)
         return _Switch(self, (run.model, small))
 
     @classmethod

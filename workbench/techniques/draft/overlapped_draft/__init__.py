@@ -14,6 +14,11 @@ Source
 github.com/smart-lty/ParallelSpeculativeDecoding: a step drafts gamma tokens. The last of the gamma rows that its
 post-verify reads is that of the first token which was drafted in the same step.
 
+Formula
+-------
+A step that keeps all of gamma tokens costs max(t_model, gamma t_draft) instead of their sum. Every token is accepted
+with min(1, p / q) and replaced from max(0, p - q), normalised, as in speculative sampling.
+
 Deviates
 --------
 Gamma is ``draft`` plus one, so that ``draft`` tokens are left for the next verification; the paper tunes it to the
@@ -31,12 +36,12 @@ from typing import Annotated, Self
 from pydantic import Field
 from torch import Tensor
 
-from workbench.engine import Draft, Look, Pass, Run, Verification
+from workbench.engine import Draft, Look, Pass, Run
 from workbench.engine.ledger import DRAFT
-from workbench.errors import SettingError
 from workbench.models.device import device_named
 from workbench.settings import outside, settings
-from workbench.techniques._technique import Technique, register
+from workbench.techniques._technique import register
+from workbench.techniques.draft._drafter import Drafter, DraftTechnique
 from workbench.techniques.draft._model_drafter import Chain, DrafterName, ModelDrafter, drafter_model
 from workbench.techniques.draft.overlapped_draft.overlap import Ahead
 from workbench.techniques.draft.overlapped_draft.placement import placed
@@ -44,7 +49,7 @@ from workbench.techniques.draft.overlapped_draft.placement import placed
 
 @register
 @settings
-class OverlappedDraft(Technique):
+class OverlappedDraft(DraftTechnique):
     """A worker drafts what follows a draft while that draft is verified.
 
     Parameters
@@ -81,22 +86,15 @@ class OverlappedDraft(Technique):
     branches: Annotated[int, Field(ge=1, le=8, description="tokens of the early exit that are followed")] = 1
     at_once: Annotated[bool, Field(description="draft in a thread of its own")] = True
 
-    slots = ("draft",)
-    exact = True
     paper = "Liu et al., PEARL: Parallel Speculative Decoding with Adaptive Draft Length, 2024, arXiv 2408.11850"
 
-    def start(self, run: Run) -> _Overlapped:
+    def drafter(self, run: Run) -> _Overlapped:
         model = placed(drafter_model(run.model, self.model), device_named(self.device) if self.device else None)
-        if model.anatomy.positions < len(run.prompt) + run.max_new_tokens - 1:
-            raise SettingError(f"{model.name} knows {model.anatomy.positions:,} positions, too few for this run")
+        run.check_positions(model)
         drafter = ModelDrafter(model, run.max_new_tokens + 2 * self.draft + 2)
         sampler = replace(run.sampler, chance=run.sampler.chance.fork(0x5EED))
         branches = self.branches if self.exit_layer else 0
         return _Overlapped(self, run, drafter, Ahead(drafter, sampler, branches, self.at_once))
-
-    @classmethod
-    def neutral(cls) -> Self:
-        return cls(draft=0)
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
@@ -111,7 +109,7 @@ class OverlappedDraft(Technique):
         return cls(model="/2", draft=1)
 
 
-class _Overlapped:
+class _Overlapped(Drafter):
     """What was drafted ahead, and the part of it that the text went along with."""
 
     def __init__(self, technique: OverlappedDraft, run: Run, drafter: ModelDrafter, ahead: Ahead) -> None:
@@ -121,8 +119,6 @@ class _Overlapped:
         self._chains: list[Chain] | None = None
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
-        if not self._technique.draft:
-            return Draft()
         new = list(tokens[self._base :])
         chain = Chain()
         for found in self._ready():
@@ -144,9 +140,6 @@ class _Overlapped:
             draft.looks = self._exits()
             draft.following = None if self._greedy else lambda: self._following(len(chain.tokens))
         return draft
-
-    def verified(self, verification: Verification) -> None:
-        pass
 
     def close(self) -> None:
         self._ahead.close()

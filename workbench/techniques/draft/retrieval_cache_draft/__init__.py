@@ -6,6 +6,14 @@ Sun et al., TriForce: Lossless Acceleration of Long Sequence Generation with Hie
 arXiv 2404.11912. Three tiers: a small model over a short streaming cache drafts for the model over retrieved chunks,
 which drafts for the model over the full cache. Both acceptances keep their target's distribution, so the whole does.
 
+Formula
+-------
+Chunks C of the full cache, each with its mean key m_C, are ranked for a KV head by its query heads h,
+
+    v_C = sum_h softmax_C(scale q_h . m_C);
+
+read are the first chunk, the best (budget - tail) / chunk in all, and the tail, the newest entries that fill no chunk.
+
 Deviates
 --------
 Chunks are ranked with the queries of the drafting pass itself, each layer's from what the layers below it retrieved, so
@@ -31,14 +39,15 @@ from workbench.engine.rotation import outgrown
 from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.settings import outside, settings
-from workbench.techniques._technique import Technique, register
+from workbench.techniques._technique import register
+from workbench.techniques.draft._drafter import Drafter, DraftTechnique
 from workbench.techniques.draft._model_drafter import ModelDrafter, drafter_model
 from workbench.techniques.draft.retrieval_cache_draft.retrieved_cache import RetrievedDecoder
 
 
 @register
 @settings
-class RetrievalCacheDraft(Technique):
+class RetrievalCacheDraft(DraftTechnique):
     """The model over retrieved chunks drafts for the model over everything, and a small model for both.
 
     Parameters
@@ -67,21 +76,15 @@ class RetrievalCacheDraft(Technique):
     sinks: Annotated[int, Field(ge=0, le=64, description="first tokens the small model reads")] = 4
     window: Annotated[int, Field(ge=1, le=4096, description="newest tokens the small model reads")] = 128
 
-    slots = ("draft",)
-    exact = True
     paper = "Sun et al., TriForce: Hierarchical Speculative Decoding, 2024, arXiv 2404.11912"
 
-    def start(self, run: Run) -> _Tiers:
+    def drafter(self, run: Run) -> _Tiers:
         if self.budget < 2 * self.chunk:
             raise SettingError(f"a budget of {self.budget} holds no two chunks of {self.chunk}: take a larger budget")
         small = None
         if self.model != "none":
             small = _Streaming(drafter_model(run.model, self.model), self, run)
         return _Tiers(self, RetrievedDecoder(run.model, self.chunk, self.budget, 2 * self.refresh), small, run.sampler)
-
-    @classmethod
-    def neutral(cls) -> Self:
-        return cls(draft=0)
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
@@ -95,7 +98,7 @@ class RetrievalCacheDraft(Technique):
         return cls(draft=2, budget=16, chunk=4, refresh=6, model="/2", guess=1, sinks=2, window=8)
 
 
-class _Tiers:
+class _Tiers(Drafter):
     """The middle tier, the small one, and the cache that is retrieved from."""
 
     def __init__(
