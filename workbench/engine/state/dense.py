@@ -112,8 +112,7 @@ class LayerCache(Entries):
         self._keys = self._values = None
         self.length = 0
         self._allocate(kept_keys, kept + self.reserve)
-        self._keys[:, :, :kept] = kept_keys
-        self._values[:, :, :kept] = kept_values
+        self._add(kept_keys, kept_values)
 
     def _select_newest(self, start: int, kept: Tensor) -> None:
         for buffer in (self._keys, self._values):
