@@ -55,6 +55,8 @@ class Anatomy:
     final_norm : Norm
     head : LinearMap [vocabulary, width]
         The unembedding.
+    multiply : Multiply
+        Forms the products of all dense weights.
     softcap : float or None
         Final logits are ``softcap * tanh(logits / softcap)``.
     logit_scale : float

@@ -187,7 +187,7 @@ class Model:
         if not 2 <= layers <= self.layers:
             raise SettingError(f"{self.name} can be cut to 2 … {self.layers} layers, not {layers}")
         cut = self.variant(evenly(self.layers, layers), name=f"{self.name}/{layers}")
-        return dataclasses.replace(cut, notes=(), draft_vocabulary=None)
+        return dataclasses.replace(cut, notes=())
 
     def variant(
         self,

@@ -54,12 +54,19 @@ def varied(
         if not 0 <= layer < anatomy.layers:
             raise SettingError(f"there is no layer {layer} among the {anatomy.layers}: take 0 … {anatomy.layers - 1}")
     others = others or {}
-    for place in others:
+    for place, block in others.items():
         if not 0 <= place < len(layers):
             raise SettingError(f"there is no block {place} to be replaced: take 0 … {len(layers) - 1}")
+        if not isinstance(block, Block):
+            raise SettingError(
+                f"a block is replaced by a Block, not by {type(block).__name__}: give dataclasses.replace(block, …)"
+            )
     sources = [others.get(place, anatomy.blocks[layer]) for place, layer in enumerate(layers)]
     view.blocks = [replace(block, index=place) for place, block in enumerate(sources)]
     if draft_vocabulary is not None:
+        rows = anatomy.unembedding.shape[0]
+        if not len(draft_vocabulary) or not 0 <= int(draft_vocabulary.min()) <= int(draft_vocabulary.max()) < rows:
+            raise SettingError(f"a draft vocabulary is of tokens that the model gives logits of: take 0 … {rows - 1}")
         view.head = some_outputs(anatomy.head, draft_vocabulary.long())
     if weights:
         _set(view, weights)
