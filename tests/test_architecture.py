@@ -131,7 +131,9 @@ def test_every_technique_and_probe_is_tested_documented_and_public(kind):
     for name, cls in registered()[kind].items():
         assert re.search(r"\b(19|20)\d\d\b", cls.paper), f"{name}: its paper has no year"
         assert getattr(public, cls.__name__) is cls, f"{name} is not among the public names"
-        assert "Paper" in (importlib.import_module(cls.__module__).__doc__ or ""), f"{name}: no Paper in its head"
+        head = importlib.import_module(cls.__module__).__doc__ or ""
+        assert "Paper" in head, f"{name}: no Paper in its head"
+        assert "\nFormula\n-------\n" in head or kind == "probes", f"{name}: no Formula in its head: what it computes"
 
 
 def test_the_folder_of_a_technique_is_its_first_slot():
@@ -140,34 +142,34 @@ def test_the_folder_of_a_technique_is_its_first_slot():
             assert cls.__module__.split(".")[2] == cls.slots[0], f"{name} fills {cls.slots[0]} and is {cls.__module__}"
 
 
-def imported(file):
-    """The names that a file imports, with their modules; relative ones begin with a point."""
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+def imported(file, types=True):
+    """The names that a file imports, with their modules; relative ones begin with a point. Without ``types`` those are
+    left out that only a type checker reads."""
+    tree = ast.parse(file.read_text("utf-8"))
+    unread = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    left_out = {each for node in unread for line in node.body for each in ast.walk(line)} if not types else ()
+    for node in ast.walk(tree):
+        if node in left_out:
+            continue
         if isinstance(node, ast.ImportFrom):
             yield from (f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
 
 
-TYPES = {
-    ("workbench.engine.rotation", "workbench.engine.decoder"),
-    ("workbench.engine.session", "workbench.engine.loop"),
-}
 LAZY = "workbench"
 """The package's own ``__init__`` names modules that are imported when somebody asks: its imports make no circle."""
 
 
 def import_graph():
-    """Every module of the packages with those that it imports, anywhere in its text."""
+    """Every module of the packages with those that it imports when it runs, at its head or inside its functions."""
     known = set(modules())
     graph = {}
     for package, folder in PACKAGES.items():
         for file in sorted(folder.rglob("*.py")):
             home = ".".join((package, *file.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__")
-            names = {name if name in known else name.rpartition(".")[0] for name in imported(file)}
+            names = {name if name in known else name.rpartition(".")[0] for name in imported(file, types=False)}
             graph[home] = (names & known) - {home} if home != LAZY else set()
-    for one, other in TYPES:
-        graph[one].discard(other)
     return graph
 
 

@@ -64,20 +64,20 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _OBJECTS:
-        found = getattr(importlib.import_module(_OBJECTS[name]), name)
+        value = getattr(importlib.import_module(_OBJECTS[name]), name)
     elif name in _MODULES:
-        found = importlib.import_module(f"workbench.{name}")
+        value = importlib.import_module(f"workbench.{name}")
     elif name == "__version__":
         from importlib import metadata
 
         try:
-            found = metadata.version("dynamic-inference-workbench")
+            value = metadata.version("dynamic-inference-workbench")
         except metadata.PackageNotFoundError:  # a source tree on the path that was never installed
-            found = "0+unknown"
+            value = "0+unknown"
     else:
         raise AttributeError(f"module 'workbench' has no attribute {name!r}")
-    globals()[name] = found
-    return found
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -54,10 +54,10 @@ def load(name: str, model: Model, weights: str = "bundled") -> tuple[dict[str, T
         If the file or its card is damaged.
     """
     path = place(name, weights)
-    found = card(path)
-    made_for = found["model"]["name"]
-    if found["recipe"] != name:
-        raise ArtifactError(f"{path.name} holds a {found['recipe']}, not a {name}")
+    about = card(path)
+    made_for = about["model"]["name"]
+    if about["recipe"] != name:
+        raise ArtifactError(f"{path.name} holds a {about['recipe']}, not a {name}")
     if made_for != name_of(model):
         raise ArtifactError(
             f"{path.name} was trained for {made_for}, not for {name_of(model)}: train one with "
@@ -66,9 +66,9 @@ def load(name: str, model: Model, weights: str = "bundled") -> tuple[dict[str, T
     now = path.stat()
     stamp = now.st_ino, now.st_ctime_ns, now.st_mtime_ns, now.st_size
     tensors, checksum = _read(path, stamp, str(model.device))
-    if checksum != found["sha256"]:
+    if checksum != about["sha256"]:
         raise CorruptModel(f"{path.name} does not have the checksum on its card.")
-    return dict(tensors), found
+    return dict(tensors), about
 
 
 @functools.lru_cache(maxsize=8)
@@ -96,11 +96,11 @@ def card(path: Path) -> dict[str, Any]:
     for file in (path, beside):
         if not (is_there(file) and file.is_file()):
             raise ArtifactError(f"there is no {file.name}: make it with workbench train {path.stem}")
-    found = read_json(beside)
-    named = found.get("model")
-    if not (isinstance(named, dict) and isinstance(named.get("name"), str) and {"recipe", "sha256"} <= set(found)):
+    about = read_json(beside)
+    named = about.get("model")
+    if not (isinstance(named, dict) and isinstance(named.get("name"), str) and {"recipe", "sha256"} <= set(about)):
         raise CorruptModel(f"{beside.name} is no card of a trained part.")
-    return found
+    return about
 
 
 def save(name: str, tensors: dict[str, Tensor], facts: dict[str, Any], where: Path) -> dict[str, Any]:
@@ -120,9 +120,9 @@ def save(name: str, tensors: dict[str, Tensor], facts: dict[str, Any], where: Pa
     path = where / f"{name}.safetensors"
     with replacing(path) as made:
         save_tensors(made, stored)
-        found = {"recipe": name, **facts, "bytes": made.stat().st_size, "sha256": sha256(made)}
-        write_atomically(path.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
-    return found
+        about = {"recipe": name, **facts, "bytes": made.stat().st_size, "sha256": sha256(made)}
+        write_atomically(path.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
+    return about
 
 
 def name_of(model: Model) -> str:

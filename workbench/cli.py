@@ -321,9 +321,9 @@ def dashboard(
     launch(port=port, model=model, offer=offer or ())
 
 
-def _line(said: Any) -> str:
+def _line(message: Any) -> str:
     """A message as one line that a terminal can show."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(said)).split())
+    return " ".join("".join(c if c.isprintable() else " " for c in str(message)).split())
 
 
 def _print_json(value: Any) -> None:
@@ -345,10 +345,10 @@ def _prompts(texts: list[str] | None, source: str | None, limit: int | None) -> 
         return [(f"prompt-{place + 1}", text) for place, text in enumerate(texts)]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", wb.tasks.PromptFileWarning)
-        found = wb.tasks.load_prompts(source, limit)
+        prompts = wb.tasks.load_prompts(source, limit)
     for warning in caught:
         typer.echo(f"workbench: {_line(warning.message)}", err=True)
-    return [(prompt.id, prompt) for prompt in found]
+    return [(prompt.id, prompt) for prompt in prompts]
 
 
 def _place(file: Path, suffixes: tuple[str, ...], name: str | None = None) -> Path:
@@ -368,15 +368,15 @@ def _place(file: Path, suffixes: tuple[str, ...], name: str | None = None) -> Pa
 
 def _progress() -> Callable[[int, int, str], None]:
     """Progress on stderr: one line rewritten on a terminal, else a line for every tenth part."""
-    terminal, said = sys.stderr.isatty(), -1
+    terminal, shown = sys.stderr.isatty(), -1
 
     def say(done: int, total: int, message: str) -> None:
-        nonlocal said
+        nonlocal shown
         line = f"[{done}/{total}] {''.join(c if c.isprintable() else ' ' for c in message)}"
         if terminal:
             typer.echo(f"\r{line[:100]:<100}" + ("\n" if done == total else ""), nl=False, err=True)
-        elif (tenth := 10 * done // total) > said:
-            said = tenth
+        elif (tenth := 10 * done // total) > shown:
+            shown = tenth
             typer.echo(line, err=True)
 
     return say

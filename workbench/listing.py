@@ -63,8 +63,8 @@ def plain(kind: str) -> str:
             facts += "; exact" if row["exact"] else "; may differ"
         lines += [f"{row['name']}  ({facts})" if facts else row["name"], f"    {row['summary']}", f"    {row['paper']}"]
         for name, setting in row["settings"].items():
-            said = f"{name}={setting.get('default')}  {_bounds(setting)}{setting.get('description', '')}"
-            lines.append(f"      {said.rstrip()}")
+            line = f"{name}={setting.get('default')}  {_bounds(setting)}{setting.get('description', '')}"
+            lines.append(f"      {line.rstrip()}")
     return "\n".join(lines)
 
 

@@ -99,14 +99,15 @@ def read(path: str | Path, incomplete: bool = False) -> xr.DataTree:
     if path.is_symlink() or path.is_dir() != (suffix == ".zarr"):
         raise TraceError(f"{path} is not a {'folder' if suffix == '.zarr' else 'file'} of its own")
     try:
-        found = _verified_members(path) if suffix == ".zarr" else _verified_content(path)
+        content = _verified_members(path) if suffix == ".zarr" else _verified_content(path)
     except OSError as error:
         raise TraceError(f"{path} could not be read: {error.strerror or error}") from error
     try:
-        return _unmark((_open_folder if isinstance(found, dict) else _open_file)(found, incomplete))
+        return _unmark((_open_folder if isinstance(content, dict) else _open_file)(content, incomplete))
     except Exception as error:  # a stranger's file makes the libraries under this raise whatever they raise
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TraceError(f"{path} {'is refused' if isinstance(error, TraceError) else 'is damaged'}: {said}") from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        state = "is refused" if isinstance(error, TraceError) else "is damaged"
+        raise TraceError(f"{path} {state}: {reason}") from error
 
 
 def entries(folder: str | Path) -> list[tuple[Path, str]]:
@@ -115,19 +116,19 @@ def entries(folder: str | Path) -> list[tuple[Path, str]]:
     A store that an interrupted write left behind is listed under the name it was to have, unless that is there.
     """
     folder = Path(folder)
-    found: dict[Path, str] = {}
+    states: dict[Path, str] = {}
     for item in sorted(folder.iterdir()) if folder.is_dir() else ():
         if item.is_symlink():
             continue
         if item.name.startswith(".") and item.name.endswith(PARTIAL):
             meant = folder / item.name[1:].rsplit("~", 1)[0]
             if meant.suffix in _SUFFIXES:
-                found.setdefault(meant, "incomplete")
+                states.setdefault(meant, "incomplete")
         elif item.suffix == ".zarr" and item.is_dir():
-            found[item] = "complete" if (item / STATUS).is_file() else "incomplete"
+            states[item] = "complete" if (item / STATUS).is_file() else "incomplete"
         elif item.suffix == ".nc" and item.is_file():
-            found[item] = "complete" if _seal_of(item) else "incomplete"
-    return sorted(found.items())
+            states[item] = "complete" if _seal_of(item) else "incomplete"
+    return sorted(states.items())
 
 
 def _suffix(path: Path) -> str:
@@ -159,14 +160,14 @@ def _digest(file: Path) -> str:
 
 def _members(folder: Path) -> list[str]:
     """Every file below a folder, as names with slashes; a link or anything that is no plain file is refused."""
-    found = []
+    members = []
     for parent, folders, files in os.walk(folder):
         for name in [*folders, *files]:
             item = Path(parent, name)
             if item.is_symlink() or not (item.is_dir() or item.is_file()):
                 raise TraceError(f"{item.relative_to(folder)} in {folder} is a link or no plain file")
-        found += [Path(parent, name).relative_to(folder).as_posix() for name in files]
-    return sorted(found)
+        members += [Path(parent, name).relative_to(folder).as_posix() for name in files]
+    return sorted(members)
 
 
 def _seal_folder(folder: Path) -> None:
@@ -191,20 +192,20 @@ def _verified_members(folder: Path) -> dict[str, bytes]:
     if not isinstance(manifest, dict):
         raise TraceError(f"{MANIFEST} in {folder} lists no files")
     _check_size(folder, sum((folder / name).stat().st_size for name in present))
-    found = {}
+    contents = {}
     for name, entry in manifest.items():
         parts = PurePosixPath(name).parts
         if not parts or ".." in parts or PurePosixPath(name).is_absolute() or "\\" in name:
             raise TraceError(f"{MANIFEST} in {folder} names a file outside it: {name!r}")
         if name not in present:
             raise TraceError(f"{name} is missing from {folder}")
-        found[name] = (folder / name).read_bytes()
-        if not isinstance(entry, dict) or hashlib.sha256(found[name]).hexdigest() != entry.get("sha256"):
+        contents[name] = (folder / name).read_bytes()
+        if not isinstance(entry, dict) or hashlib.sha256(contents[name]).hexdigest() != entry.get("sha256"):
             raise TraceError(f"{name} in {folder} is damaged: its checksum is not the one in {MANIFEST}")
     unknown = present - set(manifest)
     if unknown:
         raise TraceError(f"{min(unknown)} in {folder} is not in its {MANIFEST}: the store was changed")
-    return found
+    return contents
 
 
 def _open_folder(members: dict[str, bytes], incomplete: bool) -> xr.DataTree:

@@ -46,15 +46,15 @@ def check_file(file: h5py.File, incomplete: bool = False) -> None:
             where = f"{group.name.rstrip('/')}/{name}"
             if link != h5py.h5l.TYPE_HARD:
                 raise TraceError(f"{where} is {_LINKS.get(link, 'a link of an unknown kind')}, which is not followed")
-            found = group[name]
-            place = h5py.h5o.get_info(found.id).addr
+            item = group[name]
+            place = h5py.h5o.get_info(item.id).addr
             if place in seen or len(seen) >= MOST_NODES or depth > MOST_NESTED:
                 raise TraceError(f"{where} is a second name of something, or there is too much in the file")
             seen.add(place)
-            if isinstance(found, h5py.Group):
-                waiting.append((found, depth + 1))
-            elif isinstance(found, h5py.Dataset):
-                total += _dataset(where, found, incomplete)
+            if isinstance(item, h5py.Group):
+                waiting.append((item, depth + 1))
+            elif isinstance(item, h5py.Dataset):
+                total += _dataset(where, item, incomplete)
             else:
                 raise TraceError(f"{where} is neither a group nor numbers")
             if total > MOST_BYTES:

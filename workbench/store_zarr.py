@@ -117,9 +117,9 @@ def _check_codecs(name: str, node: dict[str, Any]) -> None:
     codecs = node.get("codecs")
     if not (isinstance(codecs, list) and all(isinstance(each, dict) for each in codecs)):
         raise TraceError(f"{name} has no list of codecs")
-    said = [each.get("name") for each in codecs]
-    if said not in (["bytes"], ["bytes", "zstd"]):
-        raise TraceError(f"{name} is coded with {said!r:.200}; only bytes, alone or with zstd, is read")
+    names = [each.get("name") for each in codecs]
+    if names not in (["bytes"], ["bytes", "zstd"]):
+        raise TraceError(f"{name} is coded with {names!r:.200}; only bytes, alone or with zstd, is read")
     order = codecs[0].get("configuration", {})
     if order not in ({}, {"endian": "little"}, {"endian": "big"}) or (not order and _BYTES[node["data_type"]] > 1):
         raise TraceError(f"{name}: the order of its bytes is not known")

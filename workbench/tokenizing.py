@@ -42,11 +42,11 @@ def write_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], what: str 
     except MemoryError:
         raise
     except Exception as error:  # a template is foreign code: whatever it raises is its answer
-        said = " ".join(str(error).split()) or type(error).__name__
-        said = said if len(said) <= _LONGEST else said[:_LONGEST] + "…"
+        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason if len(reason) <= _LONGEST else reason[:_LONGEST] + "…"
         roles = ", ".join(str(message.get("role")) for message in messages[:8]) + ", …" * (len(messages) > 8)
         raise PromptError(
-            f"the model's chat template cannot write {what} (roles: {roles}), it says: {said}. "
+            f"the model's chat template cannot write {what} (roles: {roles}), it says: {reason}. "
             "Change the messages, or give plain text without a template"
         ) from error
 
@@ -133,9 +133,9 @@ def _encoded(tokenizer: Any, text: str, special: bool) -> list[int]:
     except MemoryError:
         raise
     except BaseException as error:
-        said = words_of(error)[:_LONGEST]
+        reason = words_of(error)[:_LONGEST]
         raise PromptError(
-            f"the model's tokenizer breaks on the text, it says: {said}. Take its files anew, or give token ids"
+            f"the model's tokenizer breaks on the text, it says: {reason}. Take its files anew, or give token ids"
         ) from error
 
 

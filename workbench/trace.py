@@ -117,29 +117,29 @@ def build(
 
 def versions() -> dict[str, str]:
     """Versions of what shapes a number."""
-    found = {"python": platform.python_version()}
+    known = {"python": platform.python_version()}
     for name in _VERSIONS:
         try:
-            found[name] = metadata.version(name)
+            known[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            known[name] = "not installed"
+    return known
 
 
 def _with_pieces(groups: Mapping[str, xr.Dataset], model: Any) -> tuple[dict[str, xr.Dataset], list[str]]:
     """Groups whose texts have ``piece`` beside ``id``, and the texts that it counts."""
     codes: dict[str, int] = {}
-    found = dict(groups)
+    grouped = dict(groups)
     for name in ("tokens", "text"):
-        if name in found and "id" in found[name]:
-            ids = found[name]["id"].transpose(..., "token")
+        if name in grouped and "id" in grouped[name]:
+            ids = grouped[name]["id"].transpose(..., "token")
             coded = np.full(ids.shape, -1, dtype=np.int32)
             for place in np.ndindex(ids.shape[:-1]):
                 row = ids.values[place]
                 texts = model.pieces(row[row >= 0].tolist())
                 coded[place][row >= 0] = [codes.setdefault(text, len(codes)) for text in texts]
-            found[name] = found[name].assign(piece=variable(ids.dims, coded, "text", "text that the token adds"))
-    return found, list(codes)
+            grouped[name] = grouped[name].assign(piece=variable(ids.dims, coded, "text", "text that the token adds"))
+    return grouped, list(codes)
 
 
 def vocabulary(tree: xr.DataTree) -> dict[int, str]:

@@ -15,7 +15,7 @@ from workbench.errors import WorkbenchError
 from workbench_app import loaded, tokens_view
 from workbench_app.controls import QUICK, RecipeControls
 from workbench_app.plain import caught, note, problem
-from workbench_app.progress import said
+from workbench_app.progress import progress_line
 from workbench_app.race import Column, Race
 from workbench_app.request_controls import RequestControls
 from workbench_app.runs import Runs, Stop
@@ -159,7 +159,7 @@ def _stream(
                         yield gr.skip(), "", *pictures(race, shown)
                         drawn = time.monotonic()
                 else:
-                    line = said(event, name)
+                    line = progress_line(event, name)
                     yield gr.skip(), gr.skip() if line is None else line, gr.skip(), gr.skip()
     except WorkbenchError as error:
         fail(race.columns, str(error))

@@ -18,7 +18,7 @@ from workbench.files import is_there
 from workbench_app import compare_tab, loaded, observe_tab, study_panel, techniques_tab
 from workbench_app.offers import OFFERED
 from workbench_app.plain import caught, note, problem
-from workbench_app.progress import said
+from workbench_app.progress import progress_line
 from workbench_app.runs import Stop
 from workbench_app.security import check_address, own_folder
 from workbench_app.serving import serving
@@ -93,7 +93,7 @@ def _load(worker: Worker, name: str, dtype: str) -> Iterator[str]:
         yield note(f"Loading {name} …")
         with closing(worker.run("load", {"model": name, "dtype": dtype}, Stop())) as events:
             for event in events:
-                line = said(event, name)
+                line = progress_line(event, name)
                 yield line if line else gr.skip()
         yield _status(worker, name, dtype)
     if problems:

@@ -15,7 +15,7 @@ from workbench_app import loaded
 from workbench_app.compare_tab import halt, one_run, settle
 from workbench_app.controls import QUICK, Settings
 from workbench_app.plain import note, problem, words
-from workbench_app.progress import said
+from workbench_app.progress import progress_line
 from workbench_app.request_controls import prompt_box
 from workbench_app.runs import Runs, Stop
 from workbench_app.worker import Worker
@@ -82,7 +82,7 @@ def _observe(worker: Worker, stop: Stop, name: str, arguments: dict[str, Any]) -
             elif event["kind"] == "model":
                 yield note(event["about"]), gr.skip(), gr.skip()
             else:
-                line = said(event, name)
+                line = progress_line(event, name)
                 yield gr.skip(), gr.skip() if line is None else line, gr.skip()
     if not drawn:
         yield gr.skip(), note("Cancelled before there was anything to draw."), gr.skip()
@@ -109,12 +109,12 @@ def chosen(settings: list[Settings], ticks: tuple[Any, ...], values: tuple[Any, 
     SettingError
         If none is, or a setting is not allowed.
     """
-    found, place = [], 0
+    probes, place = [], 0
     for own, tick in zip(settings, ticks, strict=True):
         count = len(own.components)
         if tick:
-            found.append(own.build(values[place : place + count]))
+            probes.append(own.build(values[place : place + count]))
         place += count
-    if not found:
+    if not probes:
         raise SettingError("No probe is chosen: tick at least one.")
-    return found
+    return probes

@@ -85,8 +85,8 @@ class Offers:
         """
         base, slash, layers = name.partition("/")
         cut = not slash or (layers.isascii() and layers.isdecimal())
-        if cut and (found := self.path(base, "model")) is not None:
-            return found + slash + layers
+        if cut and (path := self.path(base, "model")) is not None:
+            return path + slash + layers
         if cut and base in BUNDLED:
             return name
         # A file of that name would be read rather than the hub asked.
@@ -114,9 +114,9 @@ class Offers:
             return value
         if what == "technique":
             return "+".join(spell(self.recipe(each)) for each in parse(value, TECHNIQUES))
-        found = self.path(value, what) or (self.path(value, "part") if what == "model" else None)
-        if found is not None:
-            return found
+        path = self.path(value, what) or (self.path(value, "part") if what == "model" else None)
+        if path is not None:
+            return path
         if what == "model":
             return value if wb.models.companion.is_cut(value) else self.model(value)
         known = ", ".join([*_OWN[what], *self.names(what)]) or "nothing"

@@ -14,7 +14,7 @@ _PHASES = {
 }
 
 
-def said(event: dict[str, Any], model: str) -> str | None:
+def progress_line(event: dict[str, Any], model: str) -> str | None:
     """A line for an event of :meth:`workbench_app.worker.Worker.run`; None where it changes nothing."""
     if event["kind"] == "waiting":
         ahead = event["ahead"]

@@ -15,7 +15,7 @@ from workbench_app import loaded
 from workbench_app.compare_tab import CompareTab, one_run, settle, split
 from workbench_app.controls import QUICK
 from workbench_app.plain import note, problem, safe
-from workbench_app.progress import said
+from workbench_app.progress import progress_line
 from workbench_app.request_controls import RequestControls
 from workbench_app.runs import Runs, Stop
 from workbench_app.worker.recipes import plain
@@ -99,7 +99,7 @@ def _study(
                 save = gr.update(value=event["report"], interactive=True)
                 yield event["html"], gr.skip(), event["figures"], save
             else:
-                line = said(event, name)
+                line = progress_line(event, name)
                 yield gr.skip() if line is None else line, gr.skip(), gr.skip(), gr.skip()
     if not over:
         yield note("Cancelled before anything was measured."), gr.skip(), gr.skip(), gr.skip()
@@ -119,9 +119,9 @@ def recipes_of(chosen: list[list[Any]]) -> dict[str, list[Any]]:
     return recipes
 
 
-def bar(done: int, total: int, said: str) -> str:
+def bar(done: int, total: int, message: str) -> str:
     """How far a study has come."""
     return (
         f'<div class="progress" role="status"><progress max="{total}" value="{done}"></progress> '
-        f"<span>{done} of {total}: {safe(said)}</span></div>"
+        f"<span>{done} of {total}: {safe(message)}</span></div>"
     )

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.studies.facts import mean, speed, sums
+from workbench.studies.fact_table import mean
+from workbench.studies.facts import speed, sums
 from workbench_app.plain import safe
 from workbench_app.race import Column, Race, first_difference
 
@@ -93,18 +94,18 @@ def legend(full: Scale) -> str:
 
 def badges(column: Column, race: Race) -> str:
     """Equality with the baseline, what is declared, and whether the text is whole."""
-    found = []
+    badges = []
     if column is race.baseline:
-        found.append(("plain", "the baseline"))
+        badges.append(("plain", "the baseline"))
     else:
-        found += [equality(column, race), ("plain", "declared exact" if column.exact else "declared approximate")]
+        badges += [equality(column, race), ("plain", "declared exact" if column.exact else "declared approximate")]
     if column.state == "partial":
-        found.append(("warning", f"partial: cancelled after {len(column.tokens)} tokens"))
+        badges.append(("warning", f"partial: cancelled after {len(column.tokens)} tokens"))
     if column.state == "failed":
-        found.append(("bad", f"failed: {column.problem}"))
+        badges.append(("bad", f"failed: {column.problem}"))
     if column.state in ("running", "waiting"):
-        found.append(("plain", column.state))
-    return "".join(f'<span class="badge {kind}">{safe(text)}</span>' for kind, text in found)
+        badges.append(("plain", column.state))
+    return "".join(f'<span class="badge {kind}">{safe(text)}</span>' for kind, text in badges)
 
 
 def equality(column: Column, race: Race) -> tuple[str, str]:

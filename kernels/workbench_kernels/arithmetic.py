@@ -74,9 +74,9 @@ def name(dtype: torch.dtype, device: torch.device) -> str:
 
 
 def _instructions() -> str:
-    said = native.library(few_rows.SOURCE).few_rows_instructions
-    said.restype = ctypes.c_char_p
-    return said().decode()
+    instructions = native.library(few_rows.SOURCE).few_rows_instructions
+    instructions.restype = ctypes.c_char_p
+    return instructions().decode()
 
 
 @functools.cache

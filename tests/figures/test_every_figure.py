@@ -73,13 +73,13 @@ def test_axes_and_legends_say_what_they_show(name, draw):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_long_traces_are_reduced_below_five_thousand_rows(name, long, synthetic):
+def test_long_traces_are_reduced_below_five_thousand_rows(name, long, synthetic, every_probe):
     figure = FIGURES[name]
     traces = (
         long, synthetic.study(runs=2, prompts=1, tokens=6000), synthetic.compatibility(techniques=100),
         synthetic.training(steps=9000),
     )  # fmt: skip
-    tree = next(each for each in traces if figure.applies(each))
+    tree = next((each for each in traces if figure.applies(each)), None) or every_probe(100)
     spec = figure.draw(tree, **({"first": 10**6} if name == "compute_strip" else {})).to_dict()
     assert sum(len(rows) for rows in spec["datasets"].values()) <= 5000
 

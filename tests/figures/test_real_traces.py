@@ -3,28 +3,19 @@
 import json
 import threading
 
-import numpy as np
 import pytest
 
 from workbench import artifacts, figures
 from workbench.figures import FIGURES
-from workbench.probes import (
-    AttentionSparsity,
-    ExpertCoactivation,
-    LayerSimilarity,
-    LogitLens,
-    ResidualContribution,
-)
+from workbench.registry import PROBES
 from workbench.studies.compare import compare
 from workbench.studies.compatibility import compatibility
-from workbench.studies.observe import observe
 from workbench.training import curve
 
 
 @pytest.fixture(scope="module")
-def observed(tiny):
-    probes = [LogitLens(), AttentionSparsity(), LayerSimilarity(), ExpertCoactivation(), ResidualContribution()]
-    return observe(tiny("mixtral"), np.arange(3, 23).tolist(), probes)
+def observed(every_probe):
+    return every_probe(20)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +48,7 @@ def test_every_figure_draws_from_real_data(observed, compared, together, trained
 
 def test_every_probe_has_a_figure(observed):
     drawn = {need.split("/")[1] for figure in FIGURES.values() for need in figure.needs if need.startswith("probes/")}
-    assert drawn == set(observed["probes"].children)
+    assert drawn == set(observed["probes"].children) == set(PROBES)
 
 
 def test_both_reports_can_be_written(observed, compared, tmp_path):

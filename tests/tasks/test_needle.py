@@ -1,7 +1,15 @@
 import pytest
 
 from workbench.errors import PromptError
-from workbench.tasks import encode_parts, encode_prompt, format_prompt, found, load_prompts, needle, write_prompts
+from workbench.tasks import (
+    encode_parts,
+    encode_prompt,
+    format_prompt,
+    load_prompts,
+    needle,
+    needle_found,
+    write_prompts,
+)
 from workbench.tasks.needle import TEMPLATES, haystack
 
 
@@ -70,10 +78,10 @@ def test_found():
             return {"input_ids": text.split()}
 
     prompt = needle(Words(), 200, 0.5, seed=1, template=0)
-    assert found(f" {prompt.reference}. This is the number", prompt) is True
-    assert found(f"{prompt.reference}0", prompt) is False
-    assert found("I do not know.", prompt) is False
-    assert found("", prompt) is False
+    assert needle_found(f" {prompt.reference}. This is the number", prompt) is True
+    assert needle_found(f"{prompt.reference}0", prompt) is False
+    assert needle_found("I do not know.", prompt) is False
+    assert needle_found("", prompt) is False
 
 
 def test_needles_survive_a_file(chat_tokenizer, tmp_path):
@@ -127,7 +135,7 @@ def test_the_bundled_model_finds_the_needle(bundled, length, depth, seed):
     ids = torch.tensor([encode_prompt(bundled.tokenizer, prompt)])
     assert ids.shape == (1, length)
     output = bundled.hf.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
-    assert found(bundled.tokenizer.decode(output[0, length:]), prompt)
+    assert needle_found(bundled.tokenizer.decode(output[0, length:]), prompt)
 
 
 # Compressed before the question
@@ -181,7 +189,7 @@ def test_needles_found_with_the_question_seen_and_before(bundled):
             for prompt in prompts:
                 ids, context = encode_parts(bundled.tokenizer, prompt)
                 steps = generate(bundled, ids, techniques, 7, context_tokens=context if first else None)
-                said.append(found(bundled.decode([token for step in steps for token in step.tokens]), prompt))
+                said.append(needle_found(bundled.decode([token for step in steps for token in step.tokens]), prompt))
             hits[name, first] = said
     print(hits)
     assert hits["all", False] == hits["all", True] == hits["snap", False] == [True] * 3

@@ -1,8 +1,10 @@
 """The one decode loop: prefill, step, verify, caches and the ledger. It knows tokens, not text."""
 
 from workbench.engine.decoder import Decoder
-from workbench.engine.draft import Draft, Lookahead, Verification
+from workbench.engine.draft import Draft, Look, Lookahead, Verification
 from workbench.engine.generate import generate, teacher_force
+from workbench.engine.ledger import Ledger
+from workbench.engine.passes import Pass
 from workbench.engine.run import Run
 from workbench.engine.sampling import Chance, Sampler
 from workbench.engine.score import score
@@ -22,7 +24,10 @@ __all__ = [
     "KeyValueState",
     "LayerCache",
     "LayerState",
+    "Ledger",
+    "Look",
     "Lookahead",
+    "Pass",
     "Run",
     "Sampler",
     "State",

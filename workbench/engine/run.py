@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from workbench.engine.composition import name_of, part_of
+from workbench.engine.ledger import Ledger
 from workbench.engine.policy_check import check_policy
 from workbench.engine.sampling import Sampler
 from workbench.errors import SettingError
@@ -44,6 +45,8 @@ class Run:
         Names of the techniques that the one that is started is a part of.
     parts : list of object
         Policies that were started as parts of others, see :meth:`start_part`.
+    ledger : Ledger
+        Where a policy writes down what it computes itself: that is part of the step's FLOPs, bytes and seconds.
     """
 
     model: Model
@@ -54,6 +57,7 @@ class Run:
     stepwise: bool = False
     within: tuple[str, ...] = ()
     parts: list[Any] = field(default_factory=list, repr=False, compare=False)
+    ledger: Ledger = field(default_factory=Ledger, compare=False, repr=False)
 
     def start_part(self, owner: TechniqueLike, setting: str) -> Any | None:
         """The policy of the technique that a setting of ``owner`` names, for ``owner``'s own to ask; None if there is

@@ -18,6 +18,7 @@ from workbench.errors import SettingError
 
 if TYPE_CHECKING:
     from workbench.engine.state import KeyValueCache, KeyValueState
+    from workbench.engine.visibility import Visible
     from workbench.models import Block, Model
     from workbench.models.attention import Scoring
 
@@ -79,7 +80,12 @@ class DepthPolicy(Protocol):
     """Slot ``depth``."""
 
     def next_layer(self, layer: int, x: Tensor) -> int | None:
-        """The layer to run after ``layer`` (-1 at the start), or None to go to the unembedding."""
+        """The layer to run after ``layer`` (-1 at the start), or None to go to the unembedding; ``x`` is [1, rows,
+        width].
+
+        A policy that has a method ``opened(opened_pass)`` too is shown every :class:`~workbench.engine.passes.Pass` at
+        its beginning. While it is asked here the pass stands before the block that would come next: the policy may
+        look at it, drop, revive, join or postpone rows, and fill what an exit leaves out."""
 
 
 class MlpPolicy(Protocol):
@@ -112,7 +118,7 @@ class PrefillAttentionPolicy(Protocol):
     """Slot ``prefill_attention``."""
 
     def attend_prompt(
-        self, layer: int, query: Tensor, cache: KeyValueState, mask: Tensor | None, scoring: Scoring
+        self, layer: int, query: Tensor, cache: KeyValueState, visible: Visible, scoring: Scoring
     ) -> tuple[Tensor, float] | None:
         """As :meth:`AttentionPolicy.attend`, for the passes that read the prompt, its question included."""
 
@@ -121,13 +127,14 @@ class AttentionPolicy(Protocol):
     """Slot ``attention``."""
 
     def attend(
-        self, layer: int, query: Tensor, cache: KeyValueState, mask: Tensor | None, scoring: Scoring
+        self, layer: int, query: Tensor, cache: KeyValueState, visible: Visible, scoring: Scoring
     ) -> tuple[Tensor, float] | None:
         """Weighted values [1, heads, tokens, head_dim] and the number of keys a query read on average; None leaves the
-        layer to the engine. The new keys are already in ``cache``; ``mask`` [tokens or heads' groups, keys] is True
-        where a key is visible, None where all are; ``scoring`` is what makes the layer's weights of products. It is
-        asked in the passes that read what was written: decode steps, verifications, and what a second model reads to
-        catch up; those of the prompt are asked of the slot ``prefill_attention``."""
+        layer to the engine. The new keys are already in ``cache``; ``visible.mask()`` [tokens, keys] or [kv_heads,
+        tokens, keys] is True where a key is visible, None where all are, and is made when it is asked for; ``scoring``
+        is what makes the layer's weights of products. It is asked in the passes that read what was written: decode
+        steps, verifications, and what a second model reads to catch up; those of the prompt are asked of the slot
+        ``prefill_attention``."""
 
 
 class CachePolicy(Protocol):

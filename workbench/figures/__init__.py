@@ -27,32 +27,4 @@ from workbench.figures.layer_similarity import angular_distance, layer_similarit
 from workbench.figures.residual_contribution import residual_contribution
 from workbench.figures.expert_coactivation import expert_coactivation
 
-__all__ = [
-    "FIGURES",
-    "acceptance",
-    "acceptance_by_position",
-    "accepted_speed",
-    "angular_distance",
-    "attention_distance",
-    "attention_map",
-    "attention_sparsity",
-    "comparison_html",
-    "compatibility",
-    "compute_strip",
-    "cost_breakdown",
-    "draft_calibration",
-    "draft_tree",
-    "expert_coactivation",
-    "figure",
-    "fragment",
-    "layer_similarity",
-    "logit_lens",
-    "loss_curve",
-    "modelled_time",
-    "quality_speed",
-    "report",
-    "residual_contribution",
-    "save_html",
-    "show",
-    "time_split",
-]
+__all__ = ["FIGURES", "comparison_html", "figure", "fragment", "report", "save_html", "show", *FIGURES]

@@ -47,7 +47,7 @@ def answers(tree: xr.DataTree) -> str:
     decode = seconds[..., 1:]
     decode = decode[np.isfinite(decode)]
     edges = np.quantile(decode, np.linspace(0, 1, LEVELS + 1)[1:-1]) if len(decode) else np.zeros(LEVELS - 1)
-    spans, found = 0, []
+    spans, folded = 0, []
     for number, prompt in enumerate(prompts):
         parts = [str(prompt[key]) for key in ("id", "task") if prompt.get(key) not in (None, "")]
         name = " · ".join(parts) or f"prompt {number}"
@@ -68,14 +68,14 @@ def answers(tree: xr.DataTree) -> str:
                 body = f"<pre>{_shaded(here, read(here), facts, seconds[run, number], edges)}</pre>"
             inside.append(f"<h3>{html.escape(label)}</h3>{body}")
         opened, name = " open" if number == 0 else "", html.escape(visible(name, spaces=False))
-        found.append(f"<details{opened}><summary>{name}</summary>{''.join(inside)}</details>")
+        folded.append(f"<details{opened}><summary>{name}</summary>{''.join(inside)}</details>")
     legend = "".join(f'<span class="c{level}">&nbsp;{level}&nbsp;</span>' for level in range(1, LEVELS + 1))
     note = (
         f"Shading: measured milliseconds for each token, in seven equal parts of all steps ({legend}; "
         f"from {1e3 * edges[0]:.3g} ms in the second to {1e3 * edges[-1]:.3g} ms in the last). "
         "Underlined: drafted and accepted. Not shaded: the prefill."
     )
-    return f"<h2>Prompts and answers</h2>\n<p>{note}</p>\n" + "\n".join(found)
+    return f"<h2>Prompts and answers</h2>\n<p>{note}</p>\n" + "\n".join(folded)
 
 
 def _why_none(run: dict[str, Any], prompt: dict[str, Any]) -> str:
@@ -94,12 +94,12 @@ def _shaded(text: xr.Dataset, made: list[str], steps: xr.Dataset, seconds: np.nd
         at = int(step[start])
         level = int(np.searchsorted(edges, seconds[at], side="left")) + 1 if at > 0 and np.isfinite(seconds[at]) else 0
         kinds = [f"c{level}"] * (level > 0) + ["draft"] * bool(draft[start])
-        said = (
+        title = (
             f"step {at}: {facts['tokens'][at]:.0f} tokens in {1e3 * facts['seconds'][at]:.3g} ms, accepted "
             f"{facts['accepted'][at]:.0f} of {facts['drafted'][at]:.0f} drafted, {facts['layers'][at]:.0f} layers, "
             f"{facts['keys_read'][at]:.4g} keys read"
         )
         name = f' class="{" ".join(kinds)}"' if kinds else ""
         words_here = "".join(made[start:end])
-        pieces.append(f'<span{name} title="{said}">{_safe(words_here)}</span>')
+        pieces.append(f'<span{name} title="{title}">{_safe(words_here)}</span>')
     return "".join(pieces)

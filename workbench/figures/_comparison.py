@@ -38,7 +38,7 @@ def comparison_html(table: pd.DataFrame, title: str, remarks: Sequence[str] = ()
     title : str
     remarks : sequence of str
     """
-    inside = "".join([f"<p><strong>{html.escape(title)}</strong></p>", *comparison(table), said(remarks)])
+    inside = "".join([f"<p><strong>{html.escape(title)}</strong></p>", *comparison(table), remarks_html(remarks)])
     return f'<div class="workbench-study"><style>{_NOTEBOOK % STYLE}</style>{inside}</div>'
 
 
@@ -50,7 +50,7 @@ def comparison(table: pd.DataFrame) -> list[str]:
     if len(first) < 2 or len(first) == table.shape[1]:
         return [table_html(table, "Each run beside the baseline.")]
     whole = table_html(table, "Everything that was measured, counted and modelled.")
-    for_all = "; ".join(f"{html.escape(name)}: {said}" for name, said in same.items() if name in known)
+    for_all = "; ".join(f"{html.escape(name)}: {value}" for name, value in same.items() if name in known)
     return [
         table_html(table[first], "Each run beside the baseline."),
         f"<p>The same for every run: {for_all}.</p>" * bool(for_all),
@@ -60,7 +60,7 @@ def comparison(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def said(remarks: Sequence[str]) -> str:
+def remarks_html(remarks: Sequence[str]) -> str:
     """Remarks as a list."""
     items = "".join(f"<li>{html.escape(visible(remark, spaces=False))}</li>" for remark in remarks)
     return f"<ul>{items}</ul>" if items else ""

@@ -93,8 +93,8 @@ def _missing(tree: xr.DataTree, needs: Iterable[str]) -> list[str]:
     missing, groups = [], {node.path.strip("/") for node in tree.subtree}
     for need in needs:
         group, _, variable = need.rpartition("/")
-        found = group.strip("/") in groups and tree[group].data_vars.get(variable)
-        if found is None or found is False or not found.size:
+        values = group.strip("/") in groups and tree[group].data_vars.get(variable)
+        if values is None or values is False or not values.size:
             missing.append(need)
     return missing
 

@@ -219,6 +219,6 @@ def fragment(charts: Any, scheme: str = "auto", height: int | None = None) -> st
 def measure(spec: Mapping[str, Any]) -> int:
     """Height of a chart as it will be drawn, its controls included [pixels]."""
     drawn = vl_convert.vegalite_to_svg({**spec, "config": spec.get("config", configuration())}, allowed_base_urls=[])
-    found = re.search(r'<svg[^>]*\bheight="([\d.]+)"', drawn)
+    height = re.search(r'<svg[^>]*\bheight="([\d.]+)"', drawn)
     controls = sum("bind" in parameter for parameter in spec.get("params", ()))
-    return round(float(found[1])) + 30 * controls + 10 if found else 480
+    return round(float(height[1])) + 30 * controls + 10 if height else 480

@@ -63,14 +63,14 @@ def place_labels(
 
 
 def _places(x: float, y: float, wide: float) -> list[tuple[float, float]]:
-    found = []
+    spots = []
     for ring in range(8):
         up = 15 + 14 * ring
         if ring == 0:
-            found += [(x + 10, y), (x - wide - 10, y)]
-        found += [(x + 6, y - up), (x + 6, y + up), (x - wide - 6, y - up), (x - wide - 6, y + up)]
-        found += [(x - wide / 2, y - up), (x - wide / 2, y + up)]
-    return found
+            spots += [(x + 10, y), (x - wide - 10, y)]
+        spots += [(x + 6, y - up), (x + 6, y + up), (x - wide - 6, y - up), (x - wide - 6, y + up)]
+        spots += [(x - wide / 2, y - up), (x - wide / 2, y + up)]
+    return spots
 
 
 def _overlap(one: Box, other: Box) -> float:

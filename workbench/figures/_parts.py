@@ -29,11 +29,11 @@ def sparse_axis(values: Any, most: int = 22) -> alt.Axis:
 
 def point_tooltip(**axes: str) -> list[alt.Tooltip]:
     """The tooltip of a run that is a point with bounds: column -> what it is called."""
-    found = [alt.Tooltip("run:N"), alt.Tooltip("technique:N"), alt.Tooltip("pairs:N", title="speed-up from prompts")]
-    for name, said in axes.items():
-        found.append(alt.Tooltip(f"{name}:Q", title=said, format=".3~f"))
-        found += [alt.Tooltip(f"{name}_{end}:Q", title=f"  {end}", format=".3~f") for end in ("low", "high")]
-    return found
+    tooltips = [alt.Tooltip("run:N"), alt.Tooltip("technique:N"), alt.Tooltip("pairs:N", title="speed-up from prompts")]
+    for name, title in axes.items():
+        tooltips.append(alt.Tooltip(f"{name}:Q", title=title, format=".3~f"))
+        tooltips += [alt.Tooltip(f"{name}_{end}:Q", title=f"  {end}", format=".3~f") for end in ("low", "high")]
+    return tooltips
 
 
 def bars(base: alt.Chart, axes: tuple[str, str], **encoding: Any) -> list[alt.Chart]:

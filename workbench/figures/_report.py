@@ -15,7 +15,7 @@ import xarray as xr
 from workbench.errors import TraceError
 from workbench.figures import _html
 from workbench.figures._answers import LEVELS, answers, prompt_text
-from workbench.figures._comparison import comparison, said
+from workbench.figures._comparison import comparison, remarks_html
 from workbench.figures._figure import FIGURES, Figure, tree_of
 from workbench.figures._runs import index_of, labels, runs
 from workbench.figures._table import STYLE, table_html
@@ -100,7 +100,7 @@ def report(
     specs = {name: _html.specification(chart) for name, chart in charts.items()}
     body = [f"<main>\n<h1>{html.escape(title)}</h1>", _facts(tree)]
     if table is not None:
-        body += ["<h2>Comparison</h2>", *comparison(table), said(remarks), _more(more_tables or {})]
+        body += ["<h2>Comparison</h2>", *comparison(table), remarks_html(remarks), _more(more_tables or {})]
     placed = {}
     body += ["<h2>Figures</h2>"] if specs else []
     for number, (name, spec) in enumerate(specs.items()):
@@ -115,8 +115,8 @@ def report(
 def _what(tree: xr.DataTree) -> str:
     if tree.attrs["kind"] == "study":
         return f"{len(runs(tree))} runs compared"
-    said = {"observe": "what the probes saw", "generate": "one run", "compatibility": "which techniques go together"}
-    return said[tree.attrs["kind"]]
+    kinds = {"observe": "what the probes saw", "generate": "one run", "compatibility": "which techniques go together"}
+    return kinds[tree.attrs["kind"]]
 
 
 def _charts(tree: xr.DataTree, names: Sequence[str] | None, own: list[int]) -> tuple[dict[str, Any], list[str]]:

@@ -23,12 +23,12 @@ def runs(tree: xr.DataTree) -> list[dict[str, Any]]:
 
 def labels(tree: xr.DataTree, length: int = 34) -> list[str]:
     """Names of the runs, visible, short and all different."""
-    found: list[str] = []
+    names: list[str] = []
     for run in runs(tree):
         name = shorten(visible(str(run.get("name", "run")), spaces=False), length)
-        same = sum(other == name or other.startswith(f"{name} (") for other in found)
-        found.append(f"{name} ({same + 1})" if same else name)
-    return found
+        same = sum(other == name or other.startswith(f"{name} (") for other in names)
+        names.append(f"{name} ({same + 1})" if same else name)
+    return names
 
 
 def index_of(tree: xr.DataTree, run: int | str | None) -> int:
@@ -114,15 +114,15 @@ def comparable(tree: xr.DataTree) -> np.ndarray:
     return covers(written, written[baseline(tree)])
 
 
-def counted(found: Interval) -> str:
+def counted(interval: Interval) -> str:
     """How many prompts a number comes from, of how many."""
-    return f"{found.n} of {found.of}"
+    return f"{interval.n} of {interval.of}"
 
 
 def speed_point(name: str, values: np.ndarray) -> dict[str, Any]:
     """What a chart of points says of a run's speed-ups [prompt, repeat]: ``speed`` with ``_low`` and ``_high``,
     ``pairs``, and its name in ``run``, with the prompts that count where that is not all."""
-    found = median_interval(measured(values))
-    short = f" (n {found.n})" if found.n < found.of else ""
-    point = {"run": name + short, "speed": found.median, "speed_low": found.low, "speed_high": found.high}
-    return point | {"pairs": counted(found)}
+    interval = median_interval(measured(values))
+    short = f" (n {interval.n})" if interval.n < interval.of else ""
+    point = {"run": name + short, "speed": interval.median, "speed_low": interval.low, "speed_high": interval.high}
+    return point | {"pairs": counted(interval)}

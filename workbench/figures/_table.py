@@ -71,8 +71,8 @@ def _breakable(text: str) -> str:
 
 def alike(frame: pd.DataFrame, names: tuple[str, ...]) -> dict[str, str]:
     """Of these columns those that say the same of every row, with what they say; none where there is but one row."""
-    said = {name: {value_of(value) for value in frame[name]} for name in names if name in frame.columns}
-    return {name: next(iter(values)) for name, values in said.items() if len(frame) > 1 and len(values) == 1}
+    distinct = {name: {value_of(value) for value in frame[name]} for name in names if name in frame.columns}
+    return {name: next(iter(values)) for name, values in distinct.items() if len(frame) > 1 and len(values) == 1}
 
 
 def _kind(values: list[Any]) -> str:

@@ -96,7 +96,7 @@ def _shares(tree: xr.DataTree, of: str) -> tuple[pd.DataFrame, int]:
     parts = [each.assign(task=ALL)] if each["task"].nunique() > 1 else []
     whole = pd.concat([*parts, each])
     shares = whole.groupby(["task", "run", "depth"], sort=False)["kept"].agg(["mean", "size"]).reset_index()
-    found = pd.DataFrame(
+    bins = pd.DataFrame(
         {
             "task": shares["task"],
             "run": [names[run] for run in shares["run"]],
@@ -106,8 +106,8 @@ def _shares(tree: xr.DataTree, of: str) -> tuple[pd.DataFrame, int]:
             "steps": shares["size"].astype(int),
         }
     )
-    found["bright"] = found["share"] > BRIGHT
-    return found, int(table["depth"].max())
+    bins["bright"] = bins["share"] > BRIGHT
+    return bins, int(table["depth"].max())
 
 
 def _branches(tree: xr.DataTree) -> bool:

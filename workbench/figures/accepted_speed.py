@@ -97,9 +97,9 @@ def accepted_speed(tree: xr.DataTree) -> alt.TopLevelMixin:
         ).add_params(hover),
         base.mark_text(align="left", fontSize=11.5).encode(x="label_x:Q", y="label_y:Q", text="run:N"),
     ]  # fmt: skip
-    said = f", with {INTERVALS}" if table[["speed_low", "kept_low"]].notna().any(axis=None) else ""
+    intervals = f", with {INTERVALS}" if table[["speed_low", "kept_low"]].notna().any(axis=None) else ""
     notes = (
-        f"Diamonds: runs, from {speed.shape[1]} prompt{'s' * (speed.shape[1] != 1)}{said}. {_disagreement(table)}",
+        f"Diamonds: runs, from {speed.shape[1]} prompt{'s' * (speed.shape[1] != 1)}{intervals}. {_disagreement(table)}",
         "Small points: their tasks; point at a run to find its own." if len(set(kinds)) > 1 else "",
     )
     title = heading("Mean accepted tokens against wall-clock speed-up", " ".join(filter(None, notes)))

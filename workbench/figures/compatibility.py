@@ -54,16 +54,16 @@ def compatibility(tree: xr.DataTree) -> alt.TopLevelMixin:
 def _cells(
     rows: list[str], columns: list[str], places: np.ndarray, statuses: list[str], reasons: dict[str, str]
 ) -> pd.DataFrame:
-    found = []
+    cells = []
     for (row, column), place in np.ndenumerate(places):
         if place >= 0:
             one, other = rows[row], columns[column]
             status = statuses[place]
-            said = reasons.get(f"{one} + {other}", reasons.get(f"{other} + {one}", ""))
-            found.append({"technique": _words(one), "other": _words(other), "status": status,
+            reason = reasons.get(f"{one} + {other}", reasons.get(f"{other} + {one}", ""))
+            cells.append({"technique": _words(one), "other": _words(other), "status": status,
                           "sign": LOOKS.get(status, OTHER)[0],
-                          "reason": shorten(visible(said, spaces=False), 200) if said else ""})  # fmt: skip
-    return pd.DataFrame(found, columns=["technique", "other", "status", "sign", "reason"])
+                          "reason": shorten(visible(reason, spaces=False), 200) if reason else ""})  # fmt: skip
+    return pd.DataFrame(cells, columns=["technique", "other", "status", "sign", "reason"])
 
 
 def _map(table: pd.DataFrame, rows: list[str], columns: list[str], side: float, *, named: bool) -> alt.LayerChart:

@@ -120,10 +120,11 @@ def _cells(texts: Texts, text: xr.Dataset, steps: xr.Dataset, each: np.ndarray) 
 
 
 def _tooltip(names: Any, unit: str, meaning: str) -> list[alt.Tooltip]:
-    found = [
+    tooltips = [
         alt.Tooltip("said:N", title="token"),
         alt.Tooltip("position:Q"),
         alt.Tooltip("step:Q", title="step (0 is the prefill)"),
     ]
-    found.append(alt.Tooltip("cost:Q", title=f"{meaning} [{unit}]", format=".3~g"))
-    return found + [alt.Tooltip(f"{key}:Q", title=text, format=".4~g") for key, text in HOVER.items() if key in names]
+    tooltips.append(alt.Tooltip("cost:Q", title=f"{meaning} [{unit}]", format=".3~g"))
+    known = {key: title for key, title in HOVER.items() if key in names}
+    return tooltips + [alt.Tooltip(f"{key}:Q", title=title, format=".4~g") for key, title in known.items()]

@@ -30,8 +30,8 @@ def cost_breakdown(tree: xr.DataTree) -> alt.TopLevelMixin:
         Of a study.
     """
     rates = tree["timing/tokens_per_second"].transpose("run", "prompt", "repeat").values
-    found = [median_interval(1e3 / measured(each)) for each in rates]
-    times = [(each.median, each.low, each.high) for each in found]
+    intervals = [median_interval(1e3 / measured(each)) for each in rates]
+    times = [(each.median, each.low, each.high) for each in intervals]
     steps, made = tree["steps"].to_dataset().isel(step=slice(1, None)), decoded(tree)[0]
     flops, moved = (list(map(ratio, steps[name].sum("step").values, made)) for name in ("flops", "bytes"))
     cache = [(float(peak), np.nan, np.nan) for peak in tree["scores/cache_bytes_peak"].max("prompt").values]
@@ -46,7 +46,7 @@ def cost_breakdown(tree: xr.DataTree) -> alt.TopLevelMixin:
         f"After the first token. Time: median over prompts, with {INTERVALS}. Counts: sum over all prompts for each "
         "decoded token; cache: the largest. Dashed: baseline.",
     )
-    return _grid(tree, panels, [counted(each) for each in found]).properties(title=title)
+    return _grid(tree, panels, [counted(each) for each in intervals]).properties(title=title)
 
 
 @figure("modelled/seconds", "steps/tokens")

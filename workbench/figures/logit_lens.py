@@ -112,9 +112,9 @@ def _words(words: Iterable[str]) -> np.ndarray:
 
 
 def _tooltip(columns: Any) -> list[alt.Tooltip]:
-    found = [alt.Tooltip("token:N"), alt.Tooltip("layer:O", title="after block (-1 is the embedding)")]
-    found += [alt.Tooltip(f"{name}:N") for name in columns if name.startswith("top ")]
-    found += [alt.Tooltip("final:N", title="final token")] if "final" in columns else []
-    return found + [
+    tooltips = [alt.Tooltip("token:N"), alt.Tooltip("layer:O", title="after block (-1 is the embedding)")]
+    tooltips += [alt.Tooltip(f"{name}:N") for name in columns if name.startswith("top ")]
+    tooltips += [alt.Tooltip("final:N", title="final token")] if "final" in columns else []
+    return tooltips + [
         alt.Tooltip(f"{name}:Q", title=title, format=".3~g") for name, title in TITLES.items() if name in columns
     ]

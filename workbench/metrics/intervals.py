@@ -52,11 +52,11 @@ class Interval:
         return not np.isnan(self.level)
 
 
-def spell_interval(found: Interval) -> str:
+def spell_interval(interval: Interval) -> str:
     """A ratio with its bounds where it has any, as text; nothing where nothing was measured."""
-    if not found.n:
+    if not interval.n:
         return ""
-    return f"{found.median:.2f}" + (f" [{found.low:.2f}, {found.high:.2f}]" if found.bounded else "")
+    return f"{interval.median:.2f}" + (f" [{interval.low:.2f}, {interval.high:.2f}]" if interval.bounded else "")
 
 
 def measured(values: np.ndarray) -> np.ndarray:

@@ -7,13 +7,4 @@ from workbench.probes.layer_similarity import LayerSimilarity
 from workbench.probes.logit_lens import LogitLens
 from workbench.probes.residual_contribution import ResidualContribution
 
-__all__ = [
-    "AttentionSparsity",
-    "ExpertCoactivation",
-    "LayerSimilarity",
-    "LogitLens",
-    "Probe",
-    "Reader",
-    "ResidualContribution",
-    "register",
-]
+__all__ = [name for name in dir() if name == "register" or name[0].isupper()]

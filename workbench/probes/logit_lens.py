@@ -106,7 +106,7 @@ class _Reader(Reader):
         divergence = self._capped_divergence() if self._anatomy.softcap else self._divergence(read)
 
         def stack(name: str) -> Tensor:
-            return torch.stack([getattr(found, name) for found in read])
+            return torch.stack([getattr(statistics, name) for statistics in read])
 
         best = stack("top_ids")[..., 0]
         settled = (best == final).flip(0).int().cumprod(0).sum(0)
@@ -161,7 +161,7 @@ class _Reader(Reader):
             mean[chunk] = (probability.to(weight.dtype) @ weight).float()
         last = self._norm(self._kept[-1], weight.dtype).float()
         gaps = [((last - self._norm(rows, weight.dtype)) * mean).sum(-1) for rows in self._kept]
-        sums = torch.stack([found.log_sum_exp for found in read])
+        sums = torch.stack([statistics.log_sum_exp for statistics in read])
         return (self._anatomy.logit_scale * torch.stack(gaps) + sums - sums[-1]).clamp_min_(0)
 
     def _capped_divergence(self) -> Tensor:

@@ -82,19 +82,19 @@ def cases(model: Model, prompts: Iterable[Any], context_tokens: int | str | None
         raise PromptError(f"context_tokens is a number, 'marked' or None, not {context_tokens!r}")
     if isinstance(prompts, str | Mapping | Prompt):
         prompts = [prompts]
-    found: dict[str, Case] = {}
+    cases: dict[str, Case] = {}
     for place, prompt in enumerate(prompts):
         name = str(_field(prompt, "id") or f"prompt-{place + 1}")
-        if name in found:
+        if name in cases:
             raise PromptError(f"two prompts have the id {name!r}: ids must differ")
         try:
-            found[name] = _case(model, name, prompt, context_tokens)
-            check_context(found[name].context_tokens, len(found[name].tokens))
+            cases[name] = _case(model, name, prompt, context_tokens)
+            check_context(cases[name].context_tokens, len(cases[name].tokens))
         except PromptError as error:
             raise PromptError(f"prompt {name}: {error}") from error
-    if not found:
+    if not cases:
         raise PromptError("there are no prompts: give at least one")
-    return list(found.values())
+    return list(cases.values())
 
 
 def _case(model: Model, name: str, prompt: Any, context_tokens: int | str | None) -> Case:

@@ -97,8 +97,8 @@ class Cells:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except (OSError, ValueError) as error:
-                said = getattr(error, "strerror", None) or error
-                raise WorkbenchError(f"{str(self.folder)!r:.300} cannot hold a study: {said}") from error
+                reason = getattr(error, "strerror", None) or error
+                raise WorkbenchError(f"{str(self.folder)!r:.300} cannot hold a study: {reason}") from error
             for file in self.folder.glob(f".cell-*{PARTIAL}"):
                 if _abandoned(file):
                     file.unlink(missing_ok=True)
@@ -159,14 +159,14 @@ def _prefix() -> str:
 
 def _abandoned(file: Path) -> bool:
     """Whether the process that began a file has ended, killed in the middle."""
-    found = re.match(r"\.cell-(\d+)@([A-Za-z0-9.]*)-", file.name)
+    owner = re.match(r"\.cell-(\d+)@([A-Za-z0-9.]*)-", file.name)
     here = _prefix().partition("@")[2].removesuffix("-")
-    if found is None or found[2] != here:
+    if owner is None or owner[2] != here:
         with contextlib.suppress(OSError):
             return time.time() - file.stat().st_mtime > _OLD
         return False
     try:
-        os.kill(int(found[1]), 0)
+        os.kill(int(owner[1]), 0)
     except (ProcessLookupError, OverflowError):
         return True
     except OSError:

@@ -16,26 +16,26 @@ def of_class(kind: type) -> str:
     It is taken of what is loaded, not of the file, which may have been edited since; so it also knows a class that was
     written in a notebook. What other modules hold is no part of it, nor where in the file something stands.
     """
-    said: dict[str, str] = {}
+    parts: dict[str, str] = {}
     waiting: list[tuple[str, Any]] = [("", kind)]
     while waiting:
         name, value = waiting.pop()
         function = _function(value)
         name = getattr(value if function is None else function, "__qualname__", name)
-        if name in said:
+        if name in parts:
             continue
         if isinstance(value, type):
-            said[name] = "class"
+            parts[name] = "class"
             waiting += [(base.__qualname__, base) for base in value.__bases__ if _own(base, kind)]
             waiting += [(f"{name}.{key}", each) for key, each in vars(value).items() if _of_class(key, each, kind)]
         elif function is None:
-            said[name] = _constant(value)
+            parts[name] = _constant(value)
         else:
-            said[name] = _constant((function.__code__, function.__defaults__, function.__kwdefaults__))
+            parts[name] = _constant((function.__code__, function.__defaults__, function.__kwdefaults__))
             around = function.__globals__
             used = [key for key in _names(function.__code__) if key in around and _own(around[key], kind)]
             waiting += [(key, around[key]) for key in used]
-    return hashlib.sha256(_constant(said).encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(_constant(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _function(value: Any) -> FunctionType | None:

@@ -167,9 +167,9 @@ class _Work:
         plan = self.plan
         before = self.cells.content_of_other(plan.hash(name, case))
         if before is not None:
-            found = changed(before, plan.content(name), plan.model, plan.recipes[name])
-            self.renewed.update(found)
-            self._tick(0, f"{name} · {case.id} · computed anew: {', '.join(found)} changed")
+            changes = changed(before, plan.content(name), plan.model, plan.recipes[name])
+            self.renewed.update(changes)
+            self._tick(0, f"{name} · {case.id} · computed anew: {', '.join(changes)} changed")
 
     def _warm_up(self, case: Case, names: Sequence[str]) -> None:
         """A few tokens of every recipe, so that nothing is compiled, loaded or paged in on the clock. What fails here
@@ -181,28 +181,28 @@ class _Work:
     def _prompt(self, place: int, case: Case, missing: Sequence[str]) -> dict[str, Cell]:
         plan = self.plan
         names = list(dict.fromkeys([BASELINE, *missing]))
-        found = {name: Cell.empty(plan.repeats) for name in names}
+        cells = {name: Cell.empty(plan.repeats) for name in names}
         # The first forward of a new length is slower than the next; nobody's clock shall bear it.
         self._attempt(BASELINE, case, Cell.empty(1), 0, 1)
         for repeat in range(plan.repeats):
             for name in plan.order(names, place, repeat):
-                if found[name].failed is None and not self.cancelled:
-                    self._attempt(name, case, found[name], repeat)
+                if cells[name].failed is None and not self.cancelled:
+                    self._attempt(name, case, cells[name], repeat)
                 if name in missing:
                     self._tick(1, f"{name} · {case.id} · {repeat + 1} of {plan.repeats}")
         for name in names:
             for repeat in range(plan.repeats):
-                own, base = found[name].seconds_per_token(repeat), found[BASELINE].seconds_per_token(repeat)
-                found[name].speedup[repeat] = base / own if own > 0 else NAN
+                own, base = cells[name].seconds_per_token(repeat), cells[BASELINE].seconds_per_token(repeat)
+                cells[name].speedup[repeat] = base / own if own > 0 else NAN
         if plan.quality:
-            for name, message in self._quality(case, found):
+            for name, message in self._quality(case, cells):
                 if name in missing:
                     self._tick(1, message)
         if not self.cancelled:
             for name in missing:
-                if found[name].failed is None and (found[name].quality is not None or not plan.quality):
-                    self.cells.put(plan.hash(name, case), found[name], plan.content(name))
-        return found
+                if cells[name].failed is None and (cells[name].quality is not None or not plan.quality):
+                    self.cells.put(plan.hash(name, case), cells[name], plan.content(name))
+        return cells
 
     def _attempt(self, name: str, case: Case, cell: Cell, repeat: int, limit: int | None = None) -> None:
         """One generation into its cell; an error becomes the cell's, a cancelled one leaves no trace."""
@@ -220,8 +220,8 @@ class _Work:
             cell.time_to_first_token[repeat] = result.time_to_first_token
             cell.new_tokens[repeat] = len(result.tokens)
 
-    def _quality(self, case: Case, found: dict[str, Cell]) -> Iterator[tuple[str, str]]:
-        plan, baseline = self.plan, found[BASELINE]
+    def _quality(self, case: Case, cells: dict[str, Cell]) -> Iterator[tuple[str, str]]:
+        plan, baseline = self.plan, cells[BASELINE]
         forced = None
         if baseline.ran and not self.cancelled:
             try:
@@ -230,7 +230,7 @@ class _Work:
                 forced = Forced(plan.model, *text, plan.seed, case.context_tokens, chunk, self.cancel)
             except Exception as error:
                 baseline.failed = baseline.failed or _message(error)
-        for name, cell in found.items():
+        for name, cell in cells.items():
             if forced is not None and cell.failed is None and cell.ran and not self.cancelled:
                 try:
                     cell.quality = forced.compare(plan.recipes[name])

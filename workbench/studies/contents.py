@@ -40,13 +40,13 @@ def changed(before: Any, now: dict[str, Any], model: Model, techniques: Sequence
     """Names of what differs between two :func:`contents` of one recipe."""
     if not isinstance(before, dict):
         return ["what its names stand for"]
-    found = [model.name] if before.get("model") != now["model"] else []
+    differing = [model.name] if before.get("model") != now["model"] else []
     for place, (technique, new) in enumerate(zip(techniques, now["techniques"])):
         old = _at(before.get("techniques"), place)
         old = old if isinstance(old, dict) else {}
-        found += [f"{technique.name}'s {setting}" for setting, content in new.items() if old.get(setting) != content]
-        found += [f"{technique.name}'s code"] * (_at(before.get("code"), place) != now["code"][place])
-    return found + ["the workbench's version"] * (before.get("workbench") != now["workbench"])
+        differing += [f"{technique.name}'s {setting}" for setting, behind in new.items() if old.get(setting) != behind]
+        differing += [f"{technique.name}'s code"] * (_at(before.get("code"), place) != now["code"][place])
+    return differing + ["the workbench's version"] * (before.get("workbench") != now["workbench"])
 
 
 def _at(values: Any, place: int) -> Any:
@@ -54,8 +54,8 @@ def _at(values: Any, place: int) -> Any:
 
 
 def _behind(model: Model, technique: Any) -> dict[str, str]:
-    found = {setting: _content(model, what, value) for setting, what, value in references(technique)}
-    return {setting: content for setting, content in found.items() if content}
+    behind = {setting: _content(model, what, value) for setting, what, value in references(technique)}
+    return {setting: content for setting, content in behind.items() if content}
 
 
 def _content(model: Model, what: Outside, value: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,30 +10,7 @@ import xarray as xr
 
 from workbench import trace
 from workbench.engine.step import Step
-
-# variable -> (what of a step, dtype, what stands for nothing, units, long name)
-_STEP: dict[str, tuple[Callable[[Step], Any], Any, Any, str, str]] = {
-    "tokens": (lambda s: len(s.tokens), np.int32, -1, "tokens", "tokens produced"),
-    "drafted": (lambda s: s.drafted, np.int32, -1, "tokens", "tokens drafted"),
-    "accepted": (lambda s: s.accepted, np.int32, -1, "tokens", "drafted tokens kept"),
-    "layers": (lambda s: len(s.layers), np.int32, -1, "layers", "sequential layer passes"),
-    "keys_read": (lambda s: mean(s.keys_read), np.float64, np.nan, "keys", "keys read by a query, mean over layers"),
-    "keys_kept": (lambda s: mean(s.keys_kept), np.float64, np.nan, "keys", "keys in the cache, mean over layers"),
-    "forwards": (lambda s: s.forwards, np.int32, -1, "forwards", "forwards of the model"),
-    "seconds": (lambda s: s.seconds, np.float64, np.nan, "s", "wall clock, measured"),
-    "draft_seconds": (lambda s: s.draft_seconds, np.float64, np.nan, "s", "wall clock of drafting, measured"),
-    "verify_seconds": (lambda s: s.verify_seconds, np.float64, np.nan, "s", "wall clock of the forward, measured"),
-    "flops": (lambda s: s.flops, np.float64, np.nan, "FLOP", "floating-point operations, counted"),
-    "bytes": (lambda s: s.bytes, np.float64, np.nan, "bytes", "weights and cache read and written, counted"),
-    "cache_bytes": (lambda s: s.cache_bytes, np.float64, np.nan, "bytes", "bytes allocated for the cache"),
-    "entropy": (
-        lambda s: np.nan if s.entropy is None else s.entropy,
-        np.float64,
-        np.nan,
-        "nats",
-        "entropy of the next-token distribution",
-    ),
-}
+from workbench.studies.fact_table import OF_RUN, OF_STEP, Fact
 
 # variable -> (dtype, units, long name), in the order of the columns
 _NODE: dict[str, tuple[Any, str, str]] = {
@@ -46,11 +23,6 @@ _NODE: dict[str, tuple[Any, str, str]] = {
     "kept": (np.int8, "1", "whether the token was accepted"),
     "confidence": (np.float32, "probability", "chance of being kept after its parent, as the drafter sees it"),
 }
-
-
-def mean(values: Sequence[float]) -> float:
-    """Mean of a sequence; NaN of an empty one."""
-    return float(np.mean(values)) if len(values) else float("nan")
 
 
 def models_of(runs: Sequence[Sequence[Step]]) -> list[str]:
@@ -75,17 +47,14 @@ def steps_of_many(cells: Sequence[Sequence[Sequence[Step]]], models: list[str]) 
     """
     length = max((len(steps) for row in cells for steps in row), default=0)
     shape = (len(cells), len(cells[0]) if cells else 0, length)
-    columns = {
-        **_STEP,
-        "model": (lambda s: models.index(s.model), np.int32, -1, "model", "place of the model that took the step"),
-    }
+    place = Fact("model", "model", "place of the model that took the step", "whole", lambda s: models.index(s.model))
     data = {}
-    for name, (what, dtype, nothing, units, long_name) in columns.items():
-        values = np.full(shape, nothing, dtype=dtype)
+    for fact in (*OF_STEP, place):
+        values = np.full(shape, -1, np.int32) if fact.step == "whole" else np.full(shape, np.nan, np.float64)
         for run, row in enumerate(cells):
             for prompt, steps in enumerate(row):
-                values[run, prompt, : len(steps)] = [what(step) for step in steps]
-        data[name] = trace.variable("run prompt step", values, units, long_name)
+                values[run, prompt, : len(steps)] = [fact.value(step) for step in steps]
+        data[fact.name] = trace.variable("run prompt step", values, fact.units, fact.long_name)
     return xr.Dataset(data, coords=_places(run=shape[0], prompt=shape[1], step=length))
 
 
@@ -190,36 +159,8 @@ def drafted(drafts: xr.Dataset) -> set[int]:
 
 
 def sums(steps: Sequence[Step]) -> dict[str, float]:
-    """Counts of a whole run: the part of ``scores`` that its steps alone decide.
-
-    ``mean_accepted_tokens`` is the tokens of decode steps over their number, so the token that the model adds to each
-    accepted draft counts and the prefill does not: 1 without drafts, as in EAGLE (Li et al., 2024, arXiv 2401.15077)
-    and Spec-Bench (Xia et al., 2024, arXiv 2401.07851). ``accepted_per_forward`` is accepted drafted tokens over the
-    forwards of the steps that verified a draft. Both are NaN where there was no such step. ``keys_read`` is the mean
-    over decode steps and layers (over the prefill where there is nothing else); ``keys_kept`` is that of the last step.
-    """
-    new_tokens = sum(len(step.tokens) for step in steps)
-    accepted = sum(step.accepted for step in steps)
-    decode = [step for step in steps if step.phase == "decode"]
-    verified = sum(step.forwards for step in decode if step.drafted)
-    decoded = decode or steps
-    return {
-        "new_tokens": new_tokens,
-        "forwards": sum(step.forwards for step in steps),
-        "drafted": sum(step.drafted for step in steps),
-        "accepted": accepted,
-        "mean_accepted_tokens": mean([len(step.tokens) for step in decode]),
-        "accepted_per_forward": accepted / verified if verified else float("nan"),
-        "layers_per_token": sum(len(step.layers) for step in steps) / new_tokens if new_tokens else float("nan"),
-        "keys_kept": mean(steps[-1].keys_kept) if steps else float("nan"),
-        "keys_read": mean([keys for step in decoded for keys in step.keys_read]),
-        "cache_bytes_peak": max((step.cache_bytes for step in steps), default=0),
-        "flops": sum(step.flops for step in steps),
-        "bytes": sum(step.bytes for step in steps),
-        "draft_seconds": sum(step.draft_seconds for step in steps),
-        "verify_seconds": sum(step.verify_seconds for step in decoded),
-        "decode_seconds": sum(step.seconds for step in decoded),
-    }
+    """Counts of a whole run: the part of ``scores`` that its steps alone decide, as the facts' ``of_run`` define it."""
+    return {fact.name: fact.of_run(steps) for fact in OF_RUN}
 
 
 def speed(steps: Sequence[Step]) -> tuple[float, float]:

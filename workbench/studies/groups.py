@@ -34,10 +34,10 @@ def groups(prompts: Sequence[dict[str, Any]], by: str) -> dict[str, list[int]]:
     if by not in BY:
         raise SettingError(f"by={by!r} is none of {', '.join(BY)}")
     names = [str(prompt.get(by) or "") for prompt in prompts]
-    found: dict[str, list[int]] = {}
+    places: dict[str, list[int]] = {}
     for place, name in enumerate(names):
-        found.setdefault(name or f"no {by}", []).append(place)
-    return found if any(names) else {}
+        places.setdefault(name or f"no {by}", []).append(place)
+    return places if any(names) else {}
 
 
 def matrix(summaries: dict[str, list[dict[str, Any]]], key: str) -> pd.DataFrame:
@@ -64,8 +64,8 @@ def matrices(summaries: dict[str, list[dict[str, Any]]]) -> dict[str, pd.DataFra
     """Every :func:`matrix` that says something, by its title; none where there is only one group."""
     if len(summaries) < 2:
         return {}
-    found = {title: matrix(summaries, key) for key, title in SPLIT.items()}
-    return {title: frame for title, frame in found.items() if (frame != "").any(axis=None)}
+    frames = {title: matrix(summaries, key) for key, title in SPLIT.items()}
+    return {title: frame for title, frame in frames.items() if (frame != "").any(axis=None)}
 
 
 def _text(value: Interval | float) -> str:

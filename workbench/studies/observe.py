@@ -73,13 +73,13 @@ def observe(
         except Cancelled:
             return None
         try:
-            found = {f"probes/{name}": reader.finish() for name, reader in readers.items()}
+            datasets = {f"probes/{name}": reader.finish() for name, reader in readers.items()}
         except FloatingPointError as error:
             raise NumericalError(f"the logits of {model.name} hold NaN or infinity: {error}") from error
     used = set(ids)
-    for dataset in found.values():
+    for dataset in datasets.values():
         for variable in dataset.data_vars.values():
             if variable.attrs.get("units") == "token id":
                 used |= set(variable.values.ravel().tolist())
-    groups = {"tokens": trace.tokens(ids), **found}
+    groups = {"tokens": trace.tokens(ids), **datasets}
     return trace.build(groups, model=model, kind="observe", recipe=[spell(probe) for probe in probes], used=used)

@@ -61,13 +61,13 @@ def _renewed(tree: xr.DataTree) -> list[str]:
 def _intervals(runs: list[dict[str, Any]]) -> list[str]:
     runs = [run for run in runs if run["speedup"].n]
     levels = sorted({(run["speedup"].n, run["speedup"].level) for run in runs if run["speedup"].bounded})
-    said = []
+    sentences = []
     if levels:
         each = ", ".join(f"{100 * level:.1f} % ({n} prompts)" for n, level in levels)
-        said.append(f"[low, high]: exact interval of the median over prompts, at a level of {each}.")
+        sentences.append(f"[low, high]: exact interval of the median over prompts, at a level of {each}.")
     if any(run["speedup"].n < FEWEST for run in runs):
-        said.append(f"No interval from fewer than {FEWEST} prompts: such a speed is a median alone.")
-    return said
+        sentences.append(f"No interval from fewer than {FEWEST} prompts: such a speed is a median alone.")
+    return sentences
 
 
 def _stopped(runs: list[dict[str, Any]], out: list[str]) -> list[str]:
@@ -77,8 +77,8 @@ def _stopped(runs: list[dict[str, Any]], out: list[str]) -> list[str]:
         for run in runs
         if run["stopped_early"]
     ]
-    said = [f"Stopped early, with less than half of the baseline's tokens: {', '.join(early)}."] * bool(early)
-    return said + [
+    sentences = [f"Stopped early, with less than half of the baseline's tokens: {', '.join(early)}."] * bool(early)
+    return sentences + [
         f"Not considered for the Pareto front, as they decoded nothing on more than {100 * TOLERATED:.0f} % of the "
         f"prompts or too little in all: {', '.join(out)}."
     ] * bool(out)
@@ -100,15 +100,15 @@ def _noise(tree: xr.DataTree, runs: list[dict[str, Any]]) -> list[str]:
 
 
 def _modelled(runs: list[dict[str, Any]]) -> list[str]:
-    said = []
+    far = []
     for run in runs:
         measured, modelled = run["speedup"].median, run["modelled"].get(THIS_CPU, np.nan)
         if abs(np.log(measured / modelled)) > np.log(FAR):
-            said.append(f"{run['name']} ({measured:.2f} measured, {modelled:.2f} modelled)")
+            far.append(f"{run['name']} ({measured:.2f} measured, {modelled:.2f} modelled)")
     return [
         f"Warning: measured and modelled speed-up on this CPU are more than {FAR:g} times apart, so that something "
-        f"besides the counted operations and bytes decides: {'; '.join(said)}."
-    ] * bool(said)
+        f"besides the counted operations and bytes decides: {'; '.join(far)}."
+    ] * bool(far)
 
 
 def _needed(runs: list[dict[str, Any]]) -> list[str]:

@@ -63,8 +63,8 @@ class RunResult:
         return f"<RunResult of {facts['recipe']} on {self.model.name}: {facts['output']} in {facts['time']}{state}>"
 
     def _repr_html_(self) -> str:
-        said = {**self._facts(), "cancelled": "yes: the text is a beginning"} if self.cancelled else self._facts()
-        return facts_html(f"Run on {self.model.name}", {**said, "text": self.text})
+        facts = {**self._facts(), "cancelled": "yes: the text is a beginning"} if self.cancelled else self._facts()
+        return facts_html(f"Run on {self.model.name}", {**facts, "text": self.text})
 
     def _facts(self) -> dict[str, Any]:
         steps, speed = len(self.steps), self.tokens_per_second

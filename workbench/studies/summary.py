@@ -9,12 +9,11 @@ import numpy as np
 import xarray as xr
 
 from workbench.metrics import measured, median_interval, prompts_needed, stopped_early
+from workbench.studies.fact_table import FACTS
 
 TIMINGS = ("tokens_per_second", "speedup", "time_to_first_token")
 WITHIN = 0.05
 """Half-width that the summary says the number of prompts for."""
-_SUMS = ("new_tokens", "forwards", "drafted", "accepted", "flops", "bytes", "flips")
-_MEANS = ("keys_kept", "keys_read", "kl", "top1_agreement", "perplexity", "rouge_l", "score")
 
 
 def summarise(tree: xr.DataTree, run: int, prompts: list[int] | None = None) -> dict[str, Any]:
@@ -34,25 +33,27 @@ def summarise(tree: xr.DataTree, run: int, prompts: list[int] | None = None) -> 
     steps = tree["steps"].to_dataset().isel(run=run, prompt=where, step=slice(1, None))
     decoded, count = float(steps["tokens"].clip(min=0).sum()), int((steps["tokens"] >= 0).sum())
     verified = steps["drafted"] > 0
-    total = {name: _known(np.nansum, scores[name]) for name in _SUMS}
+    nothing = np.full(scores["new_tokens"].shape, np.nan)  # of a fact that the study is older than
+    facts = {
+        fact.name: _known(fact.over_prompts, scores.get(fact.name, nothing)) for fact in FACTS if fact.over_prompts
+    }
     layers = _known(np.nansum, scores["layers_per_token"] * scores["new_tokens"])
     baseline = tree["scores/new_tokens"].values[int(tree.attrs["baseline"]), where]
     return {
-        **total,
-        **{name: _known(np.nanmean, scores[name]) for name in _MEANS},
-        **{f"{name}_per_token": _over(steps[name].sum(), decoded) for name in ("flops", "bytes")},
+        **facts,
+        **{
+            f"{fact.name}_per_token": _over(steps[fact.name].sum() if fact.name in steps else np.nan, decoded)
+            for fact in FACTS
+            if fact.per_token
+        },
         **{name: median_interval(values) for name, values in timing.items()},
         "prompts": scores["new_tokens"].size,
         "stopped_early": int(stopped_early(scores["new_tokens"], baseline).sum()),
         "prompts_needed": prompts_needed(timing["speedup"]),
         "prompts_needed_within": prompts_needed(timing["speedup"], WITHIN),
         "mean_accepted_tokens": _over(decoded, count),
-        "accepted_per_forward": _over(total["accepted"], float(steps["forwards"].where(verified).sum())),
-        "layers_per_token": _over(layers, total["new_tokens"]),
-        "cache_bytes_peak": _known(np.nanmax, scores["cache_bytes_peak"]),
-        "flip_margin": _known(np.nanmax, scores["flip_margin"]),
-        "equal_to_baseline": _known(np.nanmean, scores["equal_to_baseline"]),
-        "first_divergence": _known(np.nanmin, scores["first_divergence"]),
+        "accepted_per_forward": _over(facts["accepted"], float(steps["forwards"].where(verified).sum())),
+        "layers_per_token": _over(layers, facts["new_tokens"]),
         "modelled": {
             name: _known(np.nanmedian, tree["modelled/speedup"].values[run, where, number])
             for number, name in enumerate(json.loads(tree.attrs["hardware"]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from workbench.metrics.intervals import spell_interval
+from workbench.studies.fact_table import briefs, number
 
 WIDTH = 120
 _GAP = "  "
@@ -17,18 +17,13 @@ _NAME = 24  # least room for the names of runs beside groups
 
 # column: two lines of heading, and the text of a run
 _COLUMNS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
-    ("same", "text", lambda run: _share(run["equal_to_baseline"])),
-    ("parts", "at", lambda run: _number(run["first_divergence"], "{:.0f}", "")),
-    ("new", "tokens", lambda run: _number(run["new_tokens"], "{:.0f}") + "*" * bool(run["stopped_early"])),
-    ("tokens", "/step", lambda run: _number(run["mean_accepted_tokens"], "{:.2f}")),
-    ("layers", "/token", lambda run: _number(run["layers_per_token"], "{:.1f}")),
-    ("cache", "MB", lambda run: _number(run["cache_bytes_peak"] / 1e6, "{:.3g}")),
-    ("tokens/s", "measured", lambda run: _number(run["tokens_per_second"].median, "{:.3g}")),
+    *briefs("text"),
+    *briefs("counts"),
+    ("tokens/s", "measured", lambda run: number(run["tokens_per_second"].median, "{:.3g}")),
     ("speed-up", "measured", lambda run: spell_interval(run["speedup"]) or "-"),
     ("n", "", lambda run: f"{run['speedup'].n}/{run['speedup'].of}"),
-    ("TTFT", "ms", lambda run: _number(1e3 * run["time_to_first_token"].median, "{:.0f}")),
-    ("KL", "nats", lambda run: _number(run["kl"], "{:.1g}" if run["kl"] < 0.01 else "{:.2g}")),
-    ("top-1", "", lambda run: _number(run["top1_agreement"], "{:.2f}")),
+    ("TTFT", "ms", lambda run: number(1e3 * run["time_to_first_token"].median, "{:.0f}")),
+    *briefs("quality"),
 )
 
 
@@ -113,11 +108,3 @@ def _printable(text: str) -> str:
 
 def _shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _number(value: float, form: str, nothing: str = "-") -> str:
-    return nothing if math.isnan(value) else form.format(value)
-
-
-def _share(value: float) -> str:
-    return "-" if math.isnan(value) else "yes" if value == 1 else "no" if value == 0 else f"{100 * value:.0f} %"

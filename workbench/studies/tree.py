@@ -13,6 +13,7 @@ from workbench.cost.roofline import run_seconds
 from workbench.errors import WorkbenchError
 from workbench.settings import spell
 from workbench.studies.cells import NAN, Cell
+from workbench.studies.fact_table import SCORES
 from workbench.studies.facts import (
     drafted,
     drafts_of_many,
@@ -29,32 +30,6 @@ from workbench.studies.run import sha256
 from workbench.tasks import question_view
 
 # variable -> (units, long name)
-SCORES: dict[str, tuple[str, str]] = {
-    "new_tokens": ("tokens", "tokens produced"),
-    "forwards": ("forwards", "forwards of the model, prefill included"),
-    "drafted": ("tokens", "tokens drafted"),
-    "accepted": ("tokens", "drafted tokens kept"),
-    "mean_accepted_tokens": ("tokens", "tokens for each decode step, the model's own included"),
-    "accepted_per_forward": ("tokens", "drafted tokens kept for each forward that verified a draft"),
-    "layers_per_token": ("layers", "sequential layer passes for each new token"),
-    "keys_kept": ("keys", "keys in the cache at the end, mean over layers"),
-    "keys_read": ("keys", "keys read by a query while decoding, mean over layers"),
-    "cache_bytes_peak": ("bytes", "most bytes allocated for the cache"),
-    "flops": ("FLOP", "floating-point operations, counted"),
-    "bytes": ("bytes", "weights and cache read and written, counted"),
-    "draft_seconds": ("s", "wall clock of drafting, measured"),
-    "verify_seconds": ("s", "wall clock of the forwards of decode steps, measured"),
-    "decode_seconds": ("s", "wall clock of decode steps, measured"),
-    "equal_to_baseline": ("1", "whether the text equals the baseline's"),
-    "first_divergence": ("token", "first token that differs from the baseline's, counted from 0; NaN for none"),
-    "flips": ("1", "whether an exact recipe parted from the baseline in half precision"),
-    "flip_margin": ("logit", "lead of the baseline's best token where the texts part"),
-    "kl": ("nats", "KL(baseline || run) along the baseline's text, mean over tokens"),
-    "top1_agreement": ("1", "share of equal best tokens along the baseline's text"),
-    "perplexity": ("1", "perplexity of the baseline's text"),
-    "rouge_l": ("1", "ROUGE-L of the text against the baseline's"),
-    "score": ("1", "the task's own score"),
-}
 TIMING: dict[str, tuple[str, str]] = {
     "seconds": ("s", "wall clock of the whole generation, measured"),
     "tokens_per_second": ("tokens/s", "tokens decoded for each second after the first token, measured"),
@@ -154,18 +129,18 @@ def _scores(plan: Plan, rows: Sequence[Sequence[Cell]]) -> xr.Dataset:
             cell = row[place]
             if not cell.ran:
                 continue
-            found = sums(cell.steps)
+            scores = sums(cell.steps)
             if cell.quality is not None:
-                found |= {name: cell.quality[name] for name in ("kl", "top1_agreement", "perplexity")}
-            found["score"] = _task_score(plan, case, cell)
+                scores |= {name: cell.quality[name] for name in ("kl", "top1_agreement", "perplexity")}
+            scores["score"] = _task_score(plan, case, cell)
             if baseline.ran:
-                found |= against_baseline(plan.model, cell.tokens, baseline.tokens)
-                parted = found["first_divergence"]
+                scores |= against_baseline(plan.model, cell.tokens, baseline.tokens)
+                parted = scores["first_divergence"]
                 exact = all(technique.exact for technique in techniques)
-                found["flips"] = float(exact and half and not found["equal_to_baseline"])
+                scores["flips"] = float(exact and half and not scores["equal_to_baseline"])
                 if parted < len(margins):
-                    found["flip_margin"] = margins[int(parted)]
-            for name, value in found.items():
+                    scores["flip_margin"] = margins[int(parted)]
+            for name, value in scores.items():
                 values[name][run, place] = value
     data = {name: trace.variable("run prompt", values[name], *about) for name, about in SCORES.items()}
     return xr.Dataset(data, coords={"run": np.arange(len(rows)), "prompt": np.arange(len(plan.cases))})

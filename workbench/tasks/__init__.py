@@ -4,7 +4,7 @@ from workbench.tasks import humaneval, scorers
 from workbench.tasks.conversation import greedy_answer, next_turn, unroll
 from workbench.tasks.encoding import encode_parts, encode_prompt, format_prompt, question_view
 from workbench.tasks.humaneval import MissingPackage
-from workbench.tasks.needle import found, needle
+from workbench.tasks.needle import needle, needle_found
 from workbench.tasks.pages import shared_pages
 from workbench.tasks.prompt_file import PromptFileError, PromptFileWarning
 from workbench.tasks.prompts import Prompt, TaskInfo, list_tasks, load_prompts, write_prompts
@@ -24,13 +24,13 @@ __all__ = [
     "encode_parts",
     "encode_prompt",
     "format_prompt",
-    "found",
     "greedy_answer",
     "humaneval",
     "list_tasks",
     "load_prompts",
     "load_spec_bench",
     "needle",
+    "needle_found",
     "next_turn",
     "question_view",
     "score",

@@ -37,7 +37,7 @@ def next_turn(prompt: Prompt, answer: str) -> Prompt | None:
     turns = _texts(prompt.metadata.get("turns"))
     if turns[number - 1 : number] != [prompt.prompt] or len(turns) == number:
         return None
-    said = [
+    messages = [
         *earlier,
         {"role": "user", "content": prompt.prompt},
         {"role": "assistant", "content": answer.strip()},
@@ -51,7 +51,7 @@ def next_turn(prompt: Prompt, answer: str) -> Prompt | None:
         id=f"{prompt.id.removesuffix(f'/turn-{number}')}/turn-{number + 1}",
         prompt=turns[number],
         reference=reference,
-        metadata={**metadata, "earlier_messages": said},
+        metadata={**metadata, "earlier_messages": messages},
         question_at=None,
     )
 
@@ -69,13 +69,13 @@ def unroll(prompts: Iterable[Any], answer: Callable[[Prompt], str]) -> list[Any]
     answer
         Gives the answer that the next turn follows (`greedy_answer`). It is not asked for last turns.
     """
-    found = []
+    unrolled = []
     for prompt in prompts:
-        found.append(prompt)
+        unrolled.append(prompt)
         while isinstance(prompt, Prompt) and next_turn(prompt, "") is not None:
             prompt = next_turn(prompt, answer(prompt))
-            found.append(prompt)
-    return found
+            unrolled.append(prompt)
+    return unrolled
 
 
 def greedy_answer(model: Any, max_new_tokens: int = 256) -> Callable[[Prompt], str]:

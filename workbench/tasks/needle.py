@@ -24,7 +24,7 @@ from workbench.tasks.prompt import Prompt
 from workbench.tasks.scorers import contains
 from workbench.tokenizing import write_chat
 
-__all__ = ["TEMPLATES", "NeedleTemplate", "found", "haystack", "needle"]
+__all__ = ["TEMPLATES", "NeedleTemplate", "haystack", "needle", "needle_found"]
 
 INSTRUCTION = "Read the following text and remember what it says. You will be asked about it.\n\n"
 MINIMUM_HAYSTACK = 16
@@ -165,7 +165,7 @@ def needle(tokenizer: Any, length: int, depth: float | int, seed: int = 0, *, te
     return Prompt(name, text, answer, "needle", chat=False, metadata=metadata, question_at=asked)
 
 
-def found(answer: str, prompt: Prompt) -> bool:
+def needle_found(answer: str, prompt: Prompt) -> bool:
     """Whether an answer holds the needle's number or word, as a whole word."""
     return contains(answer, prompt) == 1.0
 

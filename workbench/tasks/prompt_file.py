@@ -85,7 +85,7 @@ def parse_prompts(text: str, origin: str, read: Reader) -> list[Prompt]:
     PromptFileWarning
         Rows were left out.
     """
-    found: dict[str, Prompt] = {}
+    by_id: dict[str, Prompt] = {}
     left_out: list[str] = []
     # Not splitlines(): that also splits at U+2028 and other characters which JSON allows inside a string.
     for number, line in enumerate(text.split("\n"), start=1):
@@ -95,27 +95,27 @@ def parse_prompts(text: str, origin: str, read: Reader) -> list[Prompt]:
             record = _record(line, f"line {number}")
             place = f"line {number}{_name(record)}"
             prompt = read(record, place)
-            if prompt.id in found:
+            if prompt.id in by_id:
                 raise PromptFileError(f"{place}: the id {prompt.id!r} was already used")
-            found[prompt.id] = prompt
+            by_id[prompt.id] = prompt
         except PromptFileError as error:
             left_out.append(str(error))
         except PromptError as error:
             left_out.append(f"line {number}: {error}")
-    if not found and not left_out:
+    if not by_id and not left_out:
         raise PromptFileError(f"{origin}: holds no prompts")
-    if not found and len(left_out) == 1:
+    if not by_id and len(left_out) == 1:
         raise PromptFileError(f"{origin}, {left_out[0]}")
-    if not found:
+    if not by_id:
         raise PromptFileError(f"{origin}: none of its {len(left_out):,} rows can be read: {_listed(left_out)}")
     if left_out:
-        rows = len(found) + len(left_out)
+        rows = len(by_id) + len(left_out)
         warnings.warn(
             f"{origin}: {len(left_out):,} of {rows:,} rows cannot be read and are left out: {_listed(left_out)}",
             PromptFileWarning,
             stacklevel=2,
         )
-    return list(found.values())
+    return list(by_id.values())
 
 
 def check_text(text: str, name: str, place: str) -> None:

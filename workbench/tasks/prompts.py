@@ -49,15 +49,15 @@ def _bundled_names() -> list[str]:
 
 def list_tasks() -> list[TaskInfo]:
     """Every task there is, with source and licence, the bundled ones first."""
-    found = []
+    tasks = []
     for name, entry in _catalogue().items():
         count = None
         if "file" in entry:
             count = len(_bundled(name))
         elif name == "humaneval" and humaneval.available():
             count = len(humaneval.load())
-        found.append(TaskInfo(name, count, entry["source"], entry["licence"], entry["description"]))
-    return found
+        tasks.append(TaskInfo(name, count, entry["source"], entry["licence"], entry["description"]))
+    return tasks
 
 
 def load_prompts(name_or_path: str | Path, limit: int | None = None) -> list[Prompt]:
@@ -92,19 +92,19 @@ def load_prompts(name_or_path: str | Path, limit: int | None = None) -> list[Pro
     """
     name = str(name_or_path)
     if name == "all":
-        found = list(chain.from_iterable(_bundled(task) for task in _bundled_names()))
+        prompts = list(chain.from_iterable(_bundled(task) for task in _bundled_names()))
     elif name == "mixed":
         turns = zip_longest(*(_bundled(task) for task in _bundled_names()))
-        found = [prompt for turn in turns for prompt in turn if prompt is not None]
+        prompts = [prompt for turn in turns for prompt in turn if prompt is not None]
     elif name in _bundled_names():
-        found = list(_bundled(name))
+        prompts = list(_bundled(name))
     elif name == "humaneval":
-        found = humaneval.load()
+        prompts = humaneval.load()
     elif name == "needle":
         raise PromptError("needle prompts are made to a length: call workbench.tasks.needle(tokenizer, length, depth)")
     else:
-        found = _of_file(Path(name_or_path))
-    return stratified(found, limit)
+        prompts = _of_file(Path(name_or_path))
+    return stratified(prompts, limit)
 
 
 def _bundled(name: str) -> list[Prompt]:

@@ -165,8 +165,8 @@ def _alike(one: str, other: str) -> float:
 
 def _last_number(text: str) -> Decimal | None:
     # A minus between two words or digits joins or subtracts; a full stop at the end ends the sentence.
-    found = re.findall(r"(?:(?<![\w.)-])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?", text, re.ASCII)
-    return Decimal(found[-1].replace(",", "")) if found else None
+    numbers = re.findall(r"(?:(?<![\w.)-])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?", text, re.ASCII)
+    return Decimal(numbers[-1].replace(",", "")) if numbers else None
 
 
 def _unit(value: float) -> float:

@@ -83,13 +83,13 @@ def pairs(given: list[str]) -> dict[str, str]:
     """``key=value`` texts as a dictionary; SettingError if one is none."""
     from workbench.errors import SettingError
 
-    found = {}
+    settings = {}
     for text in given:
         key, equals, value = text.partition("=")
         if not equals:
             raise SettingError(f"{text!r} is not key=value")
-        found[key.strip()] = value.strip()
-    return found
+        settings[key.strip()] = value.strip()
+    return settings
 
 
 def build_data(given: dict[str, str]) -> DataSettings:

@@ -109,10 +109,10 @@ class AcceptanceHead(Recipe):
             mixed[:, 1:][rows] = torch.where(asked, chosen, tokens[:, 1:][rows])
             hidden = residual(draft.anatomy, mixed)[:, 1:][rows][asked]
             label, probability = label[asked], probability[asked]
-        said = part(hidden).float()
+        logit = part(hidden).float()
         weight = label + self.rejection * (1 - label)
-        each = label * F.softplus(-said) + self.rejection * (1 - label) * F.softplus(said)
-        return each.sum() / weight.sum(), self._figures(said.detach(), label, probability)
+        each = label * F.softplus(-logit) + self.rejection * (1 - label) * F.softplus(logit)
+        return each.sum() / weight.sum(), self._figures(logit.detach(), label, probability)
 
     def draw(self, draft: Model, drafted: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens Y of the draft model [rows], the chance that each is kept, and the draft model's probability of it.
@@ -133,8 +133,8 @@ class AcceptanceHead(Recipe):
         target = (own.gather(1, chosen[:, None])[:, 0] - own.logsumexp(-1)).exp()
         return chosen, (target / probability).clamp(max=1), probability
 
-    def _figures(self, said: Tensor, label: Tensor, probability: Tensor) -> dict[str, float]:
-        chance = (said + torch.tensor(self.rejection).log()).sigmoid()
+    def _figures(self, logit: Tensor, label: Tensor, probability: Tensor) -> dict[str, float]:
+        chance = (logit + torch.tensor(self.rejection).log()).sigmoid()
         mean = label.mean()
         figures = {
             "foretold": _foretold(chance, label),
@@ -151,13 +151,13 @@ class AcceptanceHead(Recipe):
         if self.draft == "untrained":
             tensors = distilled.layer_tensors(model.anatomy, _UNTRAINED_LAYERS)
             return distilled.assemble(model, {**tensors, "vocabulary": torch.arange(model.anatomy.vocabulary)})
-        found = distilled.load(model, self.draft)
-        if found is None:
+        draft = distilled.load(model, self.draft)
+        if draft is None:
             raise SettingError(
                 f"there is no draft model for {model.name} yet: workbench train draft_model --model {model.name}, then "
                 "name its file as draft"
             )
-        return found
+        return draft
 
     @classmethod
     def example(cls) -> AcceptanceHead:

@@ -50,5 +50,5 @@ def _about(key: str, held_out: bool) -> dict[str, str]:
         units = "nats"
     else:
         units = "1"
-    said = _LONG.get(key, key.replace("_", " "))
-    return {"units": units, "long_name": f"held-out {said.removeprefix('training ')}" if held_out else said}
+    long_name = _LONG.get(key, key.replace("_", " "))
+    return {"units": units, "long_name": f"held-out {long_name.removeprefix('training ')}" if held_out else long_name}

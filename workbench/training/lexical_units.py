@@ -66,13 +66,13 @@ class LexicalUnits(LookaheadRecipe):
             at = places + order
             inside = at + 1 < length
             counted = answer[:, at[inside] + 1]
-            said = logits(anatomy, out[:, inside, order - 1][counted])
+            student = logits(anatomy, out[:, inside, order - 1][counted])
             with torch.no_grad():
                 label = logits(anatomy, text.residual[:, at[inside]][counted]).argmax(-1)
             count = max(1, len(label))
-            total = total + self.decay ** (order - 1) * F.cross_entropy(said, label, reduction="sum") / count
+            total = total + self.decay ** (order - 1) * F.cross_entropy(student, label, reduction="sum") / count
             with torch.no_grad():
-                chance, best = said.softmax(-1).max(-1)
+                chance, best = student.softmax(-1).max(-1)
                 right, sure = best == label, chance >= self.confident
                 hits.append(right.float().sum(0, keepdim=True) / count)
                 figures |= {

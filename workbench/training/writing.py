@@ -75,10 +75,10 @@ def training_data(
         asked.append(whole)
         bare.append(question)
     data = write_texts(model, asked, bare, settings, progress, cancel, groups)
-    said = [f"{len(prompts)} of workbench.tasks.training_prompts"] if prompts else []
-    said += [f"{len(asked) - len(prompts)} that the model asked itself"] if settings.asked else []
+    sources = [f"{len(prompts)} of workbench.tasks.training_prompts"] if prompts else []
+    sources += [f"{len(asked) - len(prompts)} that the model asked itself"] if settings.asked else []
     data.facts |= {
-        "sources": f"prompts ({' and '.join(said)}), answered and continued by the model itself",
+        "sources": f"prompts ({' and '.join(sources)}), answered and continued by the model itself",
         "prompts": len(asked),
         "held_out_by": "groups of prompts that share a page or a wording",
         "model": artifacts.name_of(model),
@@ -149,10 +149,10 @@ def write_texts(
     tokens = torch.full((len(jobs), settings.length), max(model.stop_tokens, default=0), dtype=torch.int32)
     answer = torch.zeros(tokens.shape, dtype=torch.bool)
     lengths = torch.zeros(len(jobs), dtype=torch.int32)
-    for row, ((_, start, _), said) in enumerate(zip(jobs, written)):
-        text = (start + said)[-settings.length :]
+    for row, ((_, start, _), continuation) in enumerate(zip(jobs, written)):
+        text = (start + continuation)[-settings.length :]
         tokens[row, : len(text)] = torch.tensor(text, dtype=torch.int32)
-        answer[row, len(text) - len(said) : len(text)] = True
+        answer[row, len(text) - len(continuation) : len(text)] = True
         lengths[row] = len(text)
     facts = {
         "texts": len(jobs),
@@ -190,9 +190,9 @@ def ask(
     """
     before, after = _user_turn(model)
     wanted = replace(settings, new_tokens=_QUESTION, temperature=1.0)
-    said = _write(model, [(0, before, True)] * settings.asked, wanted, progress, cancel) if settings.asked else []
+    asked = _write(model, [(0, before, True)] * settings.asked, wanted, progress, cancel) if settings.asked else []
     stops = set(model.stop_tokens)
-    questions = dict.fromkeys(tuple(token for token in question if token not in stops) for question in said)
+    questions = dict.fromkeys(tuple(token for token in question if token not in stops) for question in asked)
     return [([*before, *question, *after], list(question)) for question in questions if question]
 
 
@@ -223,8 +223,8 @@ def _write(
             if cancel is not None and cancel.is_set():
                 raise KeyboardInterrupt
             group = places[first : first + size]
-            said = _continue(model, [jobs[place][1] for place in group], settings, chance, settings.seed + done)
-            for place, tokens in zip(group, said):
+            texts = _continue(model, [jobs[place][1] for place in group], settings, chance, settings.seed + done)
+            for place, tokens in zip(group, texts):
                 written[place] = tokens
             done += len(group)
             if progress is not None:

@@ -215,23 +215,23 @@ class Worker:
 
     def _listen(self, child: Child) -> None:
         """Hear a process until it is gone, and end it where a job has taken too long."""
-        said = ""
+        problem = ""
         try:
             while True:
                 message = child.pipe.receive(_TICK)
                 if message is not None and message["kind"] == "ends":
-                    said = f"The model's process ended by itself ({message['why']})."
+                    problem = f"The model's process ended by itself ({message['why']})."
                 elif message is not None:
                     self._hear(child, message)
                 with self._lock:
                     late = self._current is not None and time.monotonic() > self._current.deadline
-                    if late and child is self._child and not said:
-                        said = self._current.overdue
+                    if late and child is self._child and not problem:
+                        problem = self._current.overdue
                         child.kill()
         except (EOFError, OSError):
             pass
         why = child.last_words()
-        self._lost(child, said or why)
+        self._lost(child, problem or why)
 
     def _hear(self, child: Child, message: Message) -> None:
         with self._lock:

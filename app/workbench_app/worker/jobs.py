@@ -79,12 +79,12 @@ def race(
         dtype=str(held.dtype),
     )  # fmt: skip
     run = Race(held, ids, columns, {"prefill_chunk": PREFILL_CHUNK, **options, "context_tokens": context}, job.cancel)
-    news, told = News(columns), 0.0
+    news, shown_at = News(columns), 0.0
     with closing(run.turns()) as turns:
         for _ in turns:
-            if time.monotonic() - told >= EVERY:
+            if time.monotonic() - shown_at >= EVERY:
                 job.say("columns", columns=news.take())
-                told = time.monotonic()
+                shown_at = time.monotonic()
     job.say("columns", columns=news.take())
 
 

@@ -25,8 +25,8 @@ def outcome(study: Any) -> str:
     failed = "".join(problem(f"{run['name']} failed: {run['failed']}") for run in study.runs if run["failed"])
     prompts = len(study.prompts)
     kind = "Partial: cancelled, and only what was finished is shown" if study.partial else "Finished"
-    said = f"{kind}. {len(study.runs)} runs on {prompts} prompt{'s' * (prompts != 1)}."
-    return failed + note(said) + "".join(map(note, study.remarks))
+    summary = f"{kind}. {len(study.runs)} runs on {prompts} prompt{'s' * (prompts != 1)}."
+    return failed + note(summary) + "".join(map(note, study.remarks))
 
 
 def write(study: Any, files: Path) -> Path:

@@ -52,17 +52,17 @@ def library(source: Path, *flags: str) -> ctypes.CDLL:
     folder is ``native`` in ``WORKBENCH_CACHE``, else in ``dynamic-inference-workbench`` of the user's cache folder.
     What failed once is not tried again by the same process.
     """
-    found = _attempt(source, flags)
-    if isinstance(found, BackendUnavailable):
-        raise found
-    return found
+    attempt = _attempt(source, flags)
+    if isinstance(attempt, BackendUnavailable):
+        raise attempt
+    return attempt
 
 
 def function(source: Path, name: str, arguments: Sequence[type], *flags: str) -> ctypes._CFuncPtr:
     """A function of a :func:`library` that takes such arguments and returns nothing; it raises what that raises."""
-    found = getattr(library(source, *flags), name)
-    found.argtypes, found.restype = list(arguments), None
-    return found
+    function = getattr(library(source, *flags), name)
+    function.argtypes, function.restype = list(arguments), None
+    return function
 
 
 def headers() -> list[Path]:
@@ -115,8 +115,8 @@ def _compile(command: list[str], made: Path) -> None:
         out = Path(folder) / made.name
         done = subprocess.run([*command, "-o", str(out)], capture_output=True, text=True, timeout=_LIMIT, check=False)
         if done.returncode:
-            said = (done.stderr.strip() or "nothing").splitlines()[0]
-            raise BackendUnavailable(f"{made.stem.rsplit('-', 1)[0]}: {Path(command[0]).name} said: {said}")
+            first_line = (done.stderr.strip() or "nothing").splitlines()[0]
+            raise BackendUnavailable(f"{made.stem.rsplit('-', 1)[0]}: {Path(command[0]).name} said: {first_line}")
         beside = out.with_suffix(".sha256")
         beside.write_text(hashlib.sha256(out.read_bytes()).hexdigest(), "ascii")
         os.replace(out, made)

@@ -131,14 +131,14 @@ def unembed_statistics(
         from workbench_kernels.unembed_statistics.chunked import chunked_statistics as run
     else:
         from workbench_kernels.unembed_statistics.reference import reference_statistics as run
-    found = run(rows, weight, norm, bias, scale, softcap, target, top_k)
-    finite = found["entropy"].isfinite()  # NaN or infinity in any logit of a row ends up here
+    statistics = run(rows, weight, norm, bias, scale, softcap, target, top_k)
+    finite = statistics["entropy"].isfinite()  # NaN or infinity in any logit of a row ends up here
     if not finite.all():
         first = int((~finite).nonzero()[0, 0])
         raise FloatingPointError(
             f"{int((~finite).sum())} of {rows.shape[0]} rows have NaN or infinite logits, the first is row {first}."
         )
-    return UnembedStatistics(**found, backend=chosen)
+    return UnembedStatistics(**statistics, backend=chosen)
 
 
 def _check(rows: Tensor, weight: Tensor, norm: Norm, bias: Tensor | None, softcap: float | None, top_k: int) -> None:

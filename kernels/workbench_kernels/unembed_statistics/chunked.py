@@ -112,8 +112,8 @@ def _chunk(logits: Tensor, target: Tensor | None, top_k: int, memory: Tensor) ->
         means.append(scratch.mul_(tile).sum(-1))
     log_sum_exp, entropy = merge_parts(torch.stack(sums, -1), torch.stack(means, -1))
     top_ids, top_logits = _top(logits, torch.cat(maxima, -1), top_k)
-    found = {"top_ids": top_ids, "top_logits": top_logits, "log_sum_exp": log_sum_exp, "entropy": entropy}
-    return found if target is None else {**found, "target_logit": target_logit, "target_rank": target_rank}
+    statistics = {"top_ids": top_ids, "top_logits": top_logits, "log_sum_exp": log_sum_exp, "entropy": entropy}
+    return statistics if target is None else {**statistics, "target_logit": target_logit, "target_rank": target_rank}
 
 
 def chunked_statistics(

@@ -176,6 +176,6 @@ def triton_statistics(
     )  # fmt: skip
     total, entropy = merge_parts(log_sum_exp, mean)
     top_ids, top_logits = candidates_of(keys.flatten(1).topk(top_k, -1).values)
-    found = {"top_ids": top_ids, "top_logits": top_logits, "log_sum_exp": total, "entropy": entropy}
+    statistics = {"top_ids": top_ids, "top_logits": top_logits, "log_sum_exp": total, "entropy": entropy}
     rank = None if target is None else ahead.sum(-1)
-    return {**found, "target_logit": None if target is None else target_logit, "target_rank": rank}
+    return {**statistics, "target_logit": None if target is None else target_logit, "target_rank": rank}

@@ -116,7 +116,7 @@ def test_what_stays_is_read_where_it_stood():
 
 @pytest.mark.bundled
 def test_it_finds_needles_that_random_eviction_loses(bundled):
-    from workbench.tasks import found, needle
+    from workbench.tasks import needle, needle_found
 
     techniques = {"all": [], "chosen": [SnapKV(keep=0.5)], "random": [RandomEviction(keep=0.5)]}
     hits = dict.fromkeys(techniques, 0)
@@ -126,7 +126,7 @@ def test_it_finds_needles_that_random_eviction_loses(bundled):
         prompt = needle(bundled.tokenizer, length, depth, seed, template=0)
         for name, chosen in techniques.items():
             steps = generate(bundled, prompt.prompt, chosen, max_new_tokens=7)
-            hits[name] += found(bundled.decode([token for step in steps for token in step.tokens]), prompt)
+            hits[name] += needle_found(bundled.decode([token for step in steps for token in step.tokens]), prompt)
     print(f"needles found of {len(cases)}: {hits}")
     assert hits["all"] == len(cases)
     assert hits["chosen"] >= hits["random"] + 3

@@ -34,18 +34,18 @@ class DependentHeads(DraftHeads):
         out = []
         for depth in range(1, self.heads + 1):
             count = tokens - depth
-            told = [known[:, place : place + count] for place in range(1, depth + 1)]
-            out.append(self._row(depth, features[:, :count], torch.cat(told, -1)))
+            known_tokens = [known[:, place : place + count] for place in range(1, depth + 1)]
+            out.append(self._row(depth, features[:, :count], torch.cat(known_tokens, -1)))
         return out
 
     def begin(self, memory: Any, feature: Tensor, position: int, recent: Tensor) -> State:
         return feature, feature[:, :0]
 
     def step(self, memory: Any, depth: int, state: State, embeddings: Tensor, position: int) -> tuple[Tensor, State]:
-        feature, told = state
-        told = torch.cat((told, normed(embeddings)), -1)
-        return self._row(depth, feature, told), (feature, told)
+        feature, known_tokens = state
+        known_tokens = torch.cat((known_tokens, normed(embeddings)), -1)
+        return self._row(depth, feature, known_tokens), (feature, known_tokens)
 
-    def _row(self, depth: int, feature: Tensor, told: Tensor) -> Tensor:
-        inside = self.inward[depth - 1](torch.cat((normed(feature), told), -1))
+    def _row(self, depth: int, feature: Tensor, known_tokens: Tensor) -> Tensor:
+        inside = self.inward[depth - 1](torch.cat((normed(feature), known_tokens), -1))
         return feature + self.outward[depth - 1](F.silu(inside))

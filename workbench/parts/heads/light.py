@@ -49,8 +49,8 @@ class LightDraftModel(DraftHeads):
         out = []
         for depth, block in enumerate(self.blocks, 1):
             mask = torch.cat((behind >= depth, (behind >= 0) & (behind < depth)), 1)[depth:]
-            found = self.context(queries[:, :, depth:], keys, values, mask)
-            out.append(self._head(block, features[:, : tokens - depth], trigrams[:, depth:], found))
+            attended = self.context(queries[:, :, depth:], keys, values, mask)
+            out.append(self._head(block, features[:, : tokens - depth], trigrams[:, depth:], attended))
         return out
 
     def remember(self, memory: Any, features: Tensor, position: int) -> None:
@@ -76,12 +76,12 @@ class LightDraftModel(DraftHeads):
             torch.cat((shared, each.transpose(0, 1).flatten(1, 2)[None]), 2)
             for shared, each in ((memory.keys, keys), (memory.values, values))
         ]
-        found = self.context(self.context.queries(trigram[:, None], here).transpose(0, 2), *flat, mask)[0]
-        row = self._head(self.blocks[depth - 1], feature, trigram, found)
+        attended = self.context(self.context.queries(trigram[:, None], here).transpose(0, 2), *flat, mask)[0]
+        row = self._head(self.blocks[depth - 1], feature, trigram, attended)
         return row, (feature, recent[:, self.width :], keys, values)
 
     def _trigram(self, three: Tensor) -> Tensor:
         return self.trigram_outward(F.silu(self.trigram_inward(three)))
 
-    def _head(self, block: ResidualHead, feature: Tensor, trigram: Tensor, found: Tensor) -> Tensor:
-        return block(feature + self.blend(trigram) + found)
+    def _head(self, block: ResidualHead, feature: Tensor, trigram: Tensor, attended: Tensor) -> Tensor:
+        return block(feature + self.blend(trigram) + attended)

@@ -64,5 +64,5 @@ class Padding(LookaheadPart):
         # A root's embedding is small and of another size in every model.
         x = F.rms_norm(roots.to(self.inner.dtype), roots.shape[-1:])
         inner = F.silu(F.linear(x, self.inner))
-        told = torch.einsum("...rk,rwk->...rw", inner, self.outer[places].to(inner.dtype))
-        return (self.embeddings[places] + told).to(roots.dtype)
+        offset = torch.einsum("...rk,rwk->...rw", inner, self.outer[places].to(inner.dtype))
+        return (self.embeddings[places] + offset).to(roots.dtype)

@@ -4,6 +4,16 @@ Paper
 -----
 Sun et al., SpecTr: Fast Speculative Decoding via Optimal Transport, 2023, arXiv 2310.15141 (k-sequential selection).
 
+Formula
+-------
+With p the model's distribution, q the drafter's and k candidates, rho in [1, k] is the root of
+
+    1 - (1 - beta(rho))^k = rho beta(rho),    beta(rho) = sum_x min(q(x), p(x) / rho);
+
+a candidate x is kept with probability min(1, p(x) / (rho q(x))). If none is, the token is drawn from
+
+    max(0, p(x) - min(q(x), p(x) / rho) (1 - (1 - beta)^k) / beta), normalised.
+
 Deviates
 --------
 The paper's drafts are k whole continuations, a batch for the model; here they are the branches of a tree, so that what

@@ -5,6 +5,16 @@ Paper
 Wu et al., TokenSelect: Efficient Long-Context Inference and Length Extrapolation for LLMs via Dynamic Token-Level KV
 Cache Selection, 2024, arXiv 2411.02886.
 
+Formula
+-------
+A layer's query rows q_h (h a query head) score the held keys k_j of their KV head; with sinks and newest keys left out
+
+    v_j = sum_h softmax_j(scale q_h . k_j),    read = sinks + top-k of v + newest.
+
+A choice made by the query c (all heads side by side, the mean of rows) is used again for q while
+
+    cos(q, c) > threshold.
+
 Deviates
 --------
 The prompt is read in full; selection begins with the first generated token. There is no paged kernel: the chosen keys
@@ -15,7 +25,6 @@ Where an eviction left other tokens to every KV head, the query heads of each KV
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Self
 
@@ -26,7 +35,8 @@ from torch.nn import functional as F
 
 from workbench.engine import LayerCache, Run
 from workbench.engine.attention import attend, mean_keys
-from workbench.models import Block
+from workbench.engine.ledger import MODEL, POLICY
+from workbench.engine.visibility import Visible
 from workbench.models.attention import Scoring
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
@@ -51,7 +61,8 @@ class TokenSelect(Technique):
 
     Notes
     -----
-    A key that is only voted on counts as half a key read: it is multiplied with the query, its value is not touched.
+    A key that is only voted on counts as half a key read: it is multiplied with the query, its value is not touched. In
+    FLOPs and bytes that half is the policy's.
     """
 
     k: Annotated[int, Field(ge=1, le=1_000_000, description="tokens chosen by the vote")] = 256
@@ -65,7 +76,7 @@ class TokenSelect(Technique):
     paper = "Wu et al., TokenSelect: Dynamic Token-Level KV Cache Selection, 2024, arXiv 2411.02886"
 
     def start(self, run: Run) -> _Selector:
-        return _Selector(self, len(run.prompt), run.model.anatomy.blocks)
+        return _Selector(self, run)
 
     @classmethod
     def neutral(cls) -> Self:
@@ -107,13 +118,14 @@ class _Selector:
         How often a layer chose anew, and how often it did not.
     """
 
-    def __init__(self, technique: TokenSelect, prompt: int, blocks: Sequence[Block]) -> None:
-        self._settings, self._prompt, self._blocks = technique, prompt, blocks
+    def __init__(self, technique: TokenSelect, run: Run) -> None:
+        self._settings, self._prompt, self._blocks = technique, len(run.prompt), run.model.anatomy.blocks
+        self._ledger = run.ledger
         self._choices: dict[int, _Choice] = {}
         self.votes = self.reuses = 0
 
     def attend(
-        self, layer: int, query: Tensor, cache: LayerCache, mask: Tensor | None, scoring: Scoring
+        self, layer: int, query: Tensor, cache: LayerCache, visible: Visible, scoring: Scoring
     ) -> tuple[Tensor, float] | None:
         start = cache.length - query.shape[2]
         enough = self._settings.k + self._settings.sinks + self._settings.recent
@@ -123,12 +135,15 @@ class _Selector:
         position = start if cache.contiguous else int(cache.positions[0, start])
         if position < self._prompt:
             return None
+        mask = visible.mask()
         asked = query.mean(2).flatten().float()
         choice, voted = self._choices.get(layer), 0.0
         if choice is None or not self._holds(choice, asked, cache, start):
             # Of a contiguous cache the sliding window is a slice.
             first = max(0, start - window + 1) if window is not None and cache.contiguous else 0
-            places, voted = self._vote(query, cache, mask, scoring, range(first, start), position)
+            with self._ledger.timed(POLICY):
+                places, voted = self._vote(query, cache, mask, scoring, range(first, start), position)
+            self._count_vote(query, cache, voted)
             choice = self._choices[layer] = _Choice(asked, places, start, cache.evictions)
             self.votes += 1
         else:
@@ -144,6 +159,13 @@ class _Selector:
             and 0 <= start - choice.start <= self._settings.k
             and float(F.cosine_similarity(asked, choice.query, 0)) > self._settings.threshold
         )
+
+    def _count_vote(self, query: Tensor, cache: LayerCache, voted: float) -> None:
+        """Put the vote down to the policy: as half a key of those that are read, it would be the model's."""
+        flops = 2 * query.shape[1] * query.shape[2] * query.shape[3] * voted
+        moved = cache.keys.shape[1] * query.shape[3] * query.element_size() * voted
+        self._ledger.count(POLICY, flops, moved)
+        self._ledger.count(MODEL, -int(flops), -int(moved))
 
     def _vote(
         self, query: Tensor, cache: LayerCache, mask: Tensor | None, scoring: Scoring, among: range, position: int

@@ -5,6 +5,10 @@ Paper
 Liu, Meng, Zhou, Accelerating Inference in Large Language Models with a Unified Layer Skipping Strategy, 2024,
 arXiv 2404.06954.
 
+Formula
+-------
+Of L layers n = max(2, round(L / speedup)) run: round(i (L - 1) / (n - 1)) for i = 0 ... n - 1.
+
 Deviates
 --------
 The paper fine-tunes the model with the skipping in place; here the weights are as they are, which costs more quality.

@@ -13,6 +13,10 @@ chance ``a`` that the token just read is accepted. Once token ``k`` is drawn, dr
 exceeds the threshold. The head knows the tokens drawn; that leaves the output's distribution as it is, because each is
 drawn before it is known whether another will follow.
 
+Formula
+-------
+Drafting ends after token k once 1 - a_1 a_2 ... a_(k-1) > ``threshold``, a_i = sigmoid(head) for the drafted token i.
+
 Deviates
 --------
 The head is trained on the frozen distilled draft model of this workbench and for sampling at temperature 1; greedy

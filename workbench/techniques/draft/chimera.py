@@ -5,6 +5,15 @@ Paper
 Zeng et al., Chimera: A Lossless Decoding Method for Accelerating Large Language Models Inference by Fusing all Tokens,
 2024, arXiv 2402.15758.
 
+Formula
+-------
+With t_i = U SiLU(T [e_(i-2); e_(i-1); e_i]) the trigram of token i (e its normed embedding) and f the features of
+verified tokens, head d, told the tokens up to i = t + d, gives
+
+    r_d(f_t + B t_i + Attention(t_i; f_1 ... f_t, t_(t+1) ... t_i)),    r_d(x) = x + SiLU(W_d x + b_d),
+
+and the model's unembedding makes logits of it.
+
 Deviates
 --------
 The full-context encoder is an attention of 256 dimensions without an MLP, which the residual heads stand in for; a

@@ -4,6 +4,14 @@ Paper
 -----
 Xiao et al., Clover: Regressive Lightweight Speculative Decoding with Sequential Knowledge, 2024, arXiv 2405.00263.
 
+Formula
+-------
+h_0 = f + Attention(f; f_1 ... f_t), and with e_d the normed unembedding row of the d-th speculated token
+
+    h_d = h_(d-1) + SiLU(Q h_(d-1) * K e_d) * V e_d,    row_d = h_d + SiLU(W_d h_d + b_d),
+
+products element by element, h_(d-1) normed inside Q.
+
 Deviates
 --------
 The augmenting block is an attention of 256 dimensions that starts at nothing, not a copy of the model's last block, and

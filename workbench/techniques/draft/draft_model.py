@@ -6,6 +6,15 @@ Leviathan, Kalman, Matias, Fast Inference from Transformers via Speculative Deco
 al., Accelerating Large Language Model Decoding with Speculative Sampling, 2023, arXiv 2302.01318. Several chains drawn
 independently: Sun et al., SpecTr, 2023, arXiv 2310.15141.
 
+Formula
+-------
+A drafted token x ~ q is kept with probability min(1, p(x) / q(x)); after a rejection the next is drawn from
+
+    max(0, p - q), normalised.
+
+Of several chains, p is reduced so after every rejected sibling. With a chance a that a token is kept, a chain of k
+gives (1 - a^(k+1)) / (1 - a) tokens for a forward.
+
 Deviates
 --------
 Where no draft model was trained for the main one, the default drafter is half of the main model's own layers, evenly

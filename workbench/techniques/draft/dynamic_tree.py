@@ -4,6 +4,14 @@ Paper
 -----
 Xiong et al., DySpec: Faster Speculative Decoding with Dynamic Token Tree Structure, 2024, arXiv 2410.11744.
 
+Formula
+-------
+A candidate below a node is worth
+
+    V = (product of q(x_i | x_<i) down to the node) (1 - sum of q over its children already taken),
+
+and the candidate of largest V is drawn next: ``greedy``; or level by level all with V >= ``threshold``: ``layers``.
+
 Deviates
 --------
 The paper's greedy growth runs the drafter once for every node. Here a node's distribution is asked for only when the

@@ -4,6 +4,12 @@ Paper
 -----
 Wu et al., Parallel Decoding via Hidden Transfer for Lossless Large Language Model Acceleration, 2024, arXiv 2404.12022.
 
+Formula
+-------
+The row of order k enters layer m as h_k = x + D_k x, x the residual stream of its root there, and passes the layers
+above; the token it says has order k + 1 after the root. Training adds ``match`` |h_k - h|^2 / |h|^2, h the true state,
+to the distillation.
+
 Deviates
 --------
 All orders enter before the same layer. The maps begin at the identity. Which nodes carry guessed states with them, and

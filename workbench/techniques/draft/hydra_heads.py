@@ -4,6 +4,11 @@ Paper
 -----
 Ankner et al., Hydra: Sequentially-Dependent Draft Heads for Medusa Decoding, 2024, arXiv 2402.05109.
 
+Formula
+-------
+row_d = h + U_d SiLU(W_d [h; e_1; ...; e_d] + b_d): h the model's last feature, e_i the normed embeddings of the tokens
+known by then, inside W_d h normed too; the model's unembedding makes logits of it.
+
 Deviates
 --------
 A head is one hidden layer over the feature and all embeddings side by side, as in the paper's plain Hydra, but 256 wide

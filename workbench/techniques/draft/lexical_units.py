@@ -5,6 +5,11 @@ Paper
 Sun et al., Decoding at the Speed of Thought: Harnessing Parallel Decoding of Lexical Units for LLMs, 2024, arXiv
 2405.15208.
 
+Formula
+-------
+Padding row k after the text is ``E_k + B_k SiLU(A norm(x))``, x the last token's embedding, and its distribution p_k
+says the token k + 1 on. A unit is the longest run of k = 1, 2, ... with max p_k >= ``alpha``.
+
 Deviates
 --------
 The paper trains the whole model to speak at padding positions; here the model is frozen and the padding embeddings with

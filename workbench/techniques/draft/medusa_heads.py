@@ -4,6 +4,13 @@ Paper
 -----
 Cai et al., Medusa: Simple LLM Inference Acceleration Framework with Multiple Decoding Heads, 2024, arXiv 2401.10774.
 
+Formula
+-------
+row_d = h + SiLU(W_d h + b_d), h the model's last feature; the model's unembedding makes logits p_d of it, for the token
+d after the next. Of nodes with path chance prod_i p_i those are verified, the likeliest first, that maximise
+
+    (1 + sum of path chances) / (cost(1 + n) / cost(1)).
+
 Deviates
 --------
 The heads project with rows of the model's own unembedding, those of a trimmed draft vocabulary, rather than with a

@@ -5,6 +5,15 @@ Paper
 Chen et al., Hardware-Aware Parallel Prompt Decoding for Memory-Efficient Acceleration of LLM Inference, 2024, arXiv
 2405.18628.
 
+Formula
+-------
+The row of order k is a trained embedding E_k, k places after its root, and says the token k + 1 on. Nodes and rows of a
+verification maximise
+
+    (1 + sum of path chances + sum over rows of P(the step ends at its root) value_k) / (cost(1 + n) / cost(1)),
+
+value_k the expected tokens of the next step with k levels, less those with k - 1.
+
 Deviates
 --------
 One embedding for each prompt token, not an ensemble. Which nodes get prompt tokens, and how many, is decided for the

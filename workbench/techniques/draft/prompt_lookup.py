@@ -5,6 +5,10 @@ Paper
 Apoorv Saxena, Prompt Lookup Decoding, 2023 (no arXiv id; github.com/apoorvumang/prompt-lookup-decoding). The same idea
 with a reference text: Yang et al., Inference with Reference, 2023, arXiv 2304.04487.
 
+Formula
+-------
+For n = ``ngram`` ... 1: the largest j < t with x_(j-n+1..j) = x_(t-n+1..t); the draft is x_(j+1), x_(j+2), ...
+
 Deviates
 --------
 The latest earlier occurrence is taken rather than the first: what is near is more often what goes on. Where it lies so

@@ -4,6 +4,12 @@ Paper
 -----
 Chen et al., Long-Context Inference with Retrieval-Augmented Speculative Decoding (RAPID), 2025, arXiv 2502.20330.
 
+Formula
+-------
+BM25 of a passage P for the asking tokens Q, c(x) the count of x in P, N passages of which n(x) have x:
+
+    sum over x in Q of log(1 + (N - n(x) + 1/2) / (n(x) + 1/2)) 2.2 c(x) / (c(x) + 1.2 (1/4 + 3/4 |P| / mean |P|)).
+
 Deviates
 --------
 Passages are ranked by BM25 over token ids, not by an embedding model; what asks are the last tokens of the prompt, as a

@@ -11,6 +11,12 @@ Source
 ------
 github.com/John-AI-Lab/RAPID (``_speculative_sampling``): it is q, the drafter's distribution, whose tail is left out.
 
+Formula
+-------
+    target = softmax(z / T + strength (q - p)),    p = softmax(z / T),
+
+where q(x) >= max(q) / 10, and z / T elsewhere.
+
 Deviates
 --------
 Every token follows that target. The paper accepts by it but draws what replaces a rejected token from

@@ -6,6 +6,11 @@ Luo et al., Turning Trash into Treasure: Accelerating Inference of Large Languag
 arXiv 2408.08696. An adjacency matrix holds for every token the most probable successors when it was last seen, in any
 verified row, kept or not; a static, imbalanced tree is filled from it breadth-first, and verified in one forward.
 
+Formula
+-------
+M[x] = top-k of the logits of the last row that read x. The tree has the ``nodes`` places of largest product of rank
+chances r_(i1) r_(i2) ...; the child of rank i of a node with token x is M[x][i].
+
 Deviates
 --------
 The tree is not the paper's one of 80 nodes for a GPU: for any number of nodes it takes those with the largest product

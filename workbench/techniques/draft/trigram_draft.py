@@ -7,6 +7,16 @@ tri-gram table approximates the model's next-token distribution and is updated w
 verified token; drafts are made by a Monte-Carlo tree search whose score weighs what was good so far (exploitation)
 against what is likely but little visited (exploration).
 
+Formula
+-------
+P(x | a, b), a table of pairs (singles where a pair is unknown), is moved towards the model's p:
+
+    P <- (1 - rate) P + rate p.
+
+The search goes to the child of largest
+
+    value / visits + explore P(child) sqrt(visits of the parent) / (1 + visits).
+
 Deviates
 --------
 The table starts from the prompt alone, not from a corpus, and what was counted there leaves a share to the unseen, as

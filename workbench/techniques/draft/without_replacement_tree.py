@@ -5,6 +5,14 @@ Paper
 Jeon et al., Recursive Speculative Decoding: Accelerating LLM Inference via Sampling Without Replacement, 2024, arXiv
 2402.14160. Stochastic beam search: Kool et al., Stochastic Beams and Where to Find Them, 2019, arXiv 1903.06059.
 
+Formula
+-------
+The siblings of a node are drawn from q_1 = q, q_(i+1) = q_i less its i-th, normalised, and kept with
+
+    min(1, p_i / q_i),    p_1 = p,    p_(i+1) = max(0, p_i - q_i), normalised.
+
+Beams keep the largest phi + Gumbel(0), phi the path's log-probability; no child's sum exceeds its parent's.
+
 Deviates
 --------
 The paper adds Gumbel noise to every log-probability and takes the largest. Here the largest, the second largest and so

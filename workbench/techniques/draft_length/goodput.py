@@ -7,6 +7,17 @@ Liu et al., Optimizing Speculative Decoding for Serving Large Language Models Us
 included, and l(k) = (1 - a^(k+1)) / (1 - a) the tokens that it is expected to give, with a the moving average of the
 share of drafted tokens that were accepted. The paper's own code starts from a = 0.7.
 
+Formula
+-------
+With a_i the chance that a token at depth i is kept if the one above it is, the length is
+
+    argmax_k l(k) / t(k),    l(k) = 1 + sum_(d=1..k) prod_(i=1..d) a_i,    t(k) = draft(k) + s verify(1 + k),
+
+s how much slower this run's forwards are than the curve, and 0 unless that is 1.05 l(0) / t(0). The estimators:
+
+    smartspec:   a <- 0.9 a + 0.1 (kept / depth), one for all depths, so that l(k) = (1 - a^(k+1)) / (1 - a)
+    calibrated:  a_i = (6 g + kept_i) / (6 + seen_i), counts fading by 0.95; g = 0.7, or what the drafter says
+
 Deviates
 --------
 One request at a time, so the batch is the request and the paper's scheduling over requests is left out. The paper

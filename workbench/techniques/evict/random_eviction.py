@@ -4,6 +4,11 @@ Paper
 -----
 None: a control. Random eviction is the usual lower bound of the literature, for example in Zhang et al., H2O, 2023,
 arXiv 2306.14048.
+
+Formula
+-------
+Every layer and KV head keeps, of n keys, the first ``sinks`` and the last ``window``, and of the others those of
+largest u_j ~ Uniform(0, 1): max(ceil(keep n), window) in all.
 """
 
 from __future__ import annotations

@@ -4,6 +4,14 @@ Paper
 -----
 Li et al., SnapKV: LLM Knows What You are Looking for Before Generation, 2024, arXiv 2404.14469.
 
+Formula
+-------
+Of n keys in a layer, w in the window, a KV head with G query heads g scores the earlier ones
+
+    s_j = (1 / G) sum_g sum_(i in window) softmax_j(scale q_(g,i) . k_j),    s'_j = pool(s_l, l = j - c ... j + c),
+
+c = kernel // 2, and keeps the window and the max(ceil(keep n), w) - w keys of largest s'.
+
 Deviates
 --------
 The paper chooses for each query head from keys repeated for it; here the query heads that share a KV head vote together

@@ -4,6 +4,11 @@ Paper
 -----
 Xiao et al., Efficient Streaming Language Models with Attention Sinks, 2023, arXiv 2309.17453.
 
+Formula
+-------
+After T tokens, s sinks and a window w, keys 0 ... s - 1 and T - w ... T - 1 are held, e = T - w - s are gone. With
+rotary positions R a sink's key at its place in the cache is, for the query at T, R(i + e) k_i in place of R(i) k_i.
+
 Deviates
 --------
 The paper stores keys without rotation and rotates all of them anew at every step, by their places in the cache. Under

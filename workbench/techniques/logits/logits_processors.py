@@ -15,6 +15,15 @@ Source
 ------
 ``transformers.generation.logits_process``, with the same settings and, greedy, the same text.
 
+Formula
+-------
+With z the logits, x a token and p the probabilities at the temperature:
+
+    repetition_penalty r:  z_x <- z_x / r if z_x >= 0, else z_x r, for every x in the text
+    no_repeat_ngram n:     z_x <- -inf where (the last n - 1 tokens, x) stands in the text
+    min_p m:               z_x <- -inf where p(x) < m max p
+    epsilon_cutoff e:      z_x <- -inf where p(x) < min(e, max p)
+
 Deviates
 --------
 As in transformers, prompt and output count for the first two (CTRL and Paulus et al. look at the output), and the last

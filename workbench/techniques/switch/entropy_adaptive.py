@@ -6,6 +6,11 @@ Simonds, Entropy Adaptive Decoding: Dynamic Model Switching for Efficient Infere
 entropy [bits] of the next-token distribution, before temperature, is averaged over the last tokens; above a threshold
 the large model takes the next token, below it the small one, and a switch is followed by a few tokens without another.
 
+Formula
+-------
+H_t = -sum_x p_t(x) log2 p_t(x); the large model writes while the mean of the last ``window`` H_t is at least
+``threshold``, the small one otherwise, each for ``dwell`` tokens at least.
+
 Deviates
 --------
 The prompt is read by the large model, and the small one reads it at the first switch; a model that takes over first

@@ -5,6 +5,12 @@ Paper
 Timor et al., Accelerating LLM Inference with Lossless Speculative Decoding Algorithms for Heterogeneous Vocabularies,
 2025, arXiv 2502.05202 (string-level exact match).
 
+Formula
+-------
+A draft token is right where it equals the model's own choice: with s the text that the drafter wrote, the draft is what
+encode(tail + s) has beyond encode(tail). Its chance is the product of the chances of the drafter's tokens that it
+needs.
+
 Deviates
 --------
 The drafter says its most probable tokens; a draft counts as chosen without chance, so that sampling stays exact

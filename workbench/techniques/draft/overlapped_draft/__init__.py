@@ -14,6 +14,11 @@ Source
 github.com/smart-lty/ParallelSpeculativeDecoding: a step drafts gamma tokens. The last of the gamma rows that its
 post-verify reads is that of the first token which was drafted in the same step.
 
+Formula
+-------
+A step that keeps all of gamma tokens costs max(t_model, gamma t_draft) instead of their sum. Every token is accepted
+with min(1, p / q) and replaced from max(0, p - q), normalised, as in speculative sampling.
+
 Deviates
 --------
 Gamma is ``draft`` plus one, so that ``draft`` tokens are left for the next verification; the paper tunes it to the
@@ -31,7 +36,8 @@ from typing import Annotated, Self
 from pydantic import Field
 from torch import Tensor
 
-from workbench.engine import Draft, Lookahead, Run
+from workbench.engine import Draft, Look, Pass, Run
+from workbench.engine.ledger import DRAFT
 from workbench.models.device import device_named
 from workbench.settings import outside, settings
 from workbench.techniques._technique import register
@@ -131,7 +137,7 @@ class _Overlapped(Drafter):
         if count > 0:
             self._base = len(tokens)
             self._ahead.begin(tokens, chain, count)
-            draft.ahead = self._exits(len(chain.tokens), limit)
+            draft.looks = self._exits()
             draft.following = None if self._greedy else lambda: self._following(len(chain.tokens))
         return draft
 
@@ -153,14 +159,15 @@ class _Overlapped(Drafter):
         rows = self._drafter.spread(distributions, self._anatomy.vocabulary)
         return None if rows is None else rows.to(self._anatomy.device)
 
-    def _exits(self, drafted: int, limit: int) -> Lookahead | None:
-        """Rows that carry nothing: they are where the residual stream of a middle layer can be seen."""
-        if not self._technique.exit_layer or drafted + 1 > limit:
-            return None
+    def _exits(self) -> tuple[Look, ...]:
+        """A look at the residual stream of a middle layer, for the worker."""
+        if not self._technique.exit_layer:
+            return ()
 
-        def make(x: Tensor, orders: list[int]) -> Tensor:
-            self._ahead.hint(x.clone(), self._anatomy.unembed)
-            return x
+        def see(verifying: Pass) -> None:
+            hidden = verifying.streams(range(verifying.count))
+            # The worker multiplies in its own time, which must not decide whose step it is counted in.
+            verifying.decoder.ledger.product(DRAFT, len(hidden), self._anatomy.unembedding)
+            self._ahead.hint(hidden, self._anatomy.unembed)
 
-        layer = max(1, round(self._technique.exit_layer * self._anatomy.layers))
-        return Lookahead(list(range(drafted + 1)), [1] * (drafted + 1), make, layer)
+        return (Look(max(1, round(self._technique.exit_layer * self._anatomy.layers)), see),)

@@ -6,6 +6,14 @@ Sun et al., TriForce: Lossless Acceleration of Long Sequence Generation with Hie
 arXiv 2404.11912. Three tiers: a small model over a short streaming cache drafts for the model over retrieved chunks,
 which drafts for the model over the full cache. Both acceptances keep their target's distribution, so the whole does.
 
+Formula
+-------
+Chunks C of the full cache, each with its mean key m_C, are ranked for a KV head by its query heads h,
+
+    v_C = sum_h softmax_C(scale q_h . m_C);
+
+read are the first chunk, the best (budget - tail) / chunk in all, and the tail, the newest entries that fill no chunk.
+
 Deviates
 --------
 Chunks are ranked with the queries of the drafting pass itself, each layer's from what the layers below it retrieved, so
@@ -177,6 +185,6 @@ class _Streaming:
         )
         if outgrown(self._drafter.decoder, len(view)):
             common = 0
-        self._drafter.decoder.cache.crop_to(common)
+        common = self._drafter.decoder.cache.crop_to(common)
         self._held = view
         return self._drafter.decoder.forward(view[common:])[0]

@@ -4,6 +4,13 @@ Paper
 -----
 Hu et al., SAM Decoding: Speculative Decoding via Suffix Automaton, 2024, arXiv 2411.10666.
 
+Formula
+-------
+A match of m tokens is trusted with a_m, learned from a guess g = max(0.22, 1 - 0.85 / m) with the weight of four
+tokens: (4 g + right_m) / (4 + seen_m). The draft is what followed the match, as long as
+
+    a_m a_(m+1) ... a_(m+i) >= ``least``.
+
 Deviates
 --------
 How long a draft may be follows from the chance that each copied token is right: it starts from a guess that grows with

@@ -6,6 +6,12 @@ Shen et al., Superposed Decoding: Multiple Generations from a Single Autoregress
 2405.18400. Each forward reads a weighted sum of the last tokens' embeddings of k drafts; an n-gram filter sorts out
 which of the next tokens goes with which draft.
 
+Formula
+-------
+The next row is the blend sum_d w_d E[x_d] of the k drafts' last tokens, w = softmax of the drafts' log-probabilities. A
+token x after draft d has p_M(x)^(1-a) p_d(x)^a, a = ``filter_weight``, with p_d the n-grams of length 1 ... 5, weighted
+0.01, 0.04, 0.15, 0.18, 0.12 where they know the context, and p_M for the rest.
+
 Deviates
 --------
 The paper shows its drafts to a user who completes a text, and no model checks them: that is
