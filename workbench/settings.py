@@ -18,8 +18,8 @@ Class = TypeVar("Class", bound=type)
 
 @dataclass_transform(frozen_default=True, field_specifiers=(Field,))
 def settings(cls: Class) -> Class:
-    """Decorator of a technique's or a probe's class: a frozen dataclass whose fields are checked against their types and
-    bounds, ``Annotated[int, Field(ge=1, le=64, description="…")]``."""
+    """Decorator of a technique's or a probe's class: a frozen dataclass whose fields are checked against their types
+    and bounds, ``Annotated[int, Field(ge=1, le=64, description="…")]``."""
     return dataclass(frozen=True, config=_CONFIG)(cls)
 
 

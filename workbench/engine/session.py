@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from workbench.engine.state import KeyValueCache, LayerState, state_maker
+from workbench.engine.state import KeyValueCache, state_maker
 from workbench.engine.step import Step
 from workbench.errors import PromptError, WorkbenchError
 from workbench.models import Model
@@ -155,7 +155,7 @@ def key_of(model: Model) -> ModelKey:
     return model.name, model.revision, str(model.dtype).removeprefix("torch."), str(model.device)
 
 
-def _entries_of(layer: LayerState) -> list[list[int]]:
+def _entries_of(layer: Any) -> list[list[int]]:
     """Positions of what a layer holds, by head where heads hold different ones."""
     if not layer.length or layer.recurrent:
         return []

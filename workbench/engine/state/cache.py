@@ -52,7 +52,7 @@ class KeyValueCache:
         """
         made = KeyValueCache(0, reserve)
         for index, layer in enumerate(self.layers):
-            new = layer if make is None else make(index)
+            new: Any = layer if make is None else make(index)
             if new.form == layer.form:
                 new = layer.copy(reserve)
             else:

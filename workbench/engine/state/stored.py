@@ -27,7 +27,6 @@ class Stored(abc.ABC):
 
     recurrent: ClassVar[bool] = False
     attend: Callable[[Tensor, Visible, Scoring], tuple[Tensor, float] | None] | None = None
-    room: int | None = None
 
     def __init__(self, reserve: int) -> None:
         self.reserve = reserve
@@ -39,6 +38,11 @@ class Stored(abc.ABC):
         self._valid: Tensor | None = None
 
     # What a subclass stores: these change keys and values alone, and find ``length`` as it was before the change.
+
+    @property
+    def room(self) -> int | None:
+        """See :class:`~workbench.engine.state.protocol.LayerState`: any number."""
+        return None
 
     @property
     @abc.abstractmethod

@@ -151,7 +151,7 @@ def best(tree: GrowingTree, layer: Sequence[int], beam: int) -> list[int]:
     """The ``beam`` most probable continuations of ``layer``."""
     heap = [(-tree.value(parent) * tree.left(parent), parent) for parent in layer]
     heapq.heapify(heap)
-    taken = []
+    taken: list[int] = []
     while len(taken) < beam and heap and heap[0][0] < 0:
         parent = heap[0][1]
         taken.append(tree.take(parent))
@@ -177,7 +177,7 @@ def stochastic_beam(
     """
     heap = [(-noisy[parent], parent) for parent in layer]
     heapq.heapify(heap)
-    taken, kept = [], {}
+    taken, kept = list[int](), dict[int, float]()
     while len(taken) < beam and heap:
         value, parent = heapq.heappop(heap)
         node = tree.take(parent)

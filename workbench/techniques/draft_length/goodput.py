@@ -144,7 +144,7 @@ class _Goodput:
         return length
 
     def prune(self, draft: Draft) -> Draft:
-        if not self._cuts:
+        if not isinstance(self._chance, CalibratedRate):
             return draft
         depths = draft.depths()
         self._proposed_depth = max(depths)
