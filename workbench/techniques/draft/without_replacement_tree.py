@@ -34,6 +34,7 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.engine import Chance, Draft, Run, Sampler
+from workbench.engine.slots import AcceptPolicy
 from workbench.errors import SettingError
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
@@ -112,7 +113,7 @@ class WithoutReplacementTree(Technique):
         return cls(model="/2", beam=2, depth=2)
 
 
-class _Recursive(Drafter):
+class _Recursive(Drafter, AcceptPolicy):
     """A tree for every step, and its verification."""
 
     def __init__(self, technique: WithoutReplacementTree, drafter: ModelDrafter, sampler: Sampler) -> None:

@@ -40,6 +40,7 @@ from pydantic import Field
 
 from workbench.cost.roofline import step_seconds
 from workbench.engine import Draft, Run, Verification, VerifyCost, verify_cost
+from workbench.engine.slots import DraftLengthPolicy
 from workbench.engine.verify_cost import modelled_on, steady
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
@@ -91,7 +92,7 @@ class Goodput(Technique):
         return cls(cost="modelled"), cls(longest=3, cost="modelled"), cls(cost="modelled", estimator="smartspec")
 
 
-class _Goodput:
+class _Goodput(DraftLengthPolicy):
     """Averages over the run so far, and the two decisions made from them."""
 
     _FADE = 0.9

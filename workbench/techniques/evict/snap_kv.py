@@ -32,7 +32,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench.engine import LayerCache, Run
+from workbench.engine import KeyValueState, Run
 from workbench.models import Block
 from workbench.models.attention import Scoring
 from workbench.settings import settings
@@ -92,7 +92,7 @@ class _LookedAt(PromptEviction):
         super().__init__(technique.keep, technique.window)
         self._kernel, self._pooling, self._blocks = technique.kernel, technique.pooling, blocks
 
-    def scores(self, layer: int, query: Tensor, cache: LayerCache, earlier: int) -> Tensor:
+    def scores(self, layer: int, query: Tensor, cache: KeyValueState, earlier: int) -> Tensor:
         block = self._blocks[layer]
         received = window_attention(query[0, :, -self.window :], cache, block.scoring, block.window)[:, :earlier]
         pad = self._kernel // 2
@@ -104,14 +104,14 @@ class _LookedAt(PromptEviction):
         return pooled[:, :earlier]
 
 
-def window_attention(query: Tensor, cache: LayerCache, scoring: Scoring, window: int | None) -> Tensor:
+def window_attention(query: Tensor, cache: KeyValueState, scoring: Scoring, window: int | None) -> Tensor:
     """Attention [kv_heads, entries] that every entry receives from the newest queries.
 
     Parameters
     ----------
     query : Tensor [heads, rows, head_dim]
         Queries of the ``rows`` newest entries, in order.
-    cache : LayerCache
+    cache : KeyValueState
     scoring : Scoring
     window : int or None
         Sliding window of the layer; what lies outside receives nothing.
