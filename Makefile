@@ -58,6 +58,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 test: $(STAMP) lint model
 	OMP_NUM_THREADS=1 $(BIN)/pytest --cov --cov-report=term -n $(WORKERS) --dist loadfile
@@ -78,7 +79,7 @@ bench: model
 	done; test -z "$$failed" || { echo "beyond its limit, or red:$$failed"; exit 1; }
 
 clean:
-	rm -rf build dist reports .pytest_cache .ruff_cache .import_linter_cache .coverage .coverage.* htmlcov
+	rm -rf build dist reports .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .coverage .coverage.* htmlcov
 	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
 distclean: clean
