@@ -11,7 +11,7 @@ import torch
 from workbench.engine import generate
 from workbench.errors import SettingError
 
-CLOCK = ("seconds", "draft_seconds", "verify_seconds")
+CLOCK = ("seconds", "draft_seconds", "verify_seconds", "policy_seconds")
 
 
 def random_tokens(length, seed=1):

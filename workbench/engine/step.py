@@ -38,11 +38,17 @@ class Step:
         Wall clock of the step, and the parts of it that drafting and the model's forward took [s]; the rest is
         bookkeeping: choosing, accepting, tidying the cache.
     flops, bytes : int
-        Counted floating-point operations, and bytes of weights and cache read and written, drafting included.
+        Counted floating-point operations, and bytes of weights and cache read and written, drafting and policies
+        included.
     cache_bytes : int
         Bytes allocated for keys and values after the step, over all models.
     entropy : float or None
         Entropy of the next-token distribution before the step's first token [nats], where a technique asked for it.
+    policy_flops, policy_bytes : int
+        The parts of these that policies spent on work of their own, neither the model's nor a drafter's: votes, scores,
+        routers, exit heads.
+    policy_seconds : float
+        Wall clock of that work, as far as policies say [s].
     nodes : tuple of (int, int, bool, float or None)
         For every drafted token: its id, the place of its parent (-1 for the last accepted token), whether it was kept,
         and the chance that the drafter gave it of being kept after its parent, None where it has no view.
@@ -73,6 +79,9 @@ class Step:
     entropy: float | None = None
     verify_seconds: float = 0.0
     nodes: tuple[tuple[int, int, bool, float | None], ...] = ()
+    policy_flops: int = 0
+    policy_bytes: int = 0
+    policy_seconds: float = 0.0
     logprobs: tuple[TokenLogprobs, ...] | None = None
     logits: Tensor | None = field(default=None, compare=False)
 
