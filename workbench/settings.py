@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -17,7 +18,8 @@ bounds, ``Annotated[int, Field(ge=1, le=64, description="…")]``."""
 
 Outside = Literal["model", "part", "text", "technique", "device"]
 """What a text may name that is no part of a recipe itself: a model or draft model, trained weights, a text file,
-another technique's specification, a device."""
+another technique's specification, a device. A technique that is so named is a part of the one that names it: see
+:meth:`workbench.engine.Run.start_part`."""
 
 
 def outside(what: Outside, description: str, **bounds: Any) -> Any:
@@ -47,9 +49,14 @@ def several(given: Any, mark: str, what: str, example: str) -> list[Any]:
 
 def references(instance: Any) -> Iterator[tuple[str, Outside, str]]:
     """The settings of an instance that name something outside it: setting, what it names, and its value."""
-    for name, field in describe(type(instance)).items():
-        if "outside" in field:
-            yield name, field["outside"], getattr(instance, name)
+    for name, what in _references_of(type(instance)):
+        yield name, what, getattr(instance, name)
+
+
+@functools.cache
+def _references_of(kind: type) -> tuple[tuple[str, Outside], ...]:
+    fields = describe(kind) if dataclasses.is_dataclass(kind) else {}
+    return tuple((name, field["outside"]) for name, field in fields.items() if "outside" in field)
 
 
 def build(kind: type, values: dict[str, Any]) -> Any:

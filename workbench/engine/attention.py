@@ -1,15 +1,12 @@
-"""Attention over a cache: which keys a new token may see, and the weighted sum of their values."""
+"""Attention over a cache: the weighted sum of the values that a new token may see."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench.engine.state import KeyValueState
 from workbench.models.attention import Scoring
 from workbench_kernels.arithmetic import computes
 from workbench_kernels.tree_attention.native import native_attention
@@ -65,49 +62,3 @@ def chain_keys(count: int, held: int, window: int | None) -> float:
 def mean_keys(mask: Bool[Tensor, "*kv_heads tokens keys"] | None, keys: int) -> float:
     """Keys that a query reads on average."""
     return float(keys) if mask is None else float(mask.sum()) / (mask.numel() / mask.shape[-1])
-
-
-def visible(
-    layer: KeyValueState,
-    count: int,
-    positions: Int[Tensor, " tokens"],
-    tree: Bool[Tensor, "tokens tokens"] | None,
-    window: int | None,
-) -> Bool[Tensor, "*kv_heads tokens keys"] | None:
-    """Mask [tokens, keys] or [kv_heads, tokens, keys]: True where a key is visible to a new token; None if all are."""
-    held = layer.length
-    valid = layer.valid
-    if count == 1 and valid is None and (window is None or (held <= window and layer.contiguous)):
-        return None
-    own = torch.ones(count, count, dtype=torch.bool, device=positions.device).tril() if tree is None else tree
-    mask = torch.cat((own.new_ones(count, held - count), own), 1)
-    if valid is not None:
-        mask = mask & valid[:, None]
-    if window is None:
-        return mask
-    # Nodes of a tree stand at their depth, not at their place in the cache.
-    earlier = layer.positions[:, : held - count]
-    stands = torch.cat((earlier, positions.expand(earlier.shape[0], -1)), 1)
-    distance = positions[:, None] - stands[:, None, :]
-    mask = mask & (distance < window)
-    return mask[0] if mask.shape[0] == 1 else mask
-
-
-def node_depths(parents: Sequence[int] | None, count: int) -> list[int]:
-    """Distance of each token of a pass from its first one; of a chain, where ``parents`` is None, its place."""
-    if parents is None:
-        return list(range(count))
-    depths: list[int] = []
-    for parent in parents:
-        depths.append(0 if parent < 0 else depths[parent] + 1)
-    return depths
-
-
-def ancestors(parents: Sequence[int], count: int, device: torch.device) -> Tensor:
-    """bool Tensor [tokens, tokens]: True where the column's token is the row's own or an ancestor of it."""
-    rows = []
-    for node, parent in enumerate(parents):
-        row = list(rows[parent]) if parent >= 0 else [False] * count
-        row[node] = True
-        rows.append(row)
-    return torch.tensor(rows, device=device)

@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.engine.attention import ancestors, node_depths
 from workbench.engine.block_cost import block_cost
-from workbench.engine.draft import Lookahead
-from workbench.engine.layer_attention import LayerAttention, Masks
-from workbench.engine.mlp_choice import MlpChoice, choice_of
-from workbench.engine.rotation import ropes
+from workbench.engine.draft import Look, Lookahead
+from workbench.engine.layer_attention import LayerAttention
+from workbench.engine.ledger import MODEL, Ledger
+from workbench.engine.mlp_choice import MlpChoice
+from workbench.engine.passes import Pass
+from workbench.engine.relations import Relation, related
+from workbench.engine.running import PassError
+from workbench.engine.shelf import Shelf
 from workbench.engine.slots import check_slots
 from workbench.engine.state import KeyValueCache, KeyValueState, new_cache
 from workbench.models import Model
@@ -43,14 +46,20 @@ class Decoder:
     compiled : bool
         Whether single-token passes use the compiled steps of :mod:`workbench.engine.compiled`; policies that look
         inside a block fall back to the plain ones.
+    ledger : Ledger, optional
+        Where FLOPs and bytes are counted; by default one of its own.
 
     Attributes
     ----------
     layers_run, keys_read, experts_run : list
         What ran since :meth:`reset_counts`: layer numbers, mean keys read by a query of each, experts of each sparse
         layer.
-    flops, bytes, forwards : int
-        Counted since then.
+    forwards : int
+        Passes finished since then.
+    ledger : Ledger
+        What the model and its policies spent since then; ``flops`` and ``bytes`` are its sums.
+    shelf : Shelf
+        Rows that earlier passes postponed, by their place in the text; see :meth:`Pass.postpone`.
     attend : LayerAttention
     hidden : Tensor [tokens, width]
         Residual stream of the last pass (of a prefill in chunks: of all of them) after the last block.
@@ -65,6 +74,7 @@ class Decoder:
         policies: dict[str, Any] | None = None,
         watch: Watch | None = None,
         compiled: bool = False,
+        ledger: Ledger | None = None,
     ) -> None:
         policies = policies or {}
         check_slots(policies)
@@ -79,23 +89,83 @@ class Decoder:
         self.watch = watch
         attention = policies.get("attention"), policies.get("prefill_attention")
         self.attend = LayerAttention(self.anatomy.device, self.anatomy.dtype, *attention)
+        self.ledger = ledger or Ledger()
+        self.shelf = Shelf()
+        # A depth policy may wish to hold the pass that it is asked about.
+        self.opened = getattr(self.depth, "opened", None)
+        self._open: Pass | None = None
         self._costs = [block_cost(block) for block in self.anatomy.blocks]
-        self._unembedding = self.anatomy.unembedding.numel()
         self.hidden: Tensor | None = None
         self.ahead: Tensor | None = None
-        self._compiled = None
+        self.compiled_steps = None
         if compiled and watch is None and self.experts is None:
             from workbench.engine.compiled import compiled_steps
 
-            self._compiled = compiled_steps(self.anatomy)
+            self.compiled_steps = compiled_steps(self.anatomy)
         self.reset_counts()
+
+    @property
+    def flops(self) -> int:
+        """Counted since :meth:`reset_counts`, policies included."""
+        return self.ledger.flops
+
+    @property
+    def bytes(self) -> int:
+        """Counted since :meth:`reset_counts`, policies included."""
+        return self.ledger.bytes
 
     def reset_counts(self) -> None:
         """Start counting anew."""
         self.layers_run: list[int] = []
         self.keys_read: list[float] = []
         self.experts_run: list[int] = []
-        self.flops = self.bytes = self.forwards = 0
+        self.forwards = 0
+        self.ledger.reset()
+
+    @torch.inference_mode()
+    def open(
+        self,
+        tokens: Sequence[int],
+        parents: Sequence[int] | None = None,
+        inputs: Tensor | None = None,
+        length: int | None = None,
+        prefill: bool = False,
+        last_chunk: bool = False,
+        relation: Relation | None = None,
+        prompt: bool = False,
+    ) -> Pass:
+        """Begin a pass of tokens after those already in the cache.
+
+        Parameters
+        ----------
+        tokens, parents, inputs, length, prefill, last_chunk, prompt
+            As of :meth:`forward`.
+        relation : Relation, optional
+            In place of ``parents``: how the tokens are related otherwise, see :mod:`workbench.engine.relations`.
+
+        Returns
+        -------
+        Pass
+            No block of it has run. It ends with :meth:`Pass.finish` or :meth:`Pass.close`.
+
+        Raises
+        ------
+        PassError
+            While another one is open.
+        """
+        if self._open is not None and not self._open.finished:
+            raise PassError("a pass of this decoder is open: finish or close it before opening another")
+        self.shelf.crop(self.cache.length)
+        relation = relation or related(parents, len(tokens))
+        self.attend.prompt = prompt
+        self._open = Pass(self, tokens, relation, inputs, length, prefill, last_chunk)
+        return self._open
+
+    def commit(self, passed: int, kept: Sequence[int]) -> None:
+        """After a verification of ``passed`` tokens keep those at places ``kept`` (increasing) in the cache and on the
+        shelf, and drop the others."""
+        self.shelf.settle(self.cache.length - passed, kept)
+        self.cache.commit(passed, kept)
 
     @torch.inference_mode()
     def prefill(
@@ -191,108 +261,50 @@ class Decoder:
         -------
         Tensor [1 or tokens, vocabulary] or None
         """
-        anatomy, cache = self.anatomy, self.cache
-        count, start = len(tokens), cache.length
-        if not start:
-            length = cache.read_as = length or count
-        self.attend.prompt = prompt
-        depths = node_depths(parents, count)
-        positions = torch.tensor([start + depth for depth in depths], device=anatomy.device)
-        if inputs is None:
-            x = anatomy.embed(torch.tensor([list(tokens)], device=anatomy.device), positions)
-        else:
-            x = inputs[None]
-        tables = ropes(anatomy, cache, positions, length)
-        tree = None if parents is None or depths == list(range(count)) else ancestors(parents, count, anatomy.device)
-        masks: Masks = {}
-        for layer in cache.layers:
-            layer.rows = []
-        if self.watch is not None:
-            self.watch("embedding", -1, x)
-        index = self._next(-1, x)
-        carried = None
-        waiting = ahead if ahead is not None and ahead.roots else None
-        while index is not None:
-            block = anatomy.blocks[index]
-            if waiting is not None and index >= waiting.layer:
-                x = torch.cat((x, waiting.make(x[0, waiting.roots], waiting.orders)[None]), 1)
-                parents = [*(range(-1, count - 1) if parents is None else parents), *waiting.parents(count)]
-                depths = node_depths(parents, len(parents))
-                positions = torch.tensor([start + depth for depth in depths], device=anatomy.device)
-                tree = ancestors(parents, len(parents), anatomy.device)
-                tables, masks, carried, waiting = ropes(anatomy, cache, positions, length), {}, None, None
-            if self.context is not None and prefill:
-                kept = self.context.select(index, x, positions)
-                if kept is not None:
-                    x, positions, carried = x[:, kept], positions[kept], None
-                    tables, masks = ropes(anatomy, cache, positions, length), {}
-            rope = tables.get(block.rope_kind)
-            query, key, value = carried if carried is not None else block.enter(x, rope)
-            carried = None
-            layer = cache.layers[index]
-            self._append(layer, key, value, positions, start)
-            attended, keys_read = self.attend(block, query, layer, positions, tree, masks)
-            if self.watch is not None:
-                self.watch("query_key_value", index, (query, key, value))
-            if self.cache_policy is not None and prefill and last_chunk:
-                self.cache_policy.prefilled(index, query, layer)
-            if prefill:
-                layer.pack()
-            # A depth policy looks at the residual stream between blocks, so only the plain steps serve it.
-            upcoming = index + 1 if index + 1 < anatomy.layers else None
-            fused = self._compiled is not None and self.depth is None and self.mlp is None and x.shape[1] == 1
-            choice = choice_of(block, self.mlp, self.experts)
-            if fused and self._compiled.usable(index, upcoming):
-                x, carried = self._compiled.leave_and_enter(index, upcoming, x, attended, tables)
-            else:
-                x = block.leave(x, attended, self._watch_layer(index), choice)
-                upcoming = self._next(index, x)
-            self._count(index, x.shape[1], keys_read, layer, choice)
-            if self.watch is not None:
-                self.watch("residual", index, x)
-            index = upcoming
-        cache.length += count
-        cache.note_peak()
-        self.forwards += 1
-        entered = 0 if ahead is None or waiting is not None else len(ahead.roots)
-        self.hidden = x[0, : x.shape[1] - entered]
-        self.ahead = None
-        if logits == "none":
-            return None
-        rows = self.hidden if logits == "all" else self.hidden[-1:]
-        count, extra = rows.shape[0], x[0, x.shape[1] - entered :]
-        rows = torch.cat((rows, extra)) if entered else rows
-        self.flops += 2 * self._unembedding * rows.shape[0]
-        self.bytes += self._unembedding * anatomy.unembedding.element_size()
-        out = anatomy.unembed(rows)
-        self.ahead = out[count:] if entered else None
-        return out[:count]
+        opened = self.open(tokens, parents, inputs, length, prefill, last_chunk, prompt=prompt)
+        return self.complete(opened, logits, ahead)
 
-    def _next(self, index: int, x: Tensor) -> int | None:
-        if self.depth is not None:
-            return self.depth.next_layer(index, x)
-        return index + 1 if index + 1 < self.anatomy.layers else None
+    @torch.inference_mode()
+    def complete(
+        self, opened: Pass, logits: str = "last", ahead: Lookahead | None = None, looks: Sequence[Look] = ()
+    ) -> Tensor | None:
+        """Run a pass to its end, with looks at it and lookahead rows that join it on the way."""
+        for look in sorted(looks, key=lambda each: each.layer):
+            if ahead is not None and ahead.layer < look.layer:
+                ahead = self._join(opened, ahead)
+            opened.run(look.layer)
+            look.see(opened)
+        if ahead is not None:
+            self._join(opened, ahead)
+        return opened.finish(logits)
 
-    def _append(self, layer: KeyValueState, key: Tensor, value: Tensor, positions: Tensor, start: int) -> None:
-        layer.append(key, value, positions)
-        complete = layer.length == start + len(positions) if self.context is None else False
-        if layer.contiguous and not complete:
-            known = torch.arange(layer.length - len(positions), device=positions.device)
-            layer.mark_positions(torch.cat((known, positions)))
+    @staticmethod
+    def _join(opened: Pass, ahead: Lookahead) -> None:
+        if not ahead.roots:
+            return
+        opened.run(ahead.layer)
+        if opened.layer is not None:
+            opened.join(ahead.make(opened.x[0, ahead.roots], ahead.orders), ahead.parents(opened.count))
 
-    def _watch_layer(self, index: int) -> Callable[[str, Tensor], None] | None:
-        watch = self.watch
-        return None if watch is None else lambda site, value: watch(site, index, value)
-
-    def _count(self, index: int, tokens: int, keys_read: float, layer: KeyValueState, choice: MlpChoice | None) -> None:
-        cost = self._costs[index]
+    def count_block(
+        self, index: int, tokens: int, keys_read: float, layer: KeyValueState, choice: MlpChoice | None
+    ) -> None:
+        """Write down that a block ran for so many tokens, which read ``keys_read`` keys on average."""
+        cost, ran = self._costs[index], choice or MlpChoice
         self.layers_run.append(index)
         self.keys_read.append(keys_read)
-        touched = min(layer.length, keys_read) if tokens == 1 else layer.length
-        ran = choice or MlpChoice
         self.experts_run += [ran.experts_run] if cost.expert else []
-        self.flops += cost.flops(tokens, keys_read, ran.experts_per_token) - ran.spared_flops
-        self.bytes += cost.bytes(tokens, touched, ran.experts_run, layer.entry_bytes) - ran.spared_bytes
+        touched = min(layer.length, keys_read) if tokens == 1 else layer.length
+        flops = cost.flops(tokens, keys_read, ran.experts_per_token) - ran.spared_flops
+        moved = cost.bytes(tokens, touched, ran.experts_run, layer.entry_bytes) - ran.spared_bytes
+        self.ledger.count(MODEL, flops, moved)
+
+    def count_fill(self, index: int, tokens: int, who: str) -> None:
+        """Write down that keys and values of so many tokens were computed and stored, queries beside them."""
+        block = self.anatomy.blocks[index]
+        weight = block.query_key_value.weight
+        self.ledger.product(who, tokens, weight)
+        self.ledger.count(who, bytes=2 * tokens * block.kv_heads * block.head_dim * weight.element_size())
 
 
 def _parts(tokens: int, context: int, chunk: int | None) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from workbench.engine.decoder import Decoder
+    from workbench.engine.passes import Pass
     from workbench.engine.state import KeyValueCache
 
 
@@ -44,6 +46,23 @@ class Lookahead:
 
 
 @dataclass
+class Look:
+    """A look at the verification while it is under way.
+
+    Attributes
+    ----------
+    layer : int
+        Before which it is taken; after the last block where no block from there on runs.
+    see : callable
+        ``see(opened_pass)``: the paused :class:`~workbench.engine.passes.Pass`, whose rows are the last accepted token
+        and the nodes of the draft that is verified.
+    """
+
+    layer: int
+    see: Callable[[Pass], None]
+
+
+@dataclass
 class Draft:
     """Candidate tokens: a chain, or a tree.
 
@@ -62,6 +81,12 @@ class Draft:
         For each node the chance, as the drafter sees it, that it is kept if its parent is; None where it has no view.
     ahead : Lookahead or None
         Rows to run beside the nodes.
+    looks : tuple of Look
+        Looks at the verifying pass, at whatever layers.
+    paused : Pass or None
+        The verification itself, as far as the drafter has run it: a pass of the verifying decoder
+        (:attr:`Verification.decoder`) whose tokens are the last accepted one and the nodes. It is resumed, so that what
+        drafting and verifying share is computed once; what it computed is counted there, not in ``flops``.
     following : callable or None
         Gives a token drawn for the place after the last node, and the distribution [vocabulary] that it was drawn from.
         It is asked for, and may still be waited for, when the forward is done and every node of a chain was kept: the
@@ -75,6 +100,8 @@ class Draft:
     bytes: int = 0
     confidence: list[float] | None = None
     ahead: Lookahead | None = None
+    looks: tuple[Look, ...] = ()
+    paused: Pass | None = None
     following: Callable[[], tuple[int, Tensor]] | None = None
 
     @property
@@ -116,7 +143,9 @@ class Draft:
 
     def pruned(self, kept: Sequence[int]) -> Draft:
         """The draft with only the nodes at ``kept`` (increasing, every node's parent among them); what drafting cost
-        stays."""
+        stays, and a paused pass loses the other nodes."""
+        if self.paused is not None:
+            self.paused.prune([0, *(node + 1 for node in kept)])
         place = {-1: -1, **{node: new for new, node in enumerate(kept)}}
         parents = None if self.parents is None else [place[self.parents[node]] for node in kept]
         ahead = self.ahead
@@ -155,6 +184,9 @@ class Verification:
         Logits of the draft's lookahead rows; None if there were none or the pass ended before they entered.
     cache : KeyValueCache
         The verifying model's cache, rejected tokens gone. To be read, not changed.
+    decoder : Decoder or None
+        The decoder that verified. A drafter may open a pass of it for the next draft, which it hands over as
+        ``Draft.paused``, or closes.
     """
 
     draft: Draft
@@ -164,6 +196,7 @@ class Verification:
     hidden: Tensor
     ahead: Tensor | None
     cache: KeyValueCache
+    decoder: Decoder | None = None
 
     @property
     def tokens(self) -> list[int]:

@@ -13,8 +13,8 @@ from typing import Any
 
 from workbench.engine.loop import Loop
 from workbench.engine.recipe import Recipe
+from workbench.engine.run import Run, TechniqueLike
 from workbench.engine.sampling import Chance, Sampler
-from workbench.engine.slots import Run, TechniqueLike
 from workbench.engine.step import Step
 from workbench.models import Model
 

@@ -16,9 +16,9 @@ from workbench.engine.loop import Loop
 from workbench.engine.options import Options, check_context
 from workbench.engine.recipe import Recipe
 from workbench.engine.rotation import room
+from workbench.engine.run import Run, TechniqueLike
 from workbench.engine.sampling import Chance, Sampler, entropy
 from workbench.engine.session import Generation, State
-from workbench.engine.slots import Run, TechniqueLike
 from workbench.errors import PromptError
 from workbench.models import Model
 from workbench.models.stop_text import stop_texts

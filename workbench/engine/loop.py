@@ -15,14 +15,16 @@ from torch import Tensor
 from workbench.engine.accept import accept
 from workbench.engine.decoder import Cancelled, Decoder
 from workbench.engine.draft import Draft, Verification
+from workbench.engine.ledger import DRAFT, MODEL
 from workbench.engine.logprobs import top_logprobs
 from workbench.engine.memory_errors import plain_memory_errors
 from workbench.engine.options import Options
+from workbench.engine.passes import Pass
 from workbench.engine.recipe import Recipe
 from workbench.engine.rotation import outgrown, room
+from workbench.engine.run import Run
 from workbench.engine.sampling import check_adjusted, check_any_left, check_finite, entropy
 from workbench.engine.session import State, key_of
-from workbench.engine.slots import Run
 from workbench.engine.step import Step
 
 _DECODER_SLOTS = ("context", "depth", "mlp", "experts", "prefill_attention", "attention", "evict", "store")
@@ -56,7 +58,7 @@ class Loop:
         self.drafter = recipe.policy("draft", run)
         self.length = recipe.policy("draft_length", run)
         # A technique that does not fit the model says so now, not at the first token.
-        for slot in _DECODER_SLOTS:
+        for slot in ("weights", *_DECODER_SLOTS):
             recipe.policies(slot, run)
         self.decoders: dict[int, Decoder] = {}
 
@@ -127,7 +129,7 @@ class Loop:
 
     def _new_decoder(self, run: Run, reserve: int) -> Decoder:
         policies = {slot: self.recipe.policy(slot, run) for slot in _DECODER_SLOTS}
-        return Decoder(run.model, reserve, policies, compiled=self.options.compiled)
+        return Decoder(run.model, reserve, policies, compiled=self.options.compiled, ledger=run.ledger)
 
     def state(self) -> State:
         """What another run can go on from, once this one is over."""
@@ -164,10 +166,10 @@ class Loop:
         rows = [0, *(node + 1 for node in path)]
         if draft.tokens or draft.ahead is not None:
             # What comes after a stop token is no part of the text, nor of the cache that another run goes on from.
-            decoder.cache.commit(1 + len(draft.tokens), rows[: len(produced)])
+            decoder.commit(1 + len(draft.tokens), rows[: len(produced)])
         if decoder.cache_policy is not None:
             decoder.cache_policy.settled(decoder.cache)
-        verification = Verification(draft, path, token, logits, decoder.hidden, decoder.ahead, decoder.cache)
+        verification = Verification(draft, path, token, logits, decoder.hidden, decoder.ahead, decoder.cache, decoder)
         if self.drafter is not None:
             learning = time.perf_counter()
             self.drafter.verified(verification)
@@ -180,6 +182,9 @@ class Loop:
             self._entropies = [entropy(logits[row]) for row in rows[: len(produced)]]
             self._verification = verification
         self._wait(decoder)
+        ledger = decoder.ledger
+        ledger.count(DRAFT, draft.flops, draft.bytes, draft_seconds)
+        policies = ledger.besides(MODEL, DRAFT)
         return Step(
             index=index,
             phase="decode" if index else "prefill",
@@ -194,12 +199,15 @@ class Loop:
             forwards=decoder.forwards,
             seconds=time.perf_counter() - start,
             draft_seconds=draft_seconds,
-            flops=decoder.flops + draft.flops,
-            bytes=decoder.bytes + draft.bytes,
+            flops=ledger.flops,
+            bytes=ledger.bytes,
             cache_bytes=sum(each.cache.note_peak() for each in self.decoders.values()),
             entropy=self._entropies[-1] if self._entropies else None,
             verify_seconds=verify_seconds,
             nodes=_nodes(draft, path),
+            policy_flops=policies.flops,
+            policy_bytes=policies.bytes,
+            policy_seconds=policies.seconds,
             **self._reported(logits, rows[: len(produced)], produced),
         )
 
@@ -212,6 +220,8 @@ class Loop:
     def advance(self, decoder: Decoder, text: Sequence[int], draft: Draft | None = None) -> Tensor:
         """Bring a decoder up to ``text`` and return the logits after it, and after every node of a draft."""
         held, chunk = decoder.cache.length, self.options.prefill_chunk
+        draft = draft or Draft()
+        paused = self._resumable(decoder, text, draft)
         if held < len(self.prompt):
             # On top of another run's cache, even of one that had to be computed anew, the prompt is a question.
             context = 0 if self.past is not None and self.past.cached else self.options.context_tokens
@@ -221,10 +231,21 @@ class Loop:
         behind = text[decoder.cache.length : -1]
         if behind:
             decoder.prefill(behind, chunk, "none", context=0, length=len(text), cancel=self.cancel, prompt=False)
-        if draft is None or not (draft.tokens or draft.ahead):
-            return decoder.forward(text[-1:])
         parents = None if draft.parents is None else [-1, *(parent + 1 for parent in draft.parents)]
-        return decoder.forward([text[-1], *draft.tokens], parents, "all", ahead=draft.ahead)
+        verifying = paused or decoder.open([text[-1], *draft.tokens], parents)
+        return decoder.complete(verifying, "all", draft.ahead, draft.looks)
+
+    @staticmethod
+    def _resumable(decoder: Decoder, text: Sequence[int], draft: Draft) -> Pass | None:
+        """The pass that a draft hands over, if it is of this decoder, text and draft; any other is closed."""
+        paused = draft.paused
+        if paused is None:
+            return None
+        begins = paused.decoder is decoder and not paused.finished and paused.start == len(text) - 1
+        if begins and paused.tokens == [text[-1], *draft.tokens]:
+            return paused
+        paused.close()
+        return None
 
     def adjusted(self, text: Sequence[int], logits: Tensor) -> Tensor:
         """Logits [vocabulary] after the stack of ``logits`` policies."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from workbench.engine.slots import SLOTS, Run, TechniqueLike, check_slots
+from workbench.engine.composition import name_of, parts_of
+from workbench.engine.policy_check import check_policy
+from workbench.engine.run import Run, TechniqueLike
+from workbench.engine.slots import SLOTS, check_slots
 from workbench.errors import IncompatibleTechniques
 from workbench.settings import several
 
@@ -19,25 +24,29 @@ class Recipe:
     Raises
     ------
     SettingError
-        If what is given is no sequence of techniques, or one claims a slot that there is not.
+        If what is given is no sequence of techniques, one claims a slot that there is not, or is made of others that do
+        not fit it.
     IncompatibleTechniques
         If two claim the same single slot, or one excludes another; the message names both and the slot.
     """
 
     def __init__(self, techniques: Sequence[TechniqueLike] = ()) -> None:
         self.techniques = tuple(several(techniques, "slots", "technique", "wb.techniques.PromptLookup()"))
-        self._started: dict[tuple[int, int], Any] = {}
+        self._started: dict[tuple[int, int], list[Any]] = {}
         owners: dict[str, TechniqueLike] = {}
         for technique in self.techniques:
-            check_slots(technique.slots, _name(technique))
-            for other in self.techniques:
-                if other is not technique and _name(other) in technique.excludes:
-                    raise IncompatibleTechniques(f"{_name(technique)} does not go together with {_name(other)}")
+            check_slots(technique.slots, name_of(technique))
+        self._parts = [part for technique in self.techniques for part in parts_of(technique)]
+        for technique in self._all:
+            for other in self._all:
+                if other is not technique and name_of(other) in technique.excludes:
+                    raise IncompatibleTechniques(f"{name_of(technique)} does not go together with {name_of(other)}")
+        for technique in self.techniques:
             for slot in technique.slots:
                 if slot in owners and SLOTS[slot] == "one":
                     raise IncompatibleTechniques(
-                        f"{_name(owners[slot])} and {_name(technique)} both claim the slot {slot!r}, which holds one: "
-                        "leave one of them out"
+                        f"{name_of(owners[slot])} and {name_of(technique)} both claim the slot {slot!r}, which holds "
+                        "one: leave one of them out"
                     )
                 owners[slot] = technique
 
@@ -45,9 +54,13 @@ class Recipe:
         return f"<Recipe: {' + '.join(map(repr, self.techniques)) or 'the model alone'}>"
 
     @property
+    def _all(self) -> list[TechniqueLike]:
+        return [*self.techniques, *self._parts]
+
+    @property
     def stepwise(self) -> bool:
         """Whether anything acts between tokens, so that tokens must be fed one by one to be faithful."""
-        return any(technique.stepwise for technique in self.techniques)
+        return any(technique.stepwise for technique in self._all)
 
     @property
     def slack(self) -> int:
@@ -56,7 +69,7 @@ class Recipe:
 
     def names(self, slot: str) -> str:
         """Names of the techniques of a slot, for a message."""
-        return " and ".join(_name(each) for each in self.techniques if slot in each.slots) or f"the slot {slot}"
+        return " and ".join(name_of(each) for each in self.techniques if slot in each.slots) or f"the slot {slot}"
 
     def without(self, *slots: str) -> Recipe:
         """The recipe less the techniques that claim nothing but these slots."""
@@ -64,37 +77,51 @@ class Recipe:
 
     def policies(self, slot: str, run: Run) -> list[Any]:
         """Policies of a slot, in order; each technique starts once for each model of a run."""
-        found = []
+        serving = []
         for place, technique in enumerate(self.techniques):
             if slot in technique.slots:
                 key = place, id(run.model)
                 if key not in self._started:
-                    self._started[key] = technique.start(run)
-                found.append(self._started[key])
-        return found
+                    try:
+                        self._started[key] = _start(technique, run)
+                    except BaseException:
+                        self.close()
+                        raise
+                serving.append(self._started[key][0])
+        return serving
 
     def policy(self, slot: str, run: Run) -> Any | None:
         """The policy of a slot that holds one; None if it is empty."""
-        found = self.policies(slot, run)
-        return found[0] if found else None
+        serving = self.policies(slot, run)
+        return serving[0] if serving else None
 
     def start_anew(self, slots: Sequence[str], run: Run) -> None:
         """Forget the policies of ``run``'s model that serve none but these slots, so that they start anew."""
         for place, technique in enumerate(self.techniques):
             if set(technique.slots) <= set(slots):
-                _let_go(self._started.pop((place, id(run.model)), None))
+                _let_go(self._started.pop((place, id(run.model)), ()))
 
     def close(self) -> None:
         """Let every started policy go; one that holds something says so with a ``close`` method."""
-        for policy in self._started.values():
-            _let_go(policy)
+        _let_go([policy for started in self._started.values() for policy in started])
         self._started.clear()
 
 
-def _let_go(policy: Any) -> None:
-    if hasattr(policy, "close"):
-        policy.close()
+def _start(technique: TechniqueLike, run: Run) -> list[Any]:
+    """The policy of a technique, and those that it is made of."""
+    own = replace(run, parts=[])
+    try:
+        policy = technique.start(own)
+        check_policy(technique, policy)
+    except BaseException:
+        _let_go(own.parts)
+        raise
+    return [policy, *own.parts]
 
 
-def _name(technique: TechniqueLike) -> str:
-    return getattr(technique, "name", type(technique).__name__)
+def _let_go(policies: Iterable[Any]) -> None:
+    """Close those that can be, the first first, whatever becomes of the others."""
+    with contextlib.ExitStack() as stack:
+        for policy in reversed(list(policies)):
+            if hasattr(policy, "close"):
+                stack.callback(policy.close)

@@ -1,15 +1,14 @@
 """The slots of the decode loop: what a technique may decide, and what the loop asks of it.
 
-A technique is settings; :meth:`TechniqueLike.start` turns it into a *policy*, an object with the methods of the slots
-that it claims, which lives for one run. The loop calls nothing else.
+A technique is settings; :meth:`workbench.engine.run.TechniqueLike.start` turns it into a *policy*, an object with the
+methods of the slots that it claims, which lives for one run. The loop calls nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from workbench.errors import SettingError
 
 if TYPE_CHECKING:
     from workbench.engine.state import KeyValueCache, KeyValueState
+    from workbench.engine.visibility import Visible
     from workbench.models import Block, Model
     from workbench.models.attention import Scoring
 
@@ -60,31 +60,6 @@ def check_slots(slots: Iterable[str], who: str = "") -> None:
             raise SettingError(f"{who}{': ' if who else ''}the slot {slot!r} {renamed}")
 
 
-@dataclass(frozen=True)
-class Run:
-    """What a technique is told when a run starts.
-
-    Attributes
-    ----------
-    model : Model
-        The model that the policy will serve.
-    prompt : tuple of int
-    max_new_tokens : int
-    sampler : Sampler
-        How the next token is chosen.
-    seed : int
-    stepwise : bool
-        Whether a technique of the recipe acts between tokens, so that the text may hang on how many a step verifies.
-    """
-
-    model: Model
-    prompt: tuple[int, ...]
-    max_new_tokens: int
-    sampler: Sampler
-    seed: int
-    stepwise: bool = False
-
-
 class WeightsPolicy(Protocol):
     """Slot ``weights``."""
 
@@ -105,7 +80,12 @@ class DepthPolicy(Protocol):
     """Slot ``depth``."""
 
     def next_layer(self, layer: int, x: Tensor) -> int | None:
-        """The layer to run after ``layer`` (-1 at the start), or None to go to the unembedding."""
+        """The layer to run after ``layer`` (-1 at the start), or None to go to the unembedding; ``x`` is [1, rows,
+        width].
+
+        A policy that has a method ``opened(opened_pass)`` too is shown every :class:`~workbench.engine.passes.Pass` at
+        its beginning. While it is asked here the pass stands before the block that would come next: the policy may
+        look at it, drop, revive, join or postpone rows, and fill what an exit leaves out."""
 
 
 class MlpPolicy(Protocol):
@@ -138,7 +118,7 @@ class PrefillAttentionPolicy(Protocol):
     """Slot ``prefill_attention``."""
 
     def attend_prompt(
-        self, layer: int, query: Tensor, cache: LayerCache, mask: Tensor | None, scoring: Scoring
+        self, layer: int, query: Tensor, cache: KeyValueState, visible: Visible, scoring: Scoring
     ) -> tuple[Tensor, float] | None:
         """As :meth:`AttentionPolicy.attend`, for the passes that read the prompt, its question included."""
 
@@ -147,13 +127,14 @@ class AttentionPolicy(Protocol):
     """Slot ``attention``."""
 
     def attend(
-        self, layer: int, query: Tensor, cache: KeyValueState, mask: Tensor | None, scoring: Scoring
+        self, layer: int, query: Tensor, cache: KeyValueState, visible: Visible, scoring: Scoring
     ) -> tuple[Tensor, float] | None:
         """Weighted values [1, heads, tokens, head_dim] and the number of keys a query read on average; None leaves the
-        layer to the engine. The new keys are already in ``cache``; ``mask`` [tokens or heads' groups, keys] is True
-        where a key is visible, None where all are; ``scoring`` is what makes the layer's weights of products. It is
-        asked in the passes that read what was written: decode steps, verifications, and what a second model reads to
-        catch up; those of the prompt are asked of the slot ``prefill_attention``."""
+        layer to the engine. The new keys are already in ``cache``; ``visible.mask()`` [tokens, keys] or [kv_heads,
+        tokens, keys] is True where a key is visible, None where all are, and is made when it is asked for; ``scoring``
+        is what makes the layer's weights of products. It is asked in the passes that read what was written: decode
+        steps, verifications, and what a second model reads to catch up; those of the prompt are asked of the slot
+        ``prefill_attention``."""
 
 
 class CachePolicy(Protocol):
@@ -241,12 +222,24 @@ class StopPolicy(Protocol):
         """Whether to end after these tokens."""
 
 
-class TechniqueLike(Protocol):
-    """What the loop needs of a technique; :class:`workbench.techniques.Technique` is the one to inherit from."""
+PROTOCOLS: dict[str, type] = {
+    "weights": WeightsPolicy,
+    "context": ContextPolicy,
+    "depth": DepthPolicy,
+    "mlp": MlpPolicy,
+    "experts": ExpertsPolicy,
+    "prefill_attention": PrefillAttentionPolicy,
+    "attention": AttentionPolicy,
+    "evict": CachePolicy,
+    "store": StorePolicy,
+    "draft": DraftPolicy,
+    "draft_length": DraftLengthPolicy,
+    "accept": AcceptPolicy,
+    "logits": LogitsPolicy,
+    "switch": SwitchPolicy,
+    "stop": StopPolicy,
+}
+"""Slot -> what a policy of it has."""
 
-    slots: ClassVar[tuple[str, ...]]
-    stepwise: ClassVar[bool]
-    excludes: ClassVar[tuple[str, ...]]
-
-    def start(self, run: Run) -> Any:
-        """The policy of one run."""
+OPTIONAL: dict[str, type] = {"experts": ExpertPlacesPolicy}
+"""Slot -> what a policy of it may have beside that."""

@@ -17,7 +17,7 @@ import torch
 from workbench.cost.hardware import DATA_SHEETS, Hardware
 from workbench.cost.roofline import step_seconds
 from workbench.engine.decoder import Decoder
-from workbench.engine.slots import Run
+from workbench.engine.run import Run
 from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.models.anatomy import Anatomy
@@ -130,5 +130,5 @@ def _seconds(model: Model, sizes: Sequence[int], repeats: int) -> list[float]:
             if not repeats:
                 took = float(step_seconds(decoder.flops, decoder.bytes, modelled_on(model.device), dtype))
             best[rows] = min(best[rows], took)
-            decoder.cache.crop_to(held)
+            decoder.cache.commit(rows, ())
     return [best[rows] for rows in sizes]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from typing import Any, ClassVar, Self
 
-from workbench.engine.slots import Run
+from workbench.engine.run import Run
 from workbench.registry import TECHNIQUES
 from workbench.settings import build
 

@@ -35,6 +35,16 @@ def more(cache, count, seed):
     return torch.randn(1, HEADS, count, WIDTH, generator=generator)
 
 
+class Seen:
+    """What the loop hands an attention policy, its mask given."""
+
+    def __init__(self, mask):
+        self._mask = mask
+
+    def mask(self):
+        return self._mask
+
+
 def causal(cache, count):
     return torch.ones(count, cache.length, dtype=torch.bool).tril(cache.length - count)
 
@@ -57,7 +67,7 @@ def test_the_heads_vote_as_the_formula_says(count, k, sinks, recent):
     policy, cache = selector(k=k, sinks=sinks, recent=recent), cache_of(40)
     query = more(cache, count, seed=5)
     mask = causal(cache, count) if count > 1 else None
-    out, keys_read = policy.attend(0, query, cache, mask, SCORING)
+    out, keys_read = policy.attend(0, query, cache, Seen(mask), SCORING)
     places = voted(query, cache, 0.3, TokenSelect(k=k, sinks=sinks, recent=recent), 40)
     expected = attend(
         query, cache.keys[:, :, places], cache.values[:, :, places], None if mask is None else mask[:, places], SCORING
@@ -70,18 +80,18 @@ def test_the_heads_vote_as_the_formula_says(count, k, sinks, recent):
 def test_a_choice_is_reused_while_queries_stay_similar():
     policy, cache = selector(k=4, sinks=1, recent=3, threshold=0.9), cache_of(40)
     query = more(cache, 1, seed=5)
-    policy.attend(0, query, cache, None, SCORING)
+    policy.attend(0, query, cache, Seen(None), SCORING)
     chosen = policy._choices[0].places.clone()
     more(cache, 1, seed=6)
     near = query + 0.01 * torch.randn(query.shape, generator=torch.Generator().manual_seed(1))
-    out, keys_read = policy.attend(0, near, cache, None, SCORING)
+    out, keys_read = policy.attend(0, near, cache, Seen(None), SCORING)
     assert (policy.votes, policy.reuses) == (1, 1)
     # The token between the two is neither lost nor voted on.
     places = [*sorted(chosen[0].tolist()), 40, 41]
     assert len(places) == 4 + 1 + 3 + 2 == keys_read
     torch.testing.assert_close(out, attend(near, cache.keys[:, :, places], cache.values[:, :, places], None, SCORING))
     far = more(cache, 1, seed=8)
-    policy.attend(0, far, cache, None, SCORING)
+    policy.attend(0, far, cache, Seen(None), SCORING)
     assert (policy.votes, policy.reuses) == (2, 1)
 
 
@@ -89,28 +99,28 @@ def test_each_layer_has_its_own_choice():
     policy, cache = selector(k=4, sinks=1, recent=3), cache_of(40)
     query = more(cache, 1, seed=5)
     for layer in (0, 1, 0, 1):
-        policy.attend(layer, query, cache, None, SCORING)
+        policy.attend(layer, query, cache, Seen(None), SCORING)
     assert (policy.votes, policy.reuses) == (2, 2)
 
 
 def test_a_choice_does_not_outlive_its_size_nor_an_eviction():
     policy, cache = selector(k=3, sinks=0, recent=2, threshold=-1.0), cache_of(30)
     for turn in range(9):
-        policy.attend(0, more(cache, 1, seed=turn), cache, None, SCORING)
+        policy.attend(0, more(cache, 1, seed=turn), cache, Seen(None), SCORING)
     # Chosen at token 0, dropped when more than three tokens had followed.
     assert (policy.votes, policy.reuses) == (3, 6)
     cache.replace([1])
-    policy.attend(0, more(cache, 1, seed=20), cache, None, SCORING)
+    policy.attend(0, more(cache, 1, seed=20), cache, Seen(None), SCORING)
     assert policy.votes == 4
 
 
 def test_rejected_drafts_are_no_part_of_a_choice():
     policy, cache = selector(k=4, sinks=1, recent=3, threshold=-1.0), cache_of(40)
     query = more(cache, 4, seed=5)
-    policy.attend(0, query, cache, causal(cache, 4), SCORING)
+    policy.attend(0, query, cache, Seen(causal(cache, 4)), SCORING)
     cache.crop(3)
     query = more(cache, 2, seed=6)
-    out, _ = policy.attend(0, query, cache, causal(cache, 2), SCORING)
+    out, _ = policy.attend(0, query, cache, Seen(causal(cache, 2)), SCORING)
     assert policy.reuses == 1
     places = [*sorted(policy._choices[0].places[0].tolist()), 40, 41, 42]
     assert max(places[:-3]) < 40
@@ -122,7 +132,7 @@ def test_heads_with_other_tokens_vote_by_themselves():
     policy, cache = selector(k=2, sinks=0, recent=1), cache_of(30)
     cache.keep(torch.stack((torch.arange(0, 20), torch.arange(10, 30))))
     query = more(cache, 1, seed=5)
-    out, _ = policy.attend(0, query, cache, None, SCORING)
+    out, _ = policy.attend(0, query, cache, Seen(None), SCORING)
     for kv_head in range(KV_HEADS):
         keys, values = cache.keys[0, kv_head], cache.values[0, kv_head]
         heads = query[0, kv_head * 2 : kv_head * 2 + 2, 0]
@@ -141,7 +151,7 @@ def test_a_sliding_window_is_neither_read_nor_voted_on_from_outside():
     policy, cache = selector(family="mistral", k=4, sinks=2, recent=3), cache_of(40)
     query = more(cache, 1, seed=5)
     mask = torch.arange(41)[None] > 40 - 16
-    out, keys_read = policy.attend(0, query, cache, mask, SCORING)
+    out, keys_read = policy.attend(0, query, cache, Seen(mask), SCORING)
     places = policy._choices[0].places[0].tolist()
     assert min(places) >= 25 and len(places) == 7
     assert keys_read == 8 + (15 - 3) / 2
@@ -154,14 +164,14 @@ def test_heads_vote_with_the_models_own_weights():
     policy, cache = selector(k=3, sinks=0, recent=1), cache_of(40)
     query = more(cache, 1, seed=5)
     sinks = torch.tensor([20.0, 20.0, 0.0, -3.0])
-    policy.attend(0, query, cache, None, Scoring(0.9, 1.5, sinks))
+    policy.attend(0, query, cache, Seen(None), Scoring(0.9, 1.5, sinks))
     weights = torch.zeros(HEADS, 39)
     for head in range(HEADS):
         scores = 1.5 * torch.tanh(0.9 * (cache.keys[0, head // 2, :39] @ query[0, head, 0]) / 1.5)
         weights[head] = scores.exp() / (scores.exp().sum() + sinks[head].exp())
     assert set(policy._choices[0].places[0].tolist()) == {39, *weights.sum(0).topk(3).indices.tolist()}
     plain = selector(k=3, sinks=0, recent=1)
-    plain.attend(0, query, cache, None, Scoring(0.9))
+    plain.attend(0, query, cache, Seen(None), Scoring(0.9))
     assert set(plain._choices[0].places[0].tolist()) != set(policy._choices[0].places[0].tolist())
 
 

@@ -125,6 +125,12 @@ class KeyValueCache:
         self.length = length
         return length
 
+    def remember(self, tokens: int) -> None:
+        """Let recurrent layers hold the states of so many of the newest tokens, so that :meth:`crop_to` finds them."""
+        for layer in self.layers:
+            if layer.recurrent:
+                layer.history = tokens
+
     def snapshot(self) -> tuple[int, list[Any]]:
         """What :meth:`restore` goes back to, for as long as nothing is evicted."""
         return self.length, [layer.snapshot() for layer in self.layers]

@@ -69,11 +69,14 @@ class Entries(Stored):
         self.rows = []
 
     def settle(self, kept: Sequence[int]) -> None:
-        """Of the entries that the last pass added keep those of the rows ``kept`` (increasing) and drop the others."""
+        """Of the entries that the last pass added keep those of the rows ``kept`` (increasing) and drop the others.
+
+        Rows below 0 are of earlier text, and stay.
+        """
         rows = [row for each in self.rows for row in each]
         if not rows:
             return
-        new = {row: place for place, row in enumerate(kept)}
+        new = {row: row for row in rows if row < 0} | {row: place for place, row in enumerate(kept)}
         places = [place for place, row in enumerate(rows) if row in new]
         passed = self.rows
         if places == list(range(len(places))):

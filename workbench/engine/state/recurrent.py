@@ -16,9 +16,9 @@ class RecurrentState:
     """What a recurrent mixer remembers.
 
     It cannot be cropped. A pass whose rows may be dropped again (a chain or a tree of drafted tokens) goes through the
-    mixer row by row, each from the state that its parent left, and the states stay until :meth:`settle` picks that of
-    the last row kept. So every row is computed as if it had come alone, and nothing runs twice. The price is one state
-    for each row while they wait.
+    mixer row by row, each from the state that its parent left, and the states stay until the next pass, so that
+    :meth:`settle` picks that of the last row kept. So every row is computed as if it had come alone, and nothing runs
+    twice. The price is one state for each row.
 
     Parameters
     ----------
@@ -77,12 +77,17 @@ class RecurrentState:
                     held[place] = held.get(place, 0) + tensor.numel() * tensor.element_size()
         return held
 
+    @property
+    def appended(self) -> int:
+        """Rows that the last pass took in."""
+        return sum(map(len, self.rows))
+
     def advance(
         self,
         mixer: Callable[[Tensor, RecurrentState], Tensor],
         x: Tensor,
-        parents: Sequence[int] | None = None,
         rows: Sequence[int] | None = None,
+        parents: Sequence[int] | None = None,
         revocable: bool = True,
     ) -> Tensor:
         """Take rows in.
@@ -92,39 +97,42 @@ class RecurrentState:
         mixer : callable
             ``mixer(x, state)`` gives what the sublayer adds, and leaves the state after the last row in ``tensors``.
         x : Tensor [batch, rows, width]
-        parents : sequence of int, optional
-            Of a tree the place in ``x`` of every row's parent, -1 for what came before the pass; by default a chain.
         rows : sequence of int, optional
-            Rows of the pass that these are; by default all of them, in order.
+            Which rows of the pass these are, increasing; by default all of them. Rows below 0 are of earlier text.
+        parents : sequence of int, optional
+            Of a tree every row's parent in the whole pass, -1 for none; by default a chain. A parent that did not come
+            to this layer is passed over for its own.
         revocable : bool
             Whether :meth:`settle` may drop some of several rows. A prompt goes through in one piece.
 
         Returns
         -------
         Tensor [batch, rows, width]
+
+        Notes
+        -----
+        A row that comes again, to a layer that is repeated, goes on from where it left the layer. That is exact for a
+        token that comes alone, and for no draft.
         """
         count = x.shape[1]
         rows = range(count) if rows is None else rows
         if not self.rows:
             self._begin()
         self.rows.append(rows)
-        if count == 1 or not revocable:
+        self.length += sum(row not in self._after for row in rows)
+        if count > 1 and not revocable:
             out = mixer(x, self)
-            self.length += count
-            self._after = {rows[-1]: dict(self.tensors)} if count == 1 else {}
+            self._after[rows[-1]] = dict(self.tensors)
             return out
-        start, before, after, outs = self.length, dict(self.tensors), [], []
-        for row in range(count):
-            parent = row - 1 if parents is None else parents[row]
-            self.tensors = dict(before if parent < 0 else after[parent])
-            outs.append(mixer(x[:, row : row + 1], self))
-            after.append(dict(self.tensors))
-        self._after = dict(zip(rows, after))
-        self.length = start + count
-        return torch.cat(outs, 1)
+        outs = []
+        for place, row in enumerate(rows):
+            self.tensors = dict(self._stand(row, parents))
+            outs.append(mixer(x[:, place : place + 1], self))
+            self._after[row] = dict(self.tensors)
+        return outs[0] if count == 1 else torch.cat(outs, 1)
 
     def settle(self, kept: Sequence[int]) -> None:
-        """Be as after the last of the rows ``kept`` (increasing: a chain, or a path of the tree).
+        """Be as after the last of the rows ``kept`` (increasing: a chain, or a path of the tree); rows below 0 stay.
 
         Raises
         ------
@@ -132,29 +140,27 @@ class RecurrentState:
             If rows of a pass that was not ``revocable`` are to be dropped.
         """
         passed = {row for each in self.rows for row in each}
-        if not passed:
+        if not passed or self._before is None:
             return
-        ran = [row for row in kept if row in passed]
+        new = {row: row for row in sorted(passed) if row < 0} | {row: place for place, row in enumerate(kept)}
+        ran = [row for row in new if row in passed]
         if len(ran) < len(passed) and ran and ran[-1] not in self._after:
             raise WorkbenchError("rows went through a recurrent layer in one piece: let its pass be revocable")
-        length, tensors = self._before
-        if len(ran) < len(passed) or len(self._after) > 1:
-            self.length, self.tensors = length, dict(tensors)
+        if all(row in self._after for row in ran):
+            self.length, self.tensors = self._before[0], dict(self._before[1])
             for row in ran:
                 self._remember()
                 self.tensors = dict(self._after[row])
                 self.length += 1
-        new = {row: place for place, row in enumerate(kept)}
+        self._after = {new[row]: self._after[row] for row in ran if row in self._after}
         self.rows = [[new[row] for row in each if row in new] for each in self.rows]
-        self._before, self._after = None, {}
 
     def pack(self) -> None:
-        """Let go of what the pass could have gone back to."""
-        self._before, self._after = None, {}
+        """Nothing: there are no entries."""
 
     def can_crop(self, count: int) -> bool:
         """Whether the state before the last ``count`` tokens is there."""
-        return count in (0, self.length) or self.length - count in self._earlier
+        return count == 0 or self.length - count in self._held()
 
     def crop(self, count: int) -> None:
         """Go back by ``count`` tokens, to the beginning or to a state that is held.
@@ -169,9 +175,7 @@ class RecurrentState:
                 f"a recurrent layer cannot forget its last {count:,} tokens: begin anew, or hold a history"
             )
         if count:
-            self.length -= count
-            self.tensors = dict(self._earlier[self.length] if self.length else self._first)
-            self._earlier = {length: each for length, each in self._earlier.items() if length < self.length}
+            self.restore((self.length - count, self._held()[self.length - count]))
         self.rows = []
         self._before, self._after = None, {}
 
@@ -193,9 +197,23 @@ class RecurrentState:
         made.length = self.length
         return made
 
+    def _held(self) -> dict[int, Tensors]:
+        """Length -> the state there, of those that may be gone back to."""
+        before = {} if self._before is None else {self._before[0]: self._before[1]}
+        return {0: self._first} | self._earlier | before
+
+    def _stand(self, row: int, parents: Sequence[int] | None) -> Tensors:
+        """The state that a row of this pass starts from."""
+        lowest = min(self._after, default=0)
+        while row not in self._after:
+            row = row - 1 if parents is None or row < 0 else parents[row]
+            if row < lowest:
+                return self._before[1]
+        return self._after[row]
+
     def _begin(self) -> None:
         """A pass begins: what the last one could go back to is gone, but for the history."""
-        if self.history and self._after:
+        if self.history and len(self._after) > 1:
             # A chain that nobody settled was kept as a whole.
             states = list(self._after.values())[:-1]
             self._earlier |= {self.length - len(states) + place: each for place, each in enumerate(states)}

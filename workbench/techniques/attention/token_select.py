@@ -25,7 +25,6 @@ Where an eviction left other tokens to every KV head, the query heads of each KV
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Self
 
@@ -36,7 +35,8 @@ from torch.nn import functional as F
 
 from workbench.engine import LayerCache, Run
 from workbench.engine.attention import attend, mean_keys
-from workbench.models import Block
+from workbench.engine.ledger import MODEL, POLICY
+from workbench.engine.visibility import Visible
 from workbench.models.attention import Scoring
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
@@ -61,7 +61,8 @@ class TokenSelect(Technique):
 
     Notes
     -----
-    A key that is only voted on counts as half a key read: it is multiplied with the query, its value is not touched.
+    A key that is only voted on counts as half a key read: it is multiplied with the query, its value is not touched. In
+    FLOPs and bytes that half is the policy's.
     """
 
     k: Annotated[int, Field(ge=1, le=1_000_000, description="tokens chosen by the vote")] = 256
@@ -75,7 +76,7 @@ class TokenSelect(Technique):
     paper = "Wu et al., TokenSelect: Dynamic Token-Level KV Cache Selection, 2024, arXiv 2411.02886"
 
     def start(self, run: Run) -> _Selector:
-        return _Selector(self, len(run.prompt), run.model.anatomy.blocks)
+        return _Selector(self, run)
 
     @classmethod
     def neutral(cls) -> Self:
@@ -117,13 +118,14 @@ class _Selector:
         How often a layer chose anew, and how often it did not.
     """
 
-    def __init__(self, technique: TokenSelect, prompt: int, blocks: Sequence[Block]) -> None:
-        self._settings, self._prompt, self._blocks = technique, prompt, blocks
+    def __init__(self, technique: TokenSelect, run: Run) -> None:
+        self._settings, self._prompt, self._blocks = technique, len(run.prompt), run.model.anatomy.blocks
+        self._ledger = run.ledger
         self._choices: dict[int, _Choice] = {}
         self.votes = self.reuses = 0
 
     def attend(
-        self, layer: int, query: Tensor, cache: LayerCache, mask: Tensor | None, scoring: Scoring
+        self, layer: int, query: Tensor, cache: LayerCache, visible: Visible, scoring: Scoring
     ) -> tuple[Tensor, float] | None:
         start = cache.length - query.shape[2]
         enough = self._settings.k + self._settings.sinks + self._settings.recent
@@ -133,12 +135,15 @@ class _Selector:
         position = start if cache.contiguous else int(cache.positions[0, start])
         if position < self._prompt:
             return None
+        mask = visible.mask()
         asked = query.mean(2).flatten().float()
         choice, voted = self._choices.get(layer), 0.0
         if choice is None or not self._holds(choice, asked, cache, start):
             # Of a contiguous cache the sliding window is a slice.
             first = max(0, start - window + 1) if window is not None and cache.contiguous else 0
-            places, voted = self._vote(query, cache, mask, scoring, range(first, start), position)
+            with self._ledger.timed(POLICY):
+                places, voted = self._vote(query, cache, mask, scoring, range(first, start), position)
+            self._count_vote(query, cache, voted)
             choice = self._choices[layer] = _Choice(asked, places, start, cache.evictions)
             self.votes += 1
         else:
@@ -154,6 +159,13 @@ class _Selector:
             and 0 <= start - choice.start <= self._settings.k
             and float(F.cosine_similarity(asked, choice.query, 0)) > self._settings.threshold
         )
+
+    def _count_vote(self, query: Tensor, cache: LayerCache, voted: float) -> None:
+        """Put the vote down to the policy: as half a key of those that are read, it would be the model's."""
+        flops = 2 * query.shape[1] * query.shape[2] * query.shape[3] * voted
+        moved = cache.keys.shape[1] * query.shape[3] * query.element_size() * voted
+        self._ledger.count(POLICY, flops, moved)
+        self._ledger.count(MODEL, -int(flops), -int(moved))
 
     def _vote(
         self, query: Tensor, cache: LayerCache, mask: Tensor | None, scoring: Scoring, among: range, position: int

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from workbench.engine import Draft, Run
-from workbench.errors import SettingError
 from workbench.techniques.draft._model_drafter import ModelDrafter, drafter_model
 
 
@@ -32,11 +31,7 @@ class ContextDrafter:
 
     def __init__(self, run: Run, name: str, context: Sequence[int], ahead: int) -> None:
         model = drafter_model(run.model, name)
-        if model.anatomy.positions < len(context) + run.max_new_tokens - 1:
-            raise SettingError(
-                f"{model.name} knows {model.anatomy.positions:,} positions, too few for {len(context):,} retrieved "
-                f"tokens and {run.max_new_tokens:,} new ones"
-            )
+        run.check_positions(model, len(context), "retrieved")
         self.context = list(context)
         self._prompt, self._sampler = len(run.prompt), run.sampler
         self._vocabulary = run.model.anatomy.vocabulary

@@ -12,7 +12,6 @@ from workbench.parts.heads import DraftHeads
 from workbench.parts.loading import part_tensors
 from workbench.settings import settings
 from workbench.techniques.draft._head_drafter import HeadDrafter
-from workbench.techniques.draft._no_draft import NoDraft
 from workbench.techniques.draft._trained_tree import TrainedTreeTechnique
 
 _HEADS, _VOCABULARY = 4, 8192
@@ -24,9 +23,7 @@ class DraftHeadsTechnique(TrainedTreeTechnique):
 
     kind: ClassVar[type[DraftHeads]]
 
-    def start(self, run: Run) -> HeadDrafter | NoDraft:
-        if self.nodes == 0:
-            return NoDraft()
+    def drafter(self, run: Run) -> HeadDrafter:
         model = run.model
         width, vocabulary = model.anatomy.width, torch.arange(min(_VOCABULARY, model.anatomy.vocabulary))
         tensors = part_tensors(self.name, model, self.weights, lambda: self.kind(width, _HEADS, vocabulary))

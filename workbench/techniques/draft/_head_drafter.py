@@ -13,13 +13,14 @@ from torch.nn import functional as F
 from workbench.engine import Draft, LayerCache, Verification, VerifyCost
 from workbench.models import Model
 from workbench.parts.heads.base import DraftHeads
+from workbench.techniques.draft._drafter import Drafter
 from workbench.techniques.draft._sparse_tree import best_nodes, by_rank, ratios, worth
 
 # Paths that the next head is asked for; they are one product, and beyond a few they are seldom right.
 _PATHS = 6
 
 
-class HeadDrafter:
+class HeadDrafter(Drafter):
     """A draft policy over heads.
 
     Parameters

@@ -11,7 +11,6 @@ from workbench.parts.loading import part_tensors
 from workbench.parts.lookahead import LookaheadPart
 from workbench.settings import settings
 from workbench.techniques.draft._lookahead_drafter import LookaheadDrafter
-from workbench.techniques.draft._no_draft import NoDraft
 from workbench.techniques.draft._trained_tree import TrainedTreeTechnique
 
 ORDERS = 3
@@ -23,9 +22,7 @@ class LookaheadTechnique(TrainedTreeTechnique):
 
     kind: ClassVar[type[LookaheadPart]]
 
-    def start(self, run: Run) -> LookaheadDrafter | NoDraft:
-        if self.nodes == 0:
-            return NoDraft()
+    def drafter(self, run: Run) -> LookaheadDrafter:
         model = run.model
         tensors = part_tensors(self.name, model, self.weights, lambda: self.kind.untrained(model, ORDERS))
         part = self.kind.of(tensors).to(model.device, model.dtype)

@@ -10,11 +10,12 @@ from torch import Tensor
 from workbench.engine import Draft, Lookahead, Verification, VerifyCost
 from workbench.models import Model
 from workbench.parts.lookahead.base import LookaheadPart, position_shift
+from workbench.techniques.draft._drafter import Drafter
 from workbench.techniques.draft._sparse_tree import best_nodes, by_rank, nodes_and_rows, ratios, row_values
 from workbench.techniques.draft._top_tokens import top_tokens
 
 
-class LookaheadDrafter:
+class LookaheadDrafter(Drafter):
     """A draft policy over lookahead rows.
 
     Parameters

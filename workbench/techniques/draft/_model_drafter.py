@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from workbench.engine import Decoder, Run, Sampler
+from workbench.engine.ledger import MODEL
 from workbench.engine.rotation import outgrown
 from workbench.errors import SettingError
 from workbench.models import Model
@@ -18,6 +19,7 @@ from workbench.parts import distilled
 from workbench.settings import outside
 
 _HALF = "/0.5"
+_REMEMBERED = 32  # tokens that a recurrent draft model can take back without reading the text anew
 
 DrafterName = Annotated[
     str, outside("model", "drafter: auto, distilled, /layers, /share, or a model's name", min_length=1)
@@ -107,6 +109,7 @@ class ModelDrafter:
     def __init__(self, model: Model, reserve: int = 0) -> None:
         self.model = model
         self.decoder = Decoder(model, reserve)
+        self.decoder.cache.remember(_REMEMBERED)
         self.vocabulary: Tensor | None = model.draft_vocabulary
         self._held: list[int] = []
         self._sure = 0
@@ -122,11 +125,7 @@ class ModelDrafter:
             If there is no such drafter, or it knows too few positions for the run.
         """
         model = drafter_model(run.model, name)
-        if model.anatomy.positions < len(run.prompt) + run.max_new_tokens - 1:
-            raise SettingError(
-                f"{model.name} knows {model.anatomy.positions:,} positions, too few to draft for "
-                f"{len(run.prompt):,} prompt tokens and {run.max_new_tokens:,} new ones"
-            )
+        run.check_positions(model)
         return cls(model, run.max_new_tokens + ahead)
 
     @property
@@ -161,10 +160,9 @@ class ModelDrafter:
             common = end
         while common < end and self._held[common] == tokens[common]:
             common += 1
-        self.decoder.cache.crop_to(common)
+        common = self.decoder.cache.crop_to(common)
         logits = self.decoder.forward(tokens[common:], prefill=common == 0)[0]
-        self._held = list(tokens)
-        self._sure = len(tokens)
+        self._held, self._sure = list(tokens), len(tokens)
         return logits
 
     @torch.inference_mode()
@@ -227,8 +225,7 @@ class ModelDrafter:
         decoder, anatomy = self.decoder, self.decoder.anatomy
         decoder.forward(tokens, parents, logits="none")
         self._tree = list(tokens), list(parents)
-        decoder.flops += 2 * anatomy.unembedding.numel() * len(rows)
-        decoder.bytes += anatomy.unembedding.numel() * anatomy.unembedding.element_size()
+        decoder.ledger.product(MODEL, len(rows), anatomy.unembedding)
         return anatomy.unembed(decoder.hidden[list(rows)])
 
     def token(self, place: int) -> int:

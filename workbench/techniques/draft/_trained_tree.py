@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from workbench.settings import outside, settings
-from workbench.techniques._technique import Technique
+from workbench.techniques.draft._drafter import DraftTechnique
 
 
 @settings
-class TrainedTreeTechnique(Technique):
+class TrainedTreeTechnique(DraftTechnique):
     """Base of the techniques whose trees come from a trained part.
 
     Attributes
@@ -42,9 +42,4 @@ class TrainedTreeTechnique(Technique):
     cost: Annotated[Literal["measured", "modelled"], Field(description="what a verification costs")] = "measured"
 
     kind: ClassVar[type[Any]]
-    slots = ("draft",)
-    exact = True
-
-    @classmethod
-    def neutral(cls) -> Self:
-        return cls(nodes=0)
+    amount = "nodes"

@@ -36,17 +36,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from workbench.engine import Draft, Run, Verification
+from workbench.engine import Draft, Run
 from workbench.parts.acceptance import AcceptanceHead, acceptance_head
 from workbench.settings import outside, settings
-from workbench.techniques._technique import Technique, register
+from workbench.techniques._technique import register
+from workbench.techniques.draft._drafter import Drafter, DraftTechnique
 from workbench.techniques.draft._model_drafter import DrafterName, ModelDrafter
-from workbench.techniques.draft._no_draft import NoDraft
 
 
 @register
 @settings
-class CandidateLength(Technique):
+class CandidateLength(DraftTechnique):
     """A chain from a draft model that ends where a rejection among the tokens it has read has become likely.
 
     Parameters
@@ -66,28 +66,20 @@ class CandidateLength(Technique):
     threshold: Annotated[float, Field(ge=0, le=1, description="chance of a rejection at which drafting stops")] = 0.7
     draft: Annotated[int, Field(ge=0, le=64, description="most tokens drafted at once")] = 16
 
-    slots = ("draft",)
-    exact = True
     paper = (
         "Huang et al., SpecDec++: Boosting Speculative Decoding via Adaptive Candidate Lengths, 2024, arXiv 2405.19715"
     )
 
-    def start(self, run: Run) -> _Stopping | NoDraft:
-        if not self.draft:
-            return NoDraft()
+    def drafter(self, run: Run) -> _Stopping:
         drafter = ModelDrafter.start(run, self.model, self.draft)
         return _Stopping(self, drafter, acceptance_head(run.model, drafter.model, self.weights), run)
-
-    @classmethod
-    def neutral(cls) -> Self:
-        return cls(draft=0)
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
         return cls(model="/2", weights="untrained"), cls(model="/1.0", weights="untrained", threshold=0.95, draft=5)
 
 
-class _Stopping:
+class _Stopping(Drafter):
     """The chain, and how likely it is still whole."""
 
     def __init__(self, technique: CandidateLength, drafter: ModelDrafter, head: AcceptanceHead, run: Run) -> None:
@@ -119,6 +111,3 @@ class _Stopping:
         # No head has read the last token; the drafter's own probability is the only view of it.
         confidence = [*accepted, chain.confidence[-1]]
         return Draft(chain.tokens, None, probabilities, flops, drafter.bytes + weights * len(accepted), confidence)
-
-    def verified(self, verification: Verification) -> None:
-        pass

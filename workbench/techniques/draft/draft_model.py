@@ -29,15 +29,16 @@ from typing import Annotated, Self
 from pydantic import Field
 from torch import Tensor
 
-from workbench.engine import Draft, Run, Verification
+from workbench.engine import Draft, Run
 from workbench.settings import settings
-from workbench.techniques._technique import Technique, register
+from workbench.techniques._technique import register
+from workbench.techniques.draft._drafter import Drafter, DraftTechnique
 from workbench.techniques.draft._model_drafter import DrafterName, ModelDrafter
 
 
 @register
 @settings
-class DraftModel(Technique):
+class DraftModel(DraftTechnique):
     """Speculative decoding with a second model of the same vocabulary.
 
     Parameters
@@ -56,23 +57,17 @@ class DraftModel(Technique):
     draft: Annotated[int, Field(ge=0, le=32, description="tokens drafted at once")] = 4
     paths: Annotated[int, Field(ge=1, le=8, description="chains drawn independently when sampling")] = 1
 
-    slots = ("draft",)
-    exact = True
     paper = "Leviathan et al., 2022, arXiv 2211.17192; Chen et al., 2023, arXiv 2302.01318"
 
-    def start(self, run: Run) -> _Chains:
+    def drafter(self, run: Run) -> _Chains:
         return _Chains(ModelDrafter.start(run, self.model, self.draft * self.paths), run, self.draft, self.paths)
-
-    @classmethod
-    def neutral(cls) -> Self:
-        return cls(draft=0)
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
         return cls(model="/2", draft=3), cls(model="/1.0", draft=4), cls(model="/2", draft=2, paths=3)
 
 
-class _Chains:
+class _Chains(Drafter):
     """One chain, or several from the same root."""
 
     def __init__(self, drafter: ModelDrafter, run: Run, draft: int, paths: int) -> None:
@@ -112,6 +107,3 @@ class _Chains:
             if level + 1 < length:
                 rows = self._drafter.grow(tokens, parents, range(len(tokens) - self._paths, len(tokens)))
         return Draft(tokens, parents, self._drafter.spread(distributions, self._vocabulary), confidence=confidence)
-
-    def verified(self, verification: Verification) -> None:
-        pass

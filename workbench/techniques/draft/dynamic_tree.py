@@ -30,9 +30,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field
 from torch import Tensor
 
-from workbench.engine import Draft, Run, Sampler, Verification
+from workbench.engine import Draft, Run, Sampler
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
+from workbench.techniques.draft._drafter import Drafter
 from workbench.techniques.draft._model_drafter import DrafterName, ModelDrafter
 from workbench.techniques.draft._without_replacement import GrowingTree, recursive_rejection
 
@@ -94,7 +95,7 @@ class DynamicTree(Technique):
         return cls(model="/2", budget=3, deepen=0.0)
 
 
-class _Grower:
+class _Grower(Drafter):
     """A tree for every step, and its verification."""
 
     def __init__(self, technique: DynamicTree, drafter: ModelDrafter, sampler: Sampler) -> None:
@@ -114,9 +115,6 @@ class _Grower:
 
     def accept(self, draft: Draft, logits: Tensor, sampler: Sampler) -> tuple[list[int], int]:
         return recursive_rejection(draft, logits, sampler)
-
-    def verified(self, verification: Verification) -> None:
-        pass
 
 
 def most_probable(tree: GrowingTree, technique: DynamicTree, limit: int) -> list[int]:

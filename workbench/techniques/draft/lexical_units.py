@@ -42,6 +42,7 @@ from workbench.parts.lookahead.base import position_shift
 from workbench.parts.lookahead.padding import Padding
 from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
+from workbench.techniques.draft._drafter import Drafter
 
 
 @register
@@ -92,7 +93,7 @@ class LexicalUnits(Technique):
         return part.requires_grad_(False)
 
 
-class _Units:
+class _Units(Drafter):
     """The unit to come, and the padding rows that look for the one after it."""
 
     def __init__(self, technique: LexicalUnits, part: Padding | None, run: Run) -> None:

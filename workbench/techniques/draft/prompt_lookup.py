@@ -22,14 +22,15 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from workbench.engine import Draft, Run, Verification
+from workbench.engine import Draft, Run
 from workbench.settings import settings
-from workbench.techniques._technique import Technique, register
+from workbench.techniques._technique import register
+from workbench.techniques.draft._drafter import Drafter, DraftTechnique
 
 
 @register
 @settings
-class PromptLookup(Technique):
+class PromptLookup(DraftTechnique):
     """N-gram match in the text so far.
 
     Parameters
@@ -43,23 +44,17 @@ class PromptLookup(Technique):
     ngram: Annotated[int, Field(ge=1, le=16, description="longest n-gram searched for")] = 3
     draft: Annotated[int, Field(ge=0, le=64, description="most tokens drafted at once")] = 10
 
-    slots = ("draft",)
-    exact = True
     paper = "Saxena, Prompt Lookup Decoding, 2023; Yang et al., Inference with Reference, 2023, arXiv 2304.04487"
 
-    def start(self, run: Run) -> _Lookup:
+    def drafter(self, run: Run) -> _Lookup:
         return _Lookup(self.ngram, self.draft)
-
-    @classmethod
-    def neutral(cls) -> Self:
-        return cls(draft=0)
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
         return cls(), cls(ngram=2, draft=4)
 
 
-class _Lookup:
+class _Lookup(Drafter):
     """An index from every n-gram to where it last ended, kept up as the text grows."""
 
     def __init__(self, ngram: int, draft: int) -> None:
@@ -82,6 +77,3 @@ class _Lookup:
                     copied.append(copied[len(copied) - (len(tokens) - end)])
                 return Draft(copied)
         return Draft()
-
-    def verified(self, verification: Verification) -> None:
-        pass

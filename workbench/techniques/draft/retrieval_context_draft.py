@@ -25,16 +25,17 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from workbench.engine import Draft, Run, Verification
+from workbench.engine import Draft, Run
 from workbench.settings import outside, settings
-from workbench.techniques._technique import Technique, register
+from workbench.techniques._technique import register
 from workbench.techniques.draft._context_drafter import ContextDrafter
+from workbench.techniques.draft._drafter import Drafter, DraftTechnique
 from workbench.techniques.draft._passages import retrieved_context
 
 
 @register
 @settings
-class RetrievalContextDraft(Technique):
+class RetrievalContextDraft(DraftTechnique):
     """A chain from the same model, or another, over a retrieved context.
 
     Parameters
@@ -57,17 +58,11 @@ class RetrievalContextDraft(Technique):
     query: Annotated[int, Field(ge=1, le=4096, description="last tokens of the prompt, which ask")] = 64
     model: Annotated[str, outside("model", "drafter: /layers, /share, or a model's name", min_length=1)] = "/1.0"
 
-    slots = ("draft",)
-    exact = True
     paper = "Chen et al., Long-Context Inference with Retrieval-Augmented Speculative Decoding, 2025, arXiv 2502.20330"
 
-    def start(self, run: Run) -> _Reader:
+    def drafter(self, run: Run) -> _Reader:
         context = retrieved_context(run.prompt, self.chunk, self.budget, self.query)
         return _Reader(ContextDrafter(run, self.model, context, self.draft), self.draft)
-
-    @classmethod
-    def neutral(cls) -> Self:
-        return cls(draft=0)
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
@@ -78,12 +73,9 @@ class RetrievalContextDraft(Technique):
         return cls(draft=2, budget=16, chunk=3, query=6, model="/2")
 
 
-class _Reader:
+class _Reader(Drafter):
     def __init__(self, drafter: ContextDrafter, draft: int) -> None:
         self.drafter, self._draft = drafter, draft
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
         return self.drafter.chain(tokens, min(self._draft, limit))
-
-    def verified(self, verification: Verification) -> None:
-        pass

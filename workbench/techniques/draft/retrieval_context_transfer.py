@@ -33,10 +33,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from workbench.engine import Draft, Run, Verification
+from workbench.engine import Draft, Run
 from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
 from workbench.techniques.draft._context_drafter import ContextDrafter
+from workbench.techniques.draft._drafter import Drafter
 from workbench.techniques.draft._passages import retrieved_context
 
 _TAIL = 0.1
@@ -82,15 +83,12 @@ class RetrievalContextTransfer(Technique):
         )
 
 
-class _Teacher:
+class _Teacher(Drafter):
     def __init__(self, technique: RetrievalContextTransfer, drafter: ContextDrafter, temperature: float) -> None:
         self.drafter, self._settings, self._temperature = drafter, technique, temperature
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
         return self.drafter.chain(tokens, min(self._settings.draft, limit))
-
-    def verified(self, verification: Verification) -> None:
-        pass
 
     def adjust(self, tokens: Sequence[int], logits: Tensor) -> Tensor:
         if not self._settings.strength:

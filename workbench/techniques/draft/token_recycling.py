@@ -34,7 +34,8 @@ from pydantic import Field
 
 from workbench.engine import Draft, Run, Verification
 from workbench.settings import settings
-from workbench.techniques._technique import Technique, register
+from workbench.techniques._technique import register
+from workbench.techniques.draft._drafter import Drafter, DraftTechnique
 from workbench.techniques.draft._top_tokens import top_tokens
 
 _RANKS = (0.40, 0.09, 0.043, 0.026, 0.0134, 0.0134, *[0.0051] * 10)
@@ -43,7 +44,7 @@ _WEIGHT = 8.0
 
 @register
 @settings
-class TokenRecycling(Technique):
+class TokenRecycling(DraftTechnique):
     """A token's successors of the last time, and theirs, as a tree.
 
     Parameters
@@ -60,23 +61,18 @@ class TokenRecycling(Technique):
     k: Annotated[int, Field(ge=1, le=16, description="successors kept for every token")] = 8
     pairs: Annotated[bool, Field(description="start from the prompt's pairs of tokens")] = True
 
-    slots = ("draft",)
-    exact = True
+    amount = "nodes"
     paper = "Luo et al., Turning Trash into Treasure: Token Recycling, 2024, arXiv 2408.08696"
 
-    def start(self, run: Run) -> _Recycler:
+    def drafter(self, run: Run) -> _Recycler:
         return _Recycler(self, run.model.anatomy.vocabulary, run.prompt)
-
-    @classmethod
-    def neutral(cls) -> Self:
-        return cls(nodes=0)
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
         return cls(nodes=12), cls(nodes=6, k=2, pairs=False)
 
 
-class _Recycler:
+class _Recycler(Drafter):
     """The adjacency matrix, the tree, and how often each place of the tree was right.
 
     Attributes
@@ -93,7 +89,7 @@ class _Recycler:
         self._kept = np.outer(np.ones(depths), _WEIGHT * np.array(_RANKS[: self._k]))
         self._tried = np.full((depths, self._k), _WEIGHT)
         self._last = prompt[-1]
-        if technique.pairs and technique.nodes:
+        if technique.pairs:
             self._fill(prompt)
 
     def _fill(self, prompt: Sequence[int]) -> None:
@@ -124,8 +120,6 @@ class _Recycler:
         return Draft(drafted, parents, confidence=confidence) if drafted else Draft()
 
     def verified(self, verification: Verification) -> None:
-        if not self._layers:
-            return
         draft, path = verification.draft, verification.path
         tokens = np.array([self._last, *draft.tokens])
         if draft.tokens:

@@ -38,7 +38,8 @@ from pydantic import Field
 
 from workbench.engine import Draft, Run, Verification
 from workbench.settings import settings
-from workbench.techniques._technique import Technique, register
+from workbench.techniques._technique import register
+from workbench.techniques.draft._drafter import Drafter, DraftTechnique
 from workbench.techniques.draft._top_tokens import top_tokens
 
 Successors = list[tuple[int, float]]
@@ -46,7 +47,7 @@ Successors = list[tuple[int, float]]
 
 @register
 @settings
-class TrigramDraft(Technique):
+class TrigramDraft(DraftTechnique):
     """Tri-grams seen in the prompt and in the model's own distributions, searched as a tree.
 
     Parameters
@@ -66,23 +67,18 @@ class TrigramDraft(Technique):
     rate: Annotated[float, Field(gt=0, le=1, description="share of a newly seen distribution")] = 0.7
     k: Annotated[int, Field(ge=1, le=16, description="successors kept for every pair of tokens")] = 8
 
-    slots = ("draft",)
-    exact = True
+    amount = "nodes"
     paper = "Liu et al., Adaptive Draft-Verification for Efficient LLM Decoding (ADED), 2024, arXiv 2407.12021"
 
-    def start(self, run: Run) -> _Search:
+    def drafter(self, run: Run) -> _Search:
         return _Search(self, run.prompt)
-
-    @classmethod
-    def neutral(cls) -> Self:
-        return cls(nodes=0)
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
         return cls(nodes=10), cls(nodes=5, explore=0.2, rate=1.0, k=3)
 
 
-class _Search:
+class _Search(Drafter):
     """The table, and the search in it.
 
     Attributes
@@ -94,11 +90,10 @@ class _Search:
     def __init__(self, technique: TrigramDraft, prompt: Sequence[int]) -> None:
         self._settings = technique
         self._last = (prompt[-2] if len(prompt) > 1 else -1, prompt[-1])
-        self.pairs: dict[tuple[int, int], Successors] = {}
-        self.singles: dict[int, Successors] = {}
-        if technique.nodes:
-            self.pairs = self._counted(((one, two), three) for one, two, three in zip(prompt, prompt[1:], prompt[2:]))
-            self.singles = self._counted(itertools.pairwise(prompt))
+        self.pairs: dict[tuple[int, int], Successors] = self._counted(
+            ((one, two), three) for one, two, three in zip(prompt, prompt[1:], prompt[2:])
+        )
+        self.singles: dict[int, Successors] = self._counted(itertools.pairwise(prompt))
 
     def _counted(self, seen: Iterable[tuple]) -> dict:
         counts: dict = {}
@@ -112,8 +107,6 @@ class _Search:
         return [(token, weight / total) for token, weight in ordered]
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
-        if not self._settings.nodes:
-            return Draft()
         root = _Place(self._last[1], 1.0, self._successors(*self._last))
         added: list[_Place] = []
         while len(added) < self._settings.nodes and (found := self._round(root, limit)) is not None:
@@ -155,8 +148,6 @@ class _Search:
         return None
 
     def verified(self, verification: Verification) -> None:
-        if not self._settings.nodes:
-            return
         draft = verification.draft
         top = top_tokens(verification.logits, min(self._settings.k, verification.logits.shape[-1]))
         chances = verification.logits.gather(1, top).float().softmax(-1).tolist()

@@ -33,10 +33,11 @@ from typing import Annotated, Literal, Self
 from pydantic import Field
 from torch import Tensor
 
-from workbench.engine import Chance, Draft, Run, Sampler, Verification
+from workbench.engine import Chance, Draft, Run, Sampler
 from workbench.errors import SettingError
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
+from workbench.techniques.draft._drafter import Drafter
 from workbench.techniques.draft._model_drafter import DrafterName, ModelDrafter
 from workbench.techniques.draft._without_replacement import GrowingTree, recursive_rejection
 
@@ -111,7 +112,7 @@ class WithoutReplacementTree(Technique):
         return cls(model="/2", beam=2, depth=2)
 
 
-class _Recursive:
+class _Recursive(Drafter):
     """A tree for every step, and its verification."""
 
     def __init__(self, technique: WithoutReplacementTree, drafter: ModelDrafter, sampler: Sampler) -> None:
@@ -139,9 +140,6 @@ class _Recursive:
 
     def accept(self, draft: Draft, logits: Tensor, sampler: Sampler) -> tuple[list[int], int]:
         return recursive_rejection(draft, logits, sampler)
-
-    def verified(self, verification: Verification) -> None:
-        pass
 
 
 def branch(tree: GrowingTree, layer: Sequence[int], children: int) -> list[int]:

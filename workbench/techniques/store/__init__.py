@@ -1,1 +1,1 @@
-"""Slot ``store``: In what form and where the key-value cache is kept."""
+"""Slot ``store``: In what form and where keys and values are kept."""

@@ -29,7 +29,6 @@ from typing import Annotated, Self
 from pydantic import Field
 
 from workbench.engine import Run, Verification
-from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.models.companion import companion
 from workbench.settings import outside, settings
@@ -65,11 +64,7 @@ class EntropyAdaptive(Technique):
 
     def start(self, run: Run) -> _Switch:
         small = companion(run.model, self.small)
-        if small.anatomy.positions < len(run.prompt) + run.max_new_tokens - 1:
-            raise SettingError(
-                f"{small.name} knows {small.anatomy.positions:,} positions, too few for {len(run.prompt):,} prompt "
-                f"tokens and {run.max_new_tokens:,} new ones"
-            )
+        run.check_positions(small)
         return _Switch(self, (run.model, small))
 
     @classmethod

@@ -22,22 +22,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated
 
 from pydantic import Field
 
-from workbench.engine import Draft, Run, Verification
+from workbench.engine import Draft, Run
 from workbench.errors import SettingError
 from workbench.models.companion import second as _loaded
 from workbench.settings import outside, settings
-from workbench.techniques._technique import Technique, register
+from workbench.techniques._technique import register
+from workbench.techniques.draft._drafter import Drafter, DraftTechnique
 from workbench.techniques.draft._model_drafter import ModelDrafter
 from workbench.techniques.draft.cross_vocabulary_draft.alignment import Alignment
 
 
 @register
 @settings
-class CrossVocabularyDraft(Technique):
+class CrossVocabularyDraft(DraftTechnique):
     """Speculative decoding through text, with a model of another family.
 
     Parameters
@@ -51,13 +52,9 @@ class CrossVocabularyDraft(Technique):
     model: Annotated[str, outside("model", "drafter: a model's name, of any vocabulary", min_length=1)] = "gemma3-270m"
     draft: Annotated[int, Field(ge=0, le=32, description="tokens of the drafter drafted at once")] = 5
 
-    slots = ("draft",)
-    exact = True
     paper = "Timor et al., Lossless Speculative Decoding for Heterogeneous Vocabularies, 2025, arXiv 2502.05202"
 
-    def start(self, run: Run) -> _Realigned:
-        if not self.draft:
-            return _Realigned(None, None, run, 0)
+    def drafter(self, run: Run) -> _Realigned:
         if run.model.tokenizer is None:
             raise SettingError(f"drafting across vocabularies needs tokenizers, and {run.model.name} has none")
         drafter = _loaded(self.model, run.model.dtype, str(run.model.device))
@@ -66,25 +63,17 @@ class CrossVocabularyDraft(Technique):
         alignment = Alignment(run.model.tokenizer, drafter.tokenizer)
         return _Realigned(alignment, ModelDrafter(drafter, run.max_new_tokens + self.draft), run, self.draft)
 
-    @classmethod
-    def neutral(cls) -> Self:
-        return cls(draft=0)
 
-    @classmethod
-    def examples(cls) -> tuple[Self, ...]:
-        return (cls(),)
-
-
-class _Realigned:
+class _Realigned(Drafter):
     """The drafter's chain as text, and the text as a chain of the model's tokens."""
 
-    def __init__(self, alignment: Alignment | None, drafter: ModelDrafter | None, run: Run, draft: int) -> None:
+    def __init__(self, alignment: Alignment, drafter: ModelDrafter, run: Run, draft: int) -> None:
         self._alignment, self._drafter, self._draft = alignment, drafter, draft
-        self._ends = set(drafter.model.stop_tokens) if drafter is not None else set()
+        self._ends = set(drafter.model.stop_tokens)
         self._end = run.model.stop_tokens[:1]
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
-        if self._alignment is None or self._drafter is None or limit < 1:
+        if limit < 1:
             return Draft()
         drafter = self._drafter
         text = self._alignment.to_drafter(tokens)
@@ -113,6 +102,3 @@ class _Realigned:
             chain += self._end
             confidence += [chances[-1]] * len(self._end)
         return Draft(chain[:limit], None, None, drafter.flops, drafter.bytes, confidence[:limit] if chain else None)
-
-    def verified(self, verification: Verification) -> None:
-        pass

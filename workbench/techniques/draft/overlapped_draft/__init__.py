@@ -36,11 +36,12 @@ from typing import Annotated, Self
 from pydantic import Field
 from torch import Tensor
 
-from workbench.engine import Draft, Lookahead, Run, Verification
-from workbench.errors import SettingError
+from workbench.engine import Draft, Look, Pass, Run
+from workbench.engine.ledger import DRAFT
 from workbench.models.device import device_named
 from workbench.settings import outside, settings
-from workbench.techniques._technique import Technique, register
+from workbench.techniques._technique import register
+from workbench.techniques.draft._drafter import Drafter, DraftTechnique
 from workbench.techniques.draft._model_drafter import Chain, DrafterName, ModelDrafter, drafter_model
 from workbench.techniques.draft.overlapped_draft.overlap import Ahead
 from workbench.techniques.draft.overlapped_draft.placement import placed
@@ -48,7 +49,7 @@ from workbench.techniques.draft.overlapped_draft.placement import placed
 
 @register
 @settings
-class OverlappedDraft(Technique):
+class OverlappedDraft(DraftTechnique):
     """A worker drafts what follows a draft while that draft is verified.
 
     Parameters
@@ -85,22 +86,15 @@ class OverlappedDraft(Technique):
     branches: Annotated[int, Field(ge=1, le=8, description="tokens of the early exit that are followed")] = 1
     at_once: Annotated[bool, Field(description="draft in a thread of its own")] = True
 
-    slots = ("draft",)
-    exact = True
     paper = "Liu et al., PEARL: Parallel Speculative Decoding with Adaptive Draft Length, 2024, arXiv 2408.11850"
 
-    def start(self, run: Run) -> _Overlapped:
+    def drafter(self, run: Run) -> _Overlapped:
         model = placed(drafter_model(run.model, self.model), device_named(self.device) if self.device else None)
-        if model.anatomy.positions < len(run.prompt) + run.max_new_tokens - 1:
-            raise SettingError(f"{model.name} knows {model.anatomy.positions:,} positions, too few for this run")
+        run.check_positions(model)
         drafter = ModelDrafter(model, run.max_new_tokens + 2 * self.draft + 2)
         sampler = replace(run.sampler, chance=run.sampler.chance.fork(0x5EED))
         branches = self.branches if self.exit_layer else 0
         return _Overlapped(self, run, drafter, Ahead(drafter, sampler, branches, self.at_once))
-
-    @classmethod
-    def neutral(cls) -> Self:
-        return cls(draft=0)
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
@@ -115,7 +109,7 @@ class OverlappedDraft(Technique):
         return cls(model="/2", draft=1)
 
 
-class _Overlapped:
+class _Overlapped(Drafter):
     """What was drafted ahead, and the part of it that the text went along with."""
 
     def __init__(self, technique: OverlappedDraft, run: Run, drafter: ModelDrafter, ahead: Ahead) -> None:
@@ -125,8 +119,6 @@ class _Overlapped:
         self._chains: list[Chain] | None = None
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
-        if not self._technique.draft:
-            return Draft()
         new = list(tokens[self._base :])
         chain = Chain()
         for found in self._ready():
@@ -145,12 +137,9 @@ class _Overlapped:
         if count > 0:
             self._base = len(tokens)
             self._ahead.begin(tokens, chain, count)
-            draft.ahead = self._exits(len(chain.tokens), limit)
+            draft.looks = self._exits()
             draft.following = None if self._greedy else lambda: self._following(len(chain.tokens))
         return draft
-
-    def verified(self, verification: Verification) -> None:
-        pass
 
     def close(self) -> None:
         self._ahead.close()
@@ -170,14 +159,15 @@ class _Overlapped:
         rows = self._drafter.spread(distributions, self._anatomy.vocabulary)
         return None if rows is None else rows.to(self._anatomy.device)
 
-    def _exits(self, drafted: int, limit: int) -> Lookahead | None:
-        """Rows that carry nothing: they are where the residual stream of a middle layer can be seen."""
-        if not self._technique.exit_layer or drafted + 1 > limit:
-            return None
+    def _exits(self) -> tuple[Look, ...]:
+        """A look at the residual stream of a middle layer, for the worker."""
+        if not self._technique.exit_layer:
+            return ()
 
-        def make(x: Tensor, orders: list[int]) -> Tensor:
-            self._ahead.hint(x.clone(), self._anatomy.unembed)
-            return x
+        def see(verifying: Pass) -> None:
+            hidden = verifying.streams(range(verifying.count))
+            # The worker multiplies in its own time, which must not decide whose step it is counted in.
+            verifying.decoder.ledger.product(DRAFT, len(hidden), self._anatomy.unembedding)
+            self._ahead.hint(hidden, self._anatomy.unembed)
 
-        layer = max(1, round(self._technique.exit_layer * self._anatomy.layers))
-        return Lookahead(list(range(drafted + 1)), [1] * (drafted + 1), make, layer)
+        return (Look(max(1, round(self._technique.exit_layer * self._anatomy.layers)), see),)

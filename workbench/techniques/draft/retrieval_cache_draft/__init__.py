@@ -39,14 +39,15 @@ from workbench.engine.rotation import outgrown
 from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.settings import outside, settings
-from workbench.techniques._technique import Technique, register
+from workbench.techniques._technique import register
+from workbench.techniques.draft._drafter import Drafter, DraftTechnique
 from workbench.techniques.draft._model_drafter import ModelDrafter, drafter_model
 from workbench.techniques.draft.retrieval_cache_draft.retrieved_cache import RetrievedDecoder
 
 
 @register
 @settings
-class RetrievalCacheDraft(Technique):
+class RetrievalCacheDraft(DraftTechnique):
     """The model over retrieved chunks drafts for the model over everything, and a small model for both.
 
     Parameters
@@ -75,21 +76,15 @@ class RetrievalCacheDraft(Technique):
     sinks: Annotated[int, Field(ge=0, le=64, description="first tokens the small model reads")] = 4
     window: Annotated[int, Field(ge=1, le=4096, description="newest tokens the small model reads")] = 128
 
-    slots = ("draft",)
-    exact = True
     paper = "Sun et al., TriForce: Hierarchical Speculative Decoding, 2024, arXiv 2404.11912"
 
-    def start(self, run: Run) -> _Tiers:
+    def drafter(self, run: Run) -> _Tiers:
         if self.budget < 2 * self.chunk:
             raise SettingError(f"a budget of {self.budget} holds no two chunks of {self.chunk}: take a larger budget")
         small = None
         if self.model != "none":
             small = _Streaming(drafter_model(run.model, self.model), self, run)
         return _Tiers(self, RetrievedDecoder(run.model, self.chunk, self.budget, 2 * self.refresh), small, run.sampler)
-
-    @classmethod
-    def neutral(cls) -> Self:
-        return cls(draft=0)
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
@@ -103,7 +98,7 @@ class RetrievalCacheDraft(Technique):
         return cls(draft=2, budget=16, chunk=4, refresh=6, model="/2", guess=1, sinks=2, window=8)
 
 
-class _Tiers:
+class _Tiers(Drafter):
     """The middle tier, the small one, and the cache that is retrieved from."""
 
     def __init__(
@@ -190,6 +185,6 @@ class _Streaming:
         )
         if outgrown(self._drafter.decoder, len(view)):
             common = 0
-        self._drafter.decoder.cache.crop_to(common)
+        common = self._drafter.decoder.cache.crop_to(common)
         self._held = view
         return self._drafter.decoder.forward(view[common:])[0]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from workbench.engine import Decoder, KeyValueCache, KeyValueState, LayerCache
-from workbench.engine.attention import attend, mean_keys, visible
+from workbench.engine.attention import attend, mean_keys
 from workbench.engine.state import Visible
 from workbench.models import Block, Model
 from workbench.models.attention import Scoring
@@ -132,9 +132,7 @@ class RetrievedLayer(LayerCache):
         if self._source is not None:
             self._retrieve(self._source, query[0, :, 0])
             self._source = None
-            mask = visible(self, query.shape[2], self.positions[0, self.copied :], None, self._block.window)
-        else:
-            mask = see()
+        mask = see()
         return attend(query, self.keys, self.values, mask, scoring), mean_keys(mask, self.length)
 
     def _retrieve(self, source: KeyValueState, query: Tensor) -> None:

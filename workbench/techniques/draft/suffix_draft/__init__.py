@@ -30,10 +30,9 @@ from pydantic import Field
 
 from workbench.engine import Draft, Run, Verification
 from workbench.engine.slots import DraftPolicy
-from workbench.errors import SettingError
-from workbench.registry import TECHNIQUES
-from workbench.settings import outside, parse, settings
-from workbench.techniques._technique import Technique, register
+from workbench.settings import outside, settings
+from workbench.techniques._technique import register
+from workbench.techniques.draft._drafter import Drafter, DraftTechnique
 from workbench.techniques.draft.suffix_draft.corpus import indexed
 from workbench.techniques.draft.suffix_draft.merged import merged
 from workbench.techniques.draft.suffix_draft.suffix_automaton import SuffixAutomaton
@@ -41,7 +40,7 @@ from workbench.techniques.draft.suffix_draft.suffix_automaton import SuffixAutom
 
 @register
 @settings
-class SuffixDraft(Technique):
+class SuffixDraft(DraftTechnique):
     """Longest-suffix match over prompt, output and an optional corpus.
 
     Parameters
@@ -68,24 +67,22 @@ class SuffixDraft(Technique):
     auxiliary: Annotated[str, outside("technique", "drafter asked where the match is short; empty for none")] = ""
     alone: Annotated[int, Field(ge=1, le=64, description="match that is copied without the auxiliary")] = 8
 
-    slots = ("draft",)
-    exact = True
     paper = "Hu et al., SAM Decoding: Speculative Decoding via Suffix Automaton, 2024, arXiv 2411.10666"
 
-    def start(self, run: Run) -> _SuffixDraft:
+    def drafter(self, run: Run) -> _SuffixDraft:
         corpus = indexed(run.model, self.corpus) if self.corpus else None
-        return _SuffixDraft(self, corpus, _auxiliary(self.auxiliary).start(run) if self.auxiliary else None)
+        return _SuffixDraft(self, corpus, run.start_part(self, "auxiliary"))
 
-    @classmethod
-    def neutral(cls) -> Self:
-        return cls(draft=0)
+    def start(self, run: Run) -> Drafter:
+        # Where nothing is copied an auxiliary may still draft.
+        return self.drafter(run) if self.auxiliary else super().start(run)
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
         return cls(), cls(draft=5, least=0.3, shortest=2), cls(auxiliary="token_recycling", alone=3)
 
 
-class _SuffixDraft:
+class _SuffixDraft(Drafter):
     """The automaton of the text so far, what became of earlier drafts, and the drafter for short matches."""
 
     def __init__(self, settings: SuffixDraft, corpus: SuffixAutomaton | None, auxiliary: DraftPolicy | None) -> None:
@@ -114,10 +111,6 @@ class _SuffixDraft:
         self._said = []
         if self._auxiliary is not None:
             self._auxiliary.verified(verification)
-
-    def close(self) -> None:
-        if hasattr(self._auxiliary, "close"):
-            self._auxiliary.close()
 
     def _longest(self, tokens: Sequence[int], limit: int) -> Draft:
         """The copy of what followed the longest match."""
@@ -170,13 +163,3 @@ class _Trust:
         bucket = bisect_left(self._EDGES, matched)
         self._seen[bucket] = self._FADE * self._seen[bucket] + 1.0
         self._right[bucket] = self._FADE * self._right[bucket] + right
-
-
-def _auxiliary(spec: str) -> Technique:
-    found = parse(spec, TECHNIQUES)
-    if len(found) != 1 or found[0].slots != ("draft",) or isinstance(found[0], SuffixDraft):
-        raise SettingError(
-            f"suffix_draft: auxiliary={spec!r} is not another technique that drafts and does nothing else; take "
-            "hydra_heads, say"
-        )
-    return found[0]

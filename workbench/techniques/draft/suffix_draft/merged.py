@@ -11,7 +11,8 @@ def merged(first: Draft, second: Draft) -> Draft:
     Parameters
     ----------
     first, second : Draft
-        Chosen without chance and without lookahead rows. Siblings are tried in this order.
+        Chosen without chance, without lookahead rows, and with no hold on the verifying pass. Siblings are tried in
+        this order.
 
     Returns
     -------
@@ -21,14 +22,14 @@ def merged(first: Draft, second: Draft) -> Draft:
     Raises
     ------
     ValueError
-        If one was drawn by chance (which of them a token came from would decide how it must be accepted) or has
-        lookahead rows.
+        If one was drawn by chance (which of them a token came from would decide how it must be accepted), has
+        lookahead rows, or looks at the verifying pass or holds it.
     """
     places: dict[tuple[int, int], int] = {}
     confidence: list[float] = []
     for draft in (first, second):
-        if draft.by_chance or draft.ahead is not None:
-            raise ValueError("drafts drawn by chance or with lookahead rows cannot be merged")
+        if draft.by_chance or draft.ahead is not None or draft.looks or draft.paused is not None:
+            raise ValueError("drafts drawn by chance, with lookahead rows or with a pass cannot be merged")
         own = {-1: -1}
         for node, token in enumerate(draft.tokens):
             key = own[draft.parent(node)], token

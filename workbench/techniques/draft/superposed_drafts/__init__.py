@@ -27,16 +27,17 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from workbench.engine import Draft, Run, Verification
+from workbench.engine import Draft, Run
 from workbench.settings import outside, settings
-from workbench.techniques._technique import Technique, register
+from workbench.techniques._technique import register
+from workbench.techniques.draft._drafter import Drafter, DraftTechnique
 from workbench.techniques.draft._model_drafter import ModelDrafter
 from workbench.techniques.draft.superposed_drafts.superposition import Ngrams, Superposed, superpose
 
 
 @register
 @settings
-class SuperposedDrafts(Technique):
+class SuperposedDrafts(DraftTechnique):
     """k drafts of a draft model from one pass through the levels.
 
     Parameters
@@ -57,23 +58,18 @@ class SuperposedDrafts(Technique):
     filter_weight: Annotated[float, Field(ge=0, le=1, description="weight of the n-gram filter")] = 0.54
     model: Annotated[str, outside("model", "drafter: /layers, /share, or a model's name", min_length=1)] = "auto"
 
-    slots = ("draft",)
-    exact = True
+    amount = "k"
     paper = "Shen et al., Superposed Decoding: Multiple Generations from a Single Pass, 2024, arXiv 2405.18400"
 
-    def start(self, run: Run) -> _Superposer:
+    def drafter(self, run: Run) -> _Superposer:
         return _Superposer(self, ModelDrafter.start(run, self.model, self.length))
-
-    @classmethod
-    def neutral(cls) -> Self:
-        return cls(k=0)
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
         return cls(length=3, model="/2"), cls(k=2, length=4, filter_weight=0.0, model="/1.0")
 
 
-class _Superposer:
+class _Superposer(Drafter):
     """The drafter, and the n-grams of the text so far."""
 
     def __init__(self, technique: SuperposedDrafts, drafter: ModelDrafter) -> None:
@@ -82,8 +78,6 @@ class _Superposer:
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
         own, drafter = self._settings, self._drafter
-        if not own.k:
-            return Draft()
         self._ngrams.add(tokens[self._counted :])
         self._counted = len(tokens)
         drafter.reset_counts()
@@ -101,9 +95,6 @@ class _Superposer:
         tree = as_tree(drafts)
         tree.flops, tree.bytes = drafter.flops, drafter.bytes
         return tree
-
-    def verified(self, verification: Verification) -> None:
-        pass
 
 
 def as_tree(drafts: Sequence[Superposed]) -> Draft:

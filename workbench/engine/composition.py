@@ -1,0 +1,59 @@
+"""Techniques made of others: a setting names one, and the run starts it for its owner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from workbench.errors import SettingError
+from workbench.registry import TECHNIQUES
+from workbench.settings import parse, references
+
+
+def name_of(technique: Any) -> str:
+    """What a technique is called in a message."""
+    return getattr(technique, "name", type(technique).__name__)
+
+
+def part_of(owner: Any, setting: str, within: tuple[str, ...] = ()) -> Any | None:
+    """The technique that a setting of another one names, ``outside("technique", …)``; None if it is empty.
+
+    Parameters
+    ----------
+    owner : Technique
+    setting : str
+    within : tuple of str
+        Names of the techniques that the owner itself is a part of.
+
+    Raises
+    ------
+    SettingError
+        If it is not one technique, claims a slot that its owner does not fill, or is a part of itself, at any depth.
+    """
+    spec = getattr(owner, setting)
+    if not spec:
+        return None
+    named, slots = parse(spec, TECHNIQUES), set(owner.slots)
+    inside = (*within, name_of(owner))
+    if len(named) == 1 and set(named[0].slots) <= slots and named[0].name not in inside:
+        return named[0]
+    fitting = (name for name, kind in TECHNIQUES.items() if set(kind.slots) <= slots and name not in inside)
+    raise SettingError(
+        f"{name_of(owner)}: {setting}={spec!r} must name one other technique, which claims nothing but "
+        f"{' and '.join(owner.slots)} and has {name_of(owner)} as no part of its own: {next(fitting, 'none')}, say"
+    )
+
+
+def parts_of(technique: Any, within: tuple[str, ...] = ()) -> Iterator[Any]:
+    """All techniques that the settings of one name, those that they name in turn included.
+
+    Raises
+    ------
+    SettingError
+        See :func:`part_of`.
+    """
+    for setting, what, _ in references(technique):
+        part = part_of(technique, setting, within) if what == "technique" else None
+        if part is not None:
+            yield part
+            yield from parts_of(part, (*within, name_of(technique)))

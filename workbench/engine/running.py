@@ -1,0 +1,211 @@
+"""The rows of a pass that run, and the step from one block to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from workbench.engine.mlp_choice import choice_of
+from workbench.engine.relations import Relation
+from workbench.engine.rotation import ropes
+from workbench.engine.shelf import Shelf
+from workbench.engine.visibility import Visibility
+from workbench.errors import WorkbenchError
+from workbench.models.block import Rope
+
+if TYPE_CHECKING:
+    from workbench.engine.decoder import Decoder
+
+Tap = Callable[[int, Any], None]
+
+
+class PassError(WorkbenchError):
+    """Something was asked of a pass that it cannot do where it stands."""
+
+
+class Running:
+    """Rows on their way through the blocks of a decoder's model; the base of :class:`workbench.engine.passes.Pass`,
+    which documents the attributes.
+
+    Parameters
+    ----------
+    decoder : Decoder
+    tokens : sequence of int
+    relation : Relation
+    inputs : Tensor [tokens, width] or None
+        What enters the first block in place of the tokens' embeddings.
+    length : int or None
+        Tokens of the text that these are read as a part of.
+    prefill, last_chunk : bool
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokens: Sequence[int],
+        relation: Relation,
+        inputs: Tensor | None,
+        length: int | None,
+        prefill: bool,
+        last_chunk: bool,
+    ) -> None:
+        cache = decoder.cache
+        self.decoder, self.tokens, self.relation = decoder, list(tokens), relation
+        self.start, self.prefill, self.last_chunk = cache.length, prefill, last_chunk
+        self.shelf, self.finished = Shelf(), False
+        self._watch, self._read_as, self._length = decoder.watch, cache.read_as, length
+        self._evicted: set[int] = set()
+        if not self.start:
+            self._length = cache.read_as = length or len(self.tokens)
+        for layer in cache.layers:
+            layer.rows = []
+        self._embed(range(len(self.tokens)), inputs)
+        if self._watch is not None:
+            self._watch("embedding", -1, self.x)
+        self.layer: int | None = 0
+        self.stopped: int | None = None
+        if decoder.opened is not None:
+            decoder.opened(self)
+        self._go_on(-1)
+
+    @torch.inference_mode()
+    def run(self, until: int | None = None) -> None:
+        """Run blocks from where the pass stands up to the first that is not below ``until``; by default to the end."""
+        if self.finished:
+            raise PassError("this pass is over: open another")
+        try:
+            while self.layer is not None and (until is None or self.layer < until):
+                self._block(self.layer)
+        except BaseException:
+            self.finished = True
+            raise
+
+    def tap(self, site: str, callback: Tap) -> None:
+        """From now on tell ``callback(layer, value)`` what passes at a site of :data:`workbench.models.SITES`."""
+        earlier = self._watch
+
+        def watch(passing: str, layer: int, value: Any) -> None:
+            if earlier is not None:
+                earlier(passing, layer, value)
+            if passing == site:
+                callback(layer, value)
+
+        self._watch = watch
+
+    def streams(self, rows: Sequence[int]) -> Tensor:
+        """Residual stream [rows, width] of rows that run or lie on the shelf."""
+        places = {row: place for place, row in enumerate(self.rows)}
+        return torch.stack([self.x[0, places[row]] if row in places else self.shelf.look([row])[0] for row in rows])
+
+    def _embed(self, rows: Sequence[int], inputs: Tensor | None = None) -> None:
+        """Run these of the tokens, from before the first block on."""
+        anatomy = self.decoder.anatomy
+        positions = self._positions(rows)
+        if inputs is None:
+            tokens = torch.tensor([[self.tokens[row] for row in rows]], device=anatomy.device)
+            inputs = anatomy.embed(tokens, positions)[0]
+        self._arrange(inputs[None], rows, positions)
+
+    def _positions(self, rows: Sequence[int]) -> Tensor:
+        depth, start, device = self.relation.depth, self.start, self.decoder.anatomy.device
+        if self.relation.chain and isinstance(rows, range):
+            return torch.arange(start + rows[0], start + rows[-1] + 1, device=device)
+        return torch.tensor([start + depth(row) for row in rows], device=device)
+
+    def _arrange(self, x: Tensor, rows: Sequence[int], positions: Tensor | None = None) -> None:
+        """From here on these rows run, whose residual stream is ``x`` [1, rows, width]."""
+        self.x, self.rows = x, rows
+        self.positions = self._positions(rows) if positions is None else positions
+        self._ropes = self._tables(self.positions)
+        self.visibility = Visibility(self.relation, rows, self.start, self.positions, self._evicted)
+        self._straight = rows[-1] - rows[0] == len(rows) - 1
+        self._carried: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def _merge(self, rows: Sequence[int], x: Tensor) -> None:
+        """Let these rows [rows, width] run beside the others."""
+        both = [*self.rows, *rows]
+        joined = torch.cat((self.x, x[None]), 1)
+        order = sorted(range(len(both)), key=both.__getitem__)
+        if order != list(range(len(both))):
+            joined = joined[:, order]
+        self._arrange(joined, [both[place] for place in order])
+
+    def _tables(self, positions: Tensor) -> dict[str, Rope]:
+        return ropes(self.decoder.anatomy, self.decoder.cache, positions, self._length)
+
+    def _go_on(self, index: int) -> None:
+        """Find the block to run after ``index``."""
+        decoder = self.decoder
+        following = self.layer = index + 1 if index + 1 < decoder.anatomy.layers else None
+        if decoder.depth is not None:
+            self.layer = decoder.depth.next_layer(index, self.x)
+            self.stopped = following if self.layer is None else None
+
+    def _block(self, index: int) -> None:
+        decoder = self.decoder
+        block, layer = decoder.anatomy.blocks[index], decoder.cache.layers[index]
+        if decoder.context is not None and self.prefill:
+            self._select(index)
+        rows = self.x.shape[1]
+        rope = self._ropes.get(block.rope_kind)
+        query, key, value = self._carried or block.enter(self.x, rope)
+        self._carried = None
+        self._append(index, key, value, self.rows, self._straight)
+        visible = self.visibility.over(layer, index, block.window)
+        attended, keys_read = decoder.attend(block, query, layer, visible)
+        if self._watch is not None:
+            self._watch("query_key_value", index, (query, key, value))
+        if decoder.cache_policy is not None and self.prefill and self.last_chunk:
+            decoder.cache_policy.prefilled(index, query, layer)
+            if not layer.rows:
+                self._evicted.add(index)
+        if self.prefill:
+            layer.pack()
+        # A depth policy looks at the residual stream between blocks, so only the plain steps serve it.
+        upcoming = index + 1 if index + 1 < decoder.anatomy.layers else None
+        steps = decoder.compiled_steps
+        choice = choice_of(block, decoder.mlp, decoder.experts)
+        fused = steps is not None and decoder.depth is None and decoder.mlp is None and rows == 1
+        if fused and steps.usable(index, upcoming):
+            self.x, self._carried = steps.leave_and_enter(index, upcoming, self.x, attended, self._ropes)
+            self.layer = upcoming
+        else:
+            self.x = block.leave(self.x, attended, self._watch_layer(index), choice)
+            self._go_on(index)
+        decoder.count_block(index, rows, keys_read, layer, choice)
+        if self._watch is not None:
+            self._watch("residual", index, self.x)
+
+    def _select(self, index: int) -> None:
+        kept = self.decoder.context.select(index, self.x, self.positions)
+        if kept is not None:
+            self._arrange(self.x[:, kept], [self.rows[place] for place in kept.tolist()], self.positions[kept])
+
+    def _append(self, index: int, key: Tensor, value: Tensor, rows: Sequence[int], straight: bool) -> None:
+        """Add entries of rows to a layer; ``straight`` where their numbers follow one another."""
+        layer = self.decoder.cache.layers[index]
+        positions = self.positions if rows is self.rows else self._positions(rows)
+        layer.append(key, value, positions, rows)
+        # Entries in the order of the text, none missing, need no positions written beside them.
+        if layer.contiguous and not (straight and layer.length == self.start + rows[-1] + 1):
+            entries = [row for visit in layer.rows for row in visit]
+            text = torch.arange(layer.length - len(entries), device=positions.device)
+            layer.mark_positions(torch.cat((text, self._positions(entries))))
+
+    def _watch_layer(self, index: int) -> Callable[[str, Tensor], None] | None:
+        watch = self._watch
+        return None if watch is None else lambda site, value: watch(site, index, value)
+
+    def _refuse_ended(self) -> None:
+        if self.finished or self.layer is None:
+            raise PassError("this pass has run to its end: rows change between blocks")
+
+    def _text_rows(self, positions: Sequence[int]) -> list[int]:
+        """Numbers of rows of the text before the pass."""
+        rows = [position - self.start for position in positions]
+        if not rows or rows[-1] >= 0 or rows != sorted(set(rows)):
+            raise PassError(f"{list(positions)} are no increasing positions of the {self.start:,} tokens before it")
+        return rows
