@@ -101,8 +101,8 @@ class HeadDrafter(Drafter):
         # A head can gain no more tokens than the chance that its paths are right.
         while level < depth and sum(path for _, path in frontier) > self._share:
             level += 1
-            told = F.embedding(torch.tensor(newest, device=self._rows.device), self._rows)
-            rows, state = self.heads.step(self._memory, level, state, told, self._position + level)
+            embeddings = F.embedding(torch.tensor(newest, device=self._rows.device), self._rows)
+            rows, state = self.heads.step(self._memory, level, state, embeddings, self._position + level)
             asked += len(newest)
             drafted, chances = self._top(rows, [level] * len(newest))
             first = len(made)
