@@ -9,7 +9,8 @@ import gradio as gr
 
 from workbench.registry import PROBES, TECHNIQUES
 from workbench.settings import describe
-from workbench.studies.compatibility_file import shipped, summary
+from workbench.studies.compatibility_file import summary
+from workbench.studies.compatibility_shards import shipped
 from workbench_app import charts
 from workbench_app.controls import QUICK
 from workbench_app.plain import caught, note, problem, safe
