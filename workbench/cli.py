@@ -270,9 +270,7 @@ def compatibility(
     judged, known = shards.model_of(model), shards.shards(folder) or shards.shards()
     if check:
         stale = shards.stale(known, judged)
-        typer.echo(
-            f"{len(stale)} verdicts on {judged.name} are not of today's code{': run it again' if stale else ''}."
-        )
+        typer.echo(f"{len(stale)} verdicts on {judged.name} are stale or missing.")
         raise typer.Exit(1 if stale else 0)
     if folder:
         tree = shards.merged(shards.refresh(folder, judged, _progress(), anew))

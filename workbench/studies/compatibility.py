@@ -102,7 +102,7 @@ def judge(
             run = trial.condition if key[1] in CONDITIONS else trial.pair
             found[key] = known[key] if key in known else run(*key)
         yield name, found
-    if progress is not None:
+    if progress is not None and total:
         progress(total, total, "done")
 
 
