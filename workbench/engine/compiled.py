@@ -8,7 +8,6 @@ reported; where it fails (no C++ compiler, say) the plain steps run and the reas
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 import time
 from pathlib import Path
@@ -19,7 +18,9 @@ import torch
 from torch import Tensor
 
 from workbench.models.anatomy import Anatomy
-from workbench.models.block import Block, Rope
+from workbench.models.block import Block
+from workbench.models.rotate import Rope
+from workbench.models.variant import multiplied
 from workbench_kernels.private_folder import is_private, private_folder
 
 _FOLDER, _HEADERS = "TORCHINDUCTOR_CACHE_DIR", "cpp_cache_precompile_headers"
@@ -38,9 +39,7 @@ class CompiledSteps:
     """
 
     def __init__(self, anatomy: Anatomy) -> None:
-        self._blocks = [copy.copy(block) for block in anatomy.blocks]
-        for block in self._blocks:
-            block.multiply = _sum_of_products
+        self._blocks = [multiplied(block, _sum_of_products) for block in anatomy.blocks]
         self.warm_up_seconds = 0.0
         self.failure = ""
         try:
@@ -51,9 +50,11 @@ class CompiledSteps:
         self._warm_up(anatomy)
 
     def usable(self, index: int, upcoming: int | None) -> bool:
-        """Whether the step from one block to the next is compiled: both are dense, and compiling worked."""
-        dense = self._blocks[index].router is None
-        return not self.failure and upcoming is not None and dense
+        """Whether the step from one block to the next is compiled: the first is dense, both attend, and compiling
+        worked."""
+        if self.failure or upcoming is None or self._blocks[index].router is not None:
+            return False
+        return not (self._blocks[index].mixer.recurrent or self._blocks[upcoming].mixer.recurrent)
 
     def leave_and_enter(
         self, index: int, upcoming: int, x: Tensor, attended: Tensor, ropes: dict[str, Rope]

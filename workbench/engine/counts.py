@@ -80,5 +80,5 @@ class Counts:
 
     def count_fill(self, index: int, tokens: int, who: str, layer: KeyValueState) -> None:
         """Write down that keys and values of so many tokens were computed and stored, queries beside them."""
-        self.ledger.product(who, tokens, self._blocks[index].query_key_value.weight)
+        self.ledger.product(who, tokens, self._blocks[index].query_key_value)
         self.ledger.count(who, bytes=tokens * layer.entry_bytes)

@@ -55,6 +55,8 @@ class Decoder(Counts):
     shelf : Shelf
         Rows that earlier passes postponed, by their place in the text; see :meth:`Pass.postpone`.
     attend : LayerAttention
+    embeddings : Tensor [rows, width] or None
+        Of placeholders, see :mod:`workbench.models.segments`.
     hidden : Tensor [tokens, width]
         Residual stream of the last pass (of a prefill in chunks: of all of them) after the last block.
     ahead : Tensor [rows, vocabulary] or None
@@ -88,6 +90,7 @@ class Decoder(Counts):
         # A depth policy may wish to hold the pass that it is asked about.
         self.opened = getattr(self.depth, "opened", None)
         self._open: Pass | None = None
+        self.embeddings: Tensor | None = None
         self.repeated: set[int] = set()
         self.hidden: Tensor | None = None
         self.ahead: Tensor | None = None

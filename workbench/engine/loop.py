@@ -15,6 +15,7 @@ from torch import Tensor
 from workbench.engine.accept import accept
 from workbench.engine.decoder import Cancelled, Decoder
 from workbench.engine.draft import Draft, Verification
+from workbench.engine.embedded import only_tokens
 from workbench.engine.ledger import DRAFT, MODEL
 from workbench.engine.logprobs import top_logprobs
 from workbench.engine.memory_errors import plain_memory_errors
@@ -128,15 +129,17 @@ class Loop:
 
     def _new_decoder(self, run: Run, reserve: int) -> Decoder:
         policies = {slot: self.recipe.policy(slot, run) for slot in _DECODER_SLOTS}
-        return Decoder(run.model, reserve, policies, compiled=self.options.compiled, ledger=run.ledger)
+        decoder = Decoder(run.model, reserve, policies, compiled=self.options.compiled, ledger=run.ledger)
+        decoder.embeddings = run.embeddings
+        return decoder
 
     def state(self) -> State:
         """What another run can go on from, once this one is over."""
         before = self.past or State((), {}, key_of(self.run.model), ())
-        caches = {key_of(each.model): each.cache for each in self.decoders.values()}
+        held = before.caches | {key_of(each.model): each.cache for each in self.decoders.values()}
         turn = tuple(map(repr, self.recipe.techniques))
         text = (*self.prompt, *self.output)
-        return State(text, {**before.caches, **caches}, before.model, (*before.recipes, turn))
+        return State(text, held, before.model, (*before.recipes, turn), self.run.embeddings)
 
     @torch.inference_mode()
     def _turn(self, index: int) -> Step:
@@ -258,7 +261,7 @@ class Loop:
         start = time.perf_counter()
         if self.length is not None and limit > 0:
             limit = self.length.limit(text, limit)
-        draft = self.drafter.propose(text, limit) if limit > 0 else Draft()
+        draft = only_tokens(self.drafter.propose(text, limit)) if limit > 0 else Draft()
         if self.length is not None and self._may_prune(draft):
             draft = self.length.prune(draft)
         return draft, time.perf_counter() - start

@@ -228,7 +228,7 @@ class Pass(Running):
         x = self.x[0] if rows is None else self.streams(rows)
         ledger, anatomy = self.decoder.ledger, self.decoder.anatomy
         if head is None:
-            ledger.product(who, len(x), anatomy.unembedding)
+            ledger.product(who, len(x), anatomy.head)
         else:
             ledger.count(who, *head_cost(head, len(x)))
         if who == MODEL:
@@ -263,7 +263,7 @@ class Pass(Running):
         x = decoder.hidden if logits == "all" else decoder.hidden[-1:]
         wanted = len(x)
         x = torch.cat((x, self.x[0, self.x.shape[1] - ahead :])) if ahead else x
-        decoder.ledger.product(MODEL, len(x), decoder.anatomy.unembedding)
+        decoder.ledger.product(MODEL, len(x), decoder.anatomy.head)
         out = decoder.anatomy.unembed(x)
         decoder.ahead = out[wanted:] if ahead else None
         return out[:wanted]

@@ -15,7 +15,8 @@ from workbench.engine.shelf import Shelf
 from workbench.engine.state import RecurrentState
 from workbench.engine.visibility import Visibility
 from workbench.errors import WorkbenchError
-from workbench.models.block import Block, Rope
+from workbench.models.block import Block
+from workbench.models.rotate import Rope
 
 if TYPE_CHECKING:
     from workbench.engine.decoder import Decoder
@@ -114,7 +115,8 @@ class Running:
         positions = self._positions(rows)
         if inputs is None:
             tokens = torch.tensor([[self.tokens[row] for row in rows]], device=anatomy.device)
-            inputs = anatomy.embed(tokens, positions)[0]
+            given = self.decoder.embeddings if min(self.tokens) < 0 else None
+            inputs = anatomy.embed(tokens, positions, given)[0]
         self._arrange(inputs[None], rows, positions)
 
     def _positions(self, rows: Sequence[int]) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from workbench.engine.attention import attend
 from workbench.models import Anatomy, Block, Model
-from workbench.models.block import Rope
+from workbench.models.rotate import Rope
 from workbench.models.walk import walk
 
 

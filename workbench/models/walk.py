@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 from torch import Tensor
 
-from workbench.models.block import Block, Rope
+from workbench.models.block import Block
+from workbench.models.rotate import Rope
 
 Attend = Callable[[Block, Tensor, Tensor, Tensor], Tensor]
 """``attend(block, query, key, value)``: weighted values [batch, heads, tokens, head_dim]."""
@@ -42,9 +43,8 @@ def walk(
     for block in blocks:
         if see is not None:
             see(block.index, x)
-        mixer = getattr(block, "mixer", None)
-        if mixer is not None and mixer.recurrent:
-            x = block.add(x, block.advance(x, SimpleNamespace(tensors=mixer.new_state())))
-            continue
-        x = block.leave(x, attend(block, *block.enter(x, ropes.get(block.rope_kind))))
+        if block.mixer.recurrent:
+            x = block.add(x, block.advance(x, SimpleNamespace(tensors=block.mixer.new_state())))
+        else:
+            x = block.leave(x, attend(block, *block.enter(x, ropes.get(block.rope_kind))))
     return x

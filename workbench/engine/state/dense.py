@@ -38,9 +38,8 @@ class LayerCache(Entries):
         """A cache of its own that holds these entries [batch, kv_heads, n, head_dim] of a text's beginning."""
         made = LayerCache(reserve)
         made._allocate(keys, keys.shape[2] + reserve)
+        made._add(keys, values)
         made.length = keys.shape[2]
-        made._keys[:, :, : made.length] = keys
-        made._values[:, :, : made.length] = values
         return made
 
     @property
@@ -113,8 +112,7 @@ class LayerCache(Entries):
         self._keys = self._values = None
         self.length = 0
         self._allocate(kept_keys, kept + self.reserve)
-        self._keys[:, :, :kept] = kept_keys
-        self._values[:, :, :kept] = kept_values
+        self._add(kept_keys, kept_values)
 
     def _select_newest(self, start: int, kept: Tensor) -> None:
         for buffer in (self._keys, self._values):

@@ -12,7 +12,7 @@ from torch import Tensor
 from workbench.engine.state.places import at
 
 if TYPE_CHECKING:
-    from workbench.engine.state.protocol import KeyValueState, Visible
+    from workbench.engine.state.protocol import KeyValueState, MakeMask
     from workbench.models.attention import Scoring
 
 
@@ -26,8 +26,7 @@ class Stored(abc.ABC):
     """
 
     recurrent: ClassVar[bool] = False
-    attend: Callable[[Tensor, Visible, Scoring], tuple[Tensor, float] | None] | None = None
-    room: int | None = None
+    attend: Callable[[Tensor, MakeMask, Scoring], tuple[Tensor, float] | None] | None = None
 
     def __init__(self, reserve: int) -> None:
         self.reserve = reserve
@@ -102,6 +101,11 @@ class Stored(abc.ABC):
     def appended(self) -> int:
         """Entries that the last pass added."""
         return sum(map(len, self.rows))
+
+    @property
+    def room(self) -> int | None:
+        """None: entries stay as they came, so that a pass may read any number of tokens ahead."""
+        return None
 
     @property
     def contiguous(self) -> bool:

@@ -33,7 +33,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench.engine import LayerCache, Run
+from workbench.engine import KeyValueState, Run
 from workbench.engine.attention import attend, mean_keys
 from workbench.engine.ledger import MODEL, POLICY
 from workbench.engine.visibility import Visible
@@ -125,7 +125,7 @@ class _Selector:
         self.votes = self.reuses = 0
 
     def attend(
-        self, layer: int, query: Tensor, cache: LayerCache, visible: Visible, scoring: Scoring
+        self, layer: int, query: Tensor, cache: KeyValueState, visible: Visible, scoring: Scoring
     ) -> tuple[Tensor, float] | None:
         start = cache.length - query.shape[2]
         enough = self._settings.k + self._settings.sinks + self._settings.recent
@@ -153,14 +153,14 @@ class _Selector:
         keys, values, mask = _gather(cache, mask, places)
         return attend(query, keys, values, mask, scoring), mean_keys(mask, keys.shape[2]) + voted / 2
 
-    def _holds(self, choice: _Choice, asked: Tensor, cache: LayerCache, start: int) -> bool:
+    def _holds(self, choice: _Choice, asked: Tensor, cache: KeyValueState, start: int) -> bool:
         return (
             choice.evictions == cache.evictions
             and 0 <= start - choice.start <= self._settings.k
             and float(F.cosine_similarity(asked, choice.query, 0)) > self._settings.threshold
         )
 
-    def _count_vote(self, query: Tensor, cache: LayerCache, voted: float) -> None:
+    def _count_vote(self, query: Tensor, cache: KeyValueState, voted: float) -> None:
         """Put the vote down to the policy: as half a key of those that are read, it would be the model's."""
         flops = 2 * query.shape[1] * query.shape[2] * query.shape[3] * voted
         moved = cache.keys.shape[1] * query.shape[3] * query.element_size() * voted
@@ -168,7 +168,7 @@ class _Selector:
         self._ledger.count(MODEL, -int(flops), -int(moved))
 
     def _vote(
-        self, query: Tensor, cache: LayerCache, mask: Tensor | None, scoring: Scoring, among: range, position: int
+        self, query: Tensor, cache: KeyValueState, mask: Tensor | None, scoring: Scoring, among: range, position: int
     ) -> tuple[Tensor, float]:
         """Places [1 or kv_heads, chosen] of ``among``, and how many entries were voted on; new tokens begin at
         ``position`` of the text."""
@@ -193,7 +193,7 @@ class _Selector:
         return chosen, len(among) - float(certain.float().mean())
 
 
-def _gather(cache: LayerCache, mask: Tensor | None, places: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+def _gather(cache: KeyValueState, mask: Tensor | None, places: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Keys, values and mask at ``places`` [1 or kv_heads, chosen]."""
     if places.shape[0] == 1:
         return *cache.gather(places), None if mask is None else mask.index_select(-1, places[0])

@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.engine import Run
-from workbench.models.load import evenly
+from workbench.models.model import evenly
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
 

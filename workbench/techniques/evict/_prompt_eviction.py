@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from workbench.engine.state import KeyValueCache, LayerCache
+from workbench.engine.state import KeyValueCache, KeyValueState
 
 
 class PromptEviction(abc.ABC):
@@ -29,14 +29,14 @@ class PromptEviction(abc.ABC):
         self.keep, self.window = keep, window
 
     @abc.abstractmethod
-    def scores(self, layer: int, query: Tensor, cache: LayerCache, earlier: int) -> Tensor:
+    def scores(self, layer: int, query: Tensor, cache: KeyValueState, earlier: int) -> Tensor:
         """Scores [kv_heads, earlier] of the ``earlier`` first entries of ``cache``; the best stay.
 
         ``query`` [1, heads, chunk, head_dim] are the queries of the last chunk of the prompt, whose keys stand last in
         ``cache``.
         """
 
-    def prefilled(self, layer: int, query: Tensor, cache: LayerCache) -> None:
+    def prefilled(self, layer: int, query: Tensor, cache: KeyValueState) -> None:
         held = cache.length
         budget = max(math.ceil(self.keep * held), self.window)
         if budget >= held:

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from workbench.engine import LayerCache, Run
+from workbench.engine import KeyValueState, Run
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
 from workbench.techniques.evict._prompt_eviction import PromptEviction
@@ -68,7 +68,7 @@ class _Drawn(PromptEviction):
         self._sinks = technique.sinks
         self._generator = torch.Generator().manual_seed(seed)
 
-    def scores(self, layer: int, query: Tensor, cache: LayerCache, earlier: int) -> Tensor:
+    def scores(self, layer: int, query: Tensor, cache: KeyValueState, earlier: int) -> Tensor:
         drawn = torch.rand(cache.keys.shape[1], earlier, generator=self._generator)
         drawn[:, : self._sinks] = 2.0
         return drawn.to(query.device)

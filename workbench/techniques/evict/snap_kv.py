@@ -31,7 +31,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench.engine import LayerCache, Run
+from workbench.engine import KeyValueState, Run
 from workbench.engine.ledger import POLICY
 from workbench.models.attention import Scoring
 from workbench.settings import settings
@@ -92,7 +92,7 @@ class _LookedAt(PromptEviction):
         self._kernel, self._pooling = technique.kernel, technique.pooling
         self._blocks, self._ledger = run.model.anatomy.blocks, run.ledger
 
-    def scores(self, layer: int, query: Tensor, cache: LayerCache, earlier: int) -> Tensor:
+    def scores(self, layer: int, query: Tensor, cache: KeyValueState, earlier: int) -> Tensor:
         block, query = self._blocks[layer], query[0, :, -self.window :]
         products = 2 * query.numel() * cache.length
         self._ledger.count(POLICY, products, cache.length * cache.entry_bytes / 2)
@@ -109,14 +109,14 @@ class _LookedAt(PromptEviction):
         return pooled[:, :earlier]
 
 
-def window_attention(query: Tensor, cache: LayerCache, scoring: Scoring, window: int | None) -> Tensor:
+def window_attention(query: Tensor, cache: KeyValueState, scoring: Scoring, window: int | None) -> Tensor:
     """Attention [kv_heads, entries] that every entry receives from the newest queries.
 
     Parameters
     ----------
     query : Tensor [heads, rows, head_dim]
         Queries of the ``rows`` newest entries, in order.
-    cache : LayerCache
+    cache : KeyValueState
     scoring : Scoring
     window : int or None
         Sliding window of the layer; what lies outside receives nothing.

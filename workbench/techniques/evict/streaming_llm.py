@@ -27,10 +27,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from workbench.engine import KeyValueCache, LayerCache, Run
+from workbench.engine import KeyValueCache, KeyValueState, Run
 from workbench.errors import SettingError
 from workbench.models import Model
-from workbench.models.block import Rope, rotate
+from workbench.models.rotate import Rope, rotate
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
 
@@ -99,7 +99,7 @@ class _Stream:
         self._sinks, self._window, self._rotations = sinks, window, rotations
         self._came: dict[int, _Sinks] = {}
 
-    def prefilled(self, layer: int, query: Tensor, cache: LayerCache) -> None:
+    def prefilled(self, layer: int, query: Tensor, cache: KeyValueState) -> None:
         held, most = cache.length, self._sinks + self._window
         if held + cache.reserve <= most + 1:
             return
@@ -120,12 +120,12 @@ class _Stream:
                 layer.replace([self._sinks + place for place in oldest.indices.tolist()[:excess]])
                 self._move(index, layer, int(oldest.values[-1]))
 
-    def _remember(self, index: int, layer: LayerCache) -> None:
+    def _remember(self, index: int, layer: KeyValueState) -> None:
         if index not in self._came and layer.length >= self._sinks:
             keys, _, positions = layer.read(0, self._sinks)
             self._came[index] = _Sinks(keys.to(torch.float32, copy=True), positions.clone())
 
-    def _move(self, index: int, layer: LayerCache, oldest: int) -> None:
+    def _move(self, index: int, layer: KeyValueState, oldest: int) -> None:
         """Let the sinks stand directly before the position ``oldest`` of the window's first token."""
         if self._sinks:
             came = self._came[index]
