@@ -1,5 +1,7 @@
 """Every slot is asked where it decides, with what it needs to decide, and what it says is done and counted."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from engine.given import Given
@@ -7,7 +9,7 @@ from helpers import random_tokens, tokens_of
 
 from workbench.engine import SLOTS, Decoder, generate, teacher_force
 from workbench.errors import SettingError
-from workbench.models.block import Projection
+from workbench.models.projection import Projection
 from workbench.models.tiny import tiny
 from workbench.techniques import PromptLookup
 
@@ -174,7 +176,7 @@ class Experts:
         self.seen, self.fetched, self._scale = [], [], scale
 
     def choose_experts(self, block, x, logits):
-        torch.testing.assert_close(block.multiply(block.mlp_norm(x), block.router.weight, block.router.bias), logits)
+        torch.testing.assert_close(block.router.scores(block.mlp_norm(x)), logits)
         self.seen.append((block.index, tuple(x.shape)))
         weights, indices = block.route(logits)
         return weights[:, :1], indices[:, :1]
@@ -183,7 +185,8 @@ class Experts:
 class Elsewhere(Experts):
     def fetch_expert(self, block, expert):
         self.fetched.append((block.index, expert))
-        return self._scale * block.router.gate_up[expert], block.router.down[expert]
+        own = block.router.experts[expert]
+        return replace(own, gate_up=replace(own.gate_up, weight=self._scale * own.gate_up.weight))
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "gpt_oss"])

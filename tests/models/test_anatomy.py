@@ -113,7 +113,7 @@ def test_experts_agree_with_the_models_own_choice():
     logits = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
     weights, indices = block.route(logits)
     _, expected_weights, expected_indices = model.hf.model.layers[0].mlp.gate(
-        logits @ torch.linalg.pinv(block.router.weight.T)
+        logits @ torch.linalg.pinv(block.router.scores.weight.T)
     )
     assert torch.equal(indices, expected_indices)
     torch.testing.assert_close(weights, expected_weights, rtol=1e-3, atol=1e-4)
@@ -136,10 +136,15 @@ def test_transformers_attends_in_its_fast_way_wherever_that_is_right():
 def test_stored_experts_are_views_of_the_ones_that_run():
     model = tiny("gpt_oss")
     for block, layer in zip(model.anatomy.blocks, model.hf.model.layers):
-        for ours, stored in ((block.router.gate_up, "gate_up_proj"), (block.router.down, "down_proj")):
-            parameter = getattr(layer.mlp.experts, stored)
-            assert ours.is_contiguous() and ours.data_ptr() == parameter.data_ptr()
-            assert torch.equal(parameter, ours.transpose(1, 2))
+        for name in ("gate_up", "down"):
+            parameter = getattr(layer.mlp.experts, f"{name}_proj")
+            bias = getattr(layer.mlp.experts, f"{name}_proj_bias")
+            assert len(block.router.experts) == len(parameter) == 8
+            for expert, stored, added in zip(block.router.experts, parameter, bias):
+                ours = getattr(expert, name)
+                assert ours.weight.is_contiguous() and ours.weight.data_ptr() == stored.data_ptr()
+                assert torch.equal(stored, ours.weight.T)
+                assert ours.bias.data_ptr() == added.data_ptr() and torch.equal(ours.bias, added)
 
 
 def test_a_soft_cap_that_transformers_passes_over_is_refused(monkeypatch):

@@ -150,4 +150,4 @@ def test_nobody_decodes_tokens_one_by_one():
     alone = re.compile(r"decode\(\[?(token|number|each|i)\]?[,)]")
     found = {file.name for file in files if alone.search(file.read_text("utf-8"))}
     # What a token stands for by itself, and whether it is a whole character.
-    assert len(files) > 100 and found == {"detokenise.py", "load.py", "stop_text.py"}
+    assert len(files) > 100 and found == {"detokenise.py", "model.py", "stop_text.py"}

@@ -11,7 +11,6 @@ from workbench.models.anatomy import Anatomy
 from workbench.models.proof import prove
 from workbench.models.rotary import GrowingTable, original_positions, usable_positions
 from workbench.models.tiny import tiny
-from workbench.techniques.draft.overlapped_draft.placement import placed
 
 USABLE = {"yarn": 128, "linear": 64, "dynamic": 64, "llama3": 64, "longrope": 256}
 
@@ -93,10 +92,10 @@ def test_the_models_own_module_is_left_as_it_was():
     assert torch.equal(anatomy._rotary.inv_freq, before)
 
 
-def test_a_placed_copy_has_tables_of_its_own():
+def test_a_variant_has_tables_of_its_own():
     model = scaled("longrope", "phi3")
     model.anatomy.rope(torch.tensor([3]))
-    beside = placed(model)
+    beside = model.variant()
     assert beside.anatomy._ropes == {}
     torch.testing.assert_close(
         beside.anatomy.rope(torch.tensor([60]))["all"], model.anatomy.rope(torch.tensor([60]))["all"]

@@ -64,7 +64,7 @@ def test_only_sparse_layers_are_named(tiny, text_ids):
 
 def test_a_router_without_preferences_is_at_full_entropy(tiny, text_ids):
     model = tiny("olmoe", seed=9)
-    weights = [block.router.weight for block in model.anatomy.blocks]
+    weights = [block.router.scores.weight for block in model.anatomy.blocks]
     before = [weight.clone() for weight in weights]
     try:
         for weight in weights:

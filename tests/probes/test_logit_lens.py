@@ -1,6 +1,5 @@
 """LogitLens against whole rows of log-probabilities from transformers' own norm and head."""
 
-import copy
 from operator import attrgetter
 
 import numpy as np
@@ -63,8 +62,7 @@ def test_equals_the_definition(tiny, look, text_ids, family):
 @pytest.mark.parametrize("family", ["gemma3_text", "gpt2"])
 def test_a_capped_model_falls_back_to_rows(tiny, look, text_ids, family):
     plain = tiny(family)
-    model = copy.copy(plain)
-    model.anatomy = copy.copy(plain.anatomy)
+    model = plain.variant()
     model.anatomy.softcap = 1.5
     expected = restated(every_row(plain, look(plain, text_ids).residuals, cap=1.5), 3)
     found = lens(model, text_ids, LogitLens(top_k=3))
@@ -116,8 +114,7 @@ def test_bfloat16_stays_near_float32(tiny, text_ids):
 def test_refuses_what_the_model_has_not(tiny, text_ids, probe, words, monkeypatch):
     model = tiny("llama")
     if words == "top_k":
-        model = copy.copy(model)
-        model.anatomy = copy.copy(model.anatomy)
+        model = model.variant()
         model.anatomy.vocabulary = 4
     with pytest.raises(SettingError, match=words):
         probe.start(model, torch.tensor(text_ids))

@@ -20,9 +20,9 @@ class HostState(PackedState):
     def decode(self, kind, columns):
         return columns["entries"].to(self.device)
 
-    def attend(self, query, visible, scoring):
+    def attend(self, query, make_mask, scoring):
         """A running softmax over blocks, so that no more than one block is there at a time."""
-        mask, groups = visible(), query.shape[1] // self.heads
+        mask, groups = make_mask(), query.shape[1] // self.heads
         asked = query.unflatten(1, (self.heads, groups))
         top = asked.new_full((*asked.shape[:-1], 1), float("-inf"))
         total, out, start = torch.zeros_like(top), torch.zeros_like(asked), 0

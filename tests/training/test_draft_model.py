@@ -48,7 +48,7 @@ def test_the_loss_is_the_divergence_over_the_draft_vocabulary_where_the_model_wr
     answer[0, 7:15] = answer[1, 3:20] = True
     loss, figures = recipe.loss(model, made, TEXT, answer)
     named = {name.replace("/", "."): value for name, value in made.named_parameters()}
-    drafter = distilled.draft_anatomy(model, named, made.vocabulary)
+    drafter = distilled.draft_of(model, named, made.vocabulary).anatomy
     kept = made.vocabulary.tolist()
     sums, agreed, met, count = 0.0, 0, 0.0, 0
     with torch.no_grad():

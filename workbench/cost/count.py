@@ -7,7 +7,18 @@ KV head and pass.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Counted(Protocol):
+    """Weights that say what a product with them costs."""
+
+    def flops(self, rows: int) -> int:
+        """Operations of so many rows."""
+
+    def bytes(self, rows: int) -> int:
+        """Bytes of weights, as they are kept, that so many rows read."""
 
 
 @dataclass(frozen=True)
@@ -16,30 +27,34 @@ class BlockCost:
 
     Attributes
     ----------
-    dense : int
-        Weight elements that every token multiplies.
-    expert : int
-        Weight elements of one expert; 0 for a dense block.
-    heads, kv_heads, head_dim : int
-    item : int
-        Bytes of one element.
+    dense : Counted
+        What every token multiplies.
+    expert : Counted or None
+        One expert, which stands for all; None for a dense block.
+    heads, head_dim : int
+        0 where there is no attention.
     """
 
-    dense: int
-    expert: int
+    dense: Counted
+    expert: Counted | None
     heads: int
-    kv_heads: int
     head_dim: int
-    item: int
+    _known: dict[int, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def flops(self, tokens: int, keys_read: float, experts_per_token: float = 0.0) -> int:
         """Operations of ``tokens`` tokens, each reading ``keys_read`` keys on average."""
-        weights = self.dense + self.expert * experts_per_token
-        return int(2 * tokens * weights + 4 * tokens * keys_read * self.heads * self.head_dim)
+        experts = 0 if self.expert is None else tokens * experts_per_token * self.expert.flops(1)
+        weights, _ = self._known.get(tokens) or self._ask(tokens)
+        return int(weights + experts + 4 * tokens * keys_read * self.heads * self.head_dim)
 
-    def bytes(self, tokens: int, keys_touched: float, experts_run: int = 0, entry_bytes: float | None = None) -> int:
+    def bytes(self, tokens: int, keys_touched: float, experts_run: int = 0, entry_bytes: float = 0.0) -> int:
         """Bytes of weights and of keys and values read, and of new keys and values written: ``entry_bytes`` for a key
-        and its value over all heads, by default elements as wide as the weights'."""
-        if entry_bytes is None:
-            entry_bytes = 2 * self.kv_heads * self.head_dim * self.item
-        return int((self.dense + self.expert * experts_run) * self.item + (keys_touched + tokens) * entry_bytes)
+        and its value over all heads, as they are stored."""
+        experts = 0 if self.expert is None else experts_run * self.expert.bytes(tokens)
+        _, weights = self._known.get(tokens) or self._ask(tokens)
+        return int(weights + experts + (keys_touched + tokens) * entry_bytes)
+
+    def _ask(self, tokens: int) -> tuple[int, int]:
+        """Operations and bytes of what every token multiplies, to be known from now on."""
+        known = self._known[tokens] = self.dense.flops(tokens), self.dense.bytes(tokens)
+        return known

@@ -8,7 +8,6 @@ reported; where it fails (no C++ compiler, say) the plain steps run and the reas
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 import time
 from pathlib import Path
@@ -19,7 +18,9 @@ import torch
 from torch import Tensor
 
 from workbench.models.anatomy import Anatomy
-from workbench.models.block import Block, Rope
+from workbench.models.block import Block
+from workbench.models.rotate import Rope
+from workbench.models.variant import multiplied
 from workbench_kernels.private_folder import is_private, private_folder
 
 _FOLDER, _HEADERS = "TORCHINDUCTOR_CACHE_DIR", "cpp_cache_precompile_headers"
@@ -38,9 +39,7 @@ class CompiledSteps:
     """
 
     def __init__(self, anatomy: Anatomy) -> None:
-        self._blocks = [copy.copy(block) for block in anatomy.blocks]
-        for block in self._blocks:
-            block.multiply = _sum_of_products
+        self._blocks = [multiplied(block, _sum_of_products) for block in anatomy.blocks]
         self.warm_up_seconds = 0.0
         self.failure = ""
         try:

@@ -9,17 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.engine.block_cost import block_cost
+from workbench.engine.counts import Counts
 from workbench.engine.draft import Look, Lookahead
 from workbench.engine.layer_attention import LayerAttention
-from workbench.engine.ledger import MODEL, Ledger
-from workbench.engine.mlp_choice import MlpChoice
+from workbench.engine.ledger import Ledger
 from workbench.engine.passes import Pass
 from workbench.engine.relations import Relation, related
 from workbench.engine.running import PassError
 from workbench.engine.shelf import Shelf
 from workbench.engine.slots import check_slots
-from workbench.engine.state import KeyValueCache, KeyValueState, new_cache
+from workbench.engine.state import KeyValueCache, new_cache
 from workbench.models import Model
 
 Watch = Callable[[str, int, Any], None]
@@ -29,7 +28,7 @@ class Cancelled(Exception):
     """A prompt was not read to its end, as somebody wished; the engine's own, nobody outside sees it."""
 
 
-class Decoder:
+class Decoder(Counts):
     """A model, its key-value cache, and the policies that decide what runs in it.
 
     Parameters
@@ -51,16 +50,13 @@ class Decoder:
 
     Attributes
     ----------
-    layers_run, keys_read, experts_run : list
-        What ran since :meth:`reset_counts`: layer numbers, mean keys read by a query of each, experts of each sparse
-        layer.
-    forwards : int
-        Passes finished since then.
-    ledger : Ledger
-        What the model and its policies spent since then; ``flops`` and ``bytes`` are its sums.
+    repeated : set of int
+        Layers that some row has visited twice.
     shelf : Shelf
         Rows that earlier passes postponed, by their place in the text; see :meth:`Pass.postpone`.
     attend : LayerAttention
+    embeddings : Tensor [rows, width] or None
+        Of placeholders, see :mod:`workbench.models.segments`.
     hidden : Tensor [tokens, width]
         Residual stream of the last pass (of a prefill in chunks: of all of them) after the last block.
     ahead : Tensor [rows, vocabulary] or None
@@ -76,6 +72,7 @@ class Decoder:
         compiled: bool = False,
         ledger: Ledger | None = None,
     ) -> None:
+        super().__init__(model.anatomy.blocks, ledger or Ledger())
         policies = policies or {}
         check_slots(policies)
         self.model = model
@@ -89,12 +86,12 @@ class Decoder:
         self.watch = watch
         attention = policies.get("attention"), policies.get("prefill_attention")
         self.attend = LayerAttention(self.anatomy.device, self.anatomy.dtype, *attention)
-        self.ledger = ledger or Ledger()
         self.shelf = Shelf()
         # A depth policy may wish to hold the pass that it is asked about.
         self.opened = getattr(self.depth, "opened", None)
         self._open: Pass | None = None
-        self._costs = [block_cost(block) for block in self.anatomy.blocks]
+        self.embeddings: Tensor | None = None
+        self.repeated: set[int] = set()
         self.hidden: Tensor | None = None
         self.ahead: Tensor | None = None
         self.compiled_steps = None
@@ -102,25 +99,6 @@ class Decoder:
             from workbench.engine.compiled import compiled_steps
 
             self.compiled_steps = compiled_steps(self.anatomy)
-        self.reset_counts()
-
-    @property
-    def flops(self) -> int:
-        """Counted since :meth:`reset_counts`, policies included."""
-        return self.ledger.flops
-
-    @property
-    def bytes(self) -> int:
-        """Counted since :meth:`reset_counts`, policies included."""
-        return self.ledger.bytes
-
-    def reset_counts(self) -> None:
-        """Start counting anew."""
-        self.layers_run: list[int] = []
-        self.keys_read: list[float] = []
-        self.experts_run: list[int] = []
-        self.forwards = 0
-        self.ledger.reset()
 
     @torch.inference_mode()
     def open(
@@ -161,6 +139,7 @@ class Decoder:
         self._open = Pass(self, tokens, relation, inputs, length, prefill, last_chunk)
         return self._open
 
+    @torch.inference_mode()
     def commit(self, passed: int, kept: Sequence[int]) -> None:
         """After a verification of ``passed`` tokens keep those at places ``kept`` (increasing) in the cache and on the
         shelf, and drop the others."""
@@ -285,26 +264,6 @@ class Decoder:
         opened.run(ahead.layer)
         if opened.layer is not None:
             opened.join(ahead.make(opened.x[0, ahead.roots], ahead.orders), ahead.parents(opened.count))
-
-    def count_block(
-        self, index: int, tokens: int, keys_read: float, layer: KeyValueState, choice: MlpChoice | None
-    ) -> None:
-        """Write down that a block ran for so many tokens, which read ``keys_read`` keys on average."""
-        cost, ran = self._costs[index], choice or MlpChoice
-        self.layers_run.append(index)
-        self.keys_read.append(keys_read)
-        self.experts_run += [ran.experts_run] if cost.expert else []
-        touched = min(layer.length, keys_read) if tokens == 1 else layer.length
-        flops = cost.flops(tokens, keys_read, ran.experts_per_token) - ran.spared_flops
-        moved = cost.bytes(tokens, touched, ran.experts_run, layer.entry_bytes) - ran.spared_bytes
-        self.ledger.count(MODEL, flops, moved)
-
-    def count_fill(self, index: int, tokens: int, who: str) -> None:
-        """Write down that keys and values of so many tokens were computed and stored, queries beside them."""
-        block = self.anatomy.blocks[index]
-        weight = block.query_key_value.weight
-        self.ledger.product(who, tokens, weight)
-        self.ledger.count(who, bytes=2 * tokens * block.kv_heads * block.head_dim * weight.element_size())
 
 
 def _parts(tokens: int, context: int, chunk: int | None) -> Iterator[tuple[int, int]]:

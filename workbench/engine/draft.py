@@ -119,6 +119,17 @@ class Draft:
         only[self.tokens[node]] = 1.0
         return only
 
+    def resumed(self, decoder: Decoder, text: Sequence[int]) -> Pass | None:
+        """The paused pass, if it is one of this decoder after ``text`` and has read this draft; any other is closed."""
+        paused = self.paused
+        if paused is None:
+            return None
+        begins = paused.decoder is decoder and not paused.finished and paused.start == len(text) - 1
+        if begins and paused.tokens == [text[-1], *self.tokens]:
+            return paused
+        paused.close()
+        return None
+
     def children(self) -> dict[int, list[int]]:
         """Node, or -1 for the last accepted token, -> its children, in the order in which they are to be tried."""
         found: dict[int, list[int]] = {}

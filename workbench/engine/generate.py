@@ -12,6 +12,7 @@ from torch import Tensor
 from workbench.engine.arguments import tokens_of, whole
 from workbench.engine.decoder import Cancelled
 from workbench.engine.draft import Draft, Verification
+from workbench.engine.embedded import check_reads_embeddings
 from workbench.engine.loop import Loop
 from workbench.engine.options import Options, check_context
 from workbench.engine.recipe import Recipe
@@ -20,13 +21,17 @@ from workbench.engine.run import Run, TechniqueLike
 from workbench.engine.sampling import Chance, Sampler, entropy
 from workbench.engine.session import Generation, State
 from workbench.errors import PromptError
-from workbench.models import Model
+from workbench.models import EmbeddingSegment, Model
+from workbench.models.prompt import check_length, read_prompt
+from workbench.models.segments import NO_IDS, Prompt
 from workbench.models.stop_text import stop_texts
+
+PromptLike = str | Sequence[int] | Tensor | EmbeddingSegment | Sequence[Sequence[int] | str | Tensor | EmbeddingSegment]
 
 
 def generate(
     model: Model,
-    prompt: str | Sequence[int] | Tensor,
+    prompt: PromptLike,
     techniques: Sequence[TechniqueLike] = (),
     max_new_tokens: int = 128,
     stop_tokens: Sequence[int] | None = None,
@@ -49,8 +54,10 @@ def generate(
     Parameters
     ----------
     model : Model
-    prompt : str or token ids
-        With ``past`` what comes after its text, which may be nothing.
+    prompt : str, token ids, or a sequence of segments
+        With ``past`` what comes after its text, which may be nothing. Segments are texts, token ids and
+        :class:`workbench.models.EmbeddingSegment`, one of these at least: rows that enter as embeddings. What looks
+        tokens up, or gives them to a second model, does not go with such a prompt.
     techniques : sequence of Technique
     max_new_tokens : int
     stop_tokens : sequence of int, optional
@@ -109,7 +116,8 @@ def generate(
     NumericalError, OutOfMemory
         In the middle; steps already yielded stay valid and the model is as it was.
     """
-    tokens = whole_text(model, prompt, past)
+    text = whole_prompt(model, prompt, past)
+    tokens = text.tokens
     max_new_tokens = whole("max_new_tokens", max_new_tokens, 1, error=PromptError)
     room = model.anatomy.positions - len(tokens)
     if max_new_tokens > room + 1:
@@ -128,7 +136,7 @@ def generate(
     check_context(context_tokens, len(tokens))
     options = Options(
         stop_tokens=model.stop_tokens if stop_tokens is None else tokens_of("stop_tokens", stop_tokens),
-        stoppers=stop_texts(model, stop_text, tokens[-1]),
+        stoppers=stop_texts(model, stop_text, max(tokens[-1], 0)),
         min_new_tokens=min_new_tokens,
         context_tokens=context_tokens,
         prefill_chunk=prefill_chunk,
@@ -138,8 +146,23 @@ def generate(
     )
     sampler = Sampler(temperature, top_p, top_k, Chance(seed))
     recipe = Recipe(techniques)
-    run = Run(model, tuple(tokens), max_new_tokens, sampler, seed, recipe.stepwise)
+    if text.embeddings is not None:
+        check_reads_embeddings(recipe)
+    run = Run(model, tuple(tokens), max_new_tokens, sampler, seed, recipe.stepwise, embeddings=text.embeddings)
     return Generation(Loop(run, recipe, options, past), cancel)
+
+
+def whole_prompt(model: Model, prompt: PromptLike, past: State | None = None) -> Prompt:
+    """Tokens and embeddings of a prompt, after those of a state if there is one.
+
+    Raises
+    ------
+    PromptError
+    """
+    if past is None:
+        return read_prompt(model, prompt)
+    past.check(model)
+    return read_prompt(model, prompt, start=False, before=Prompt(list(past.tokens), past.embeddings))
 
 
 def whole_text(model: Model, prompt: str | Sequence[int] | Tensor, past: State | None = None) -> list[int]:
@@ -148,17 +171,17 @@ def whole_text(model: Model, prompt: str | Sequence[int] | Tensor, past: State |
     Raises
     ------
     PromptError
+        Also if some of its rows have none.
     """
-    if past is None:
-        return model.encode(prompt)
-    past.check(model)
-    more = model.encode(prompt, start=False) if len(prompt) else []
-    return model.encode([*past.tokens, *more])
+    text = whole_prompt(model, prompt, past)
+    if text.embeddings is not None:
+        raise PromptError(NO_IDS)
+    return text.tokens
 
 
 def teacher_force(
     model: Model,
-    prompt: str | Sequence[int] | Tensor,
+    prompt: PromptLike,
     continuation: Sequence[int],
     techniques: Sequence[TechniqueLike] = (),
     seed: int = 0,
@@ -209,12 +232,15 @@ def teacher_force(
     >>> rows = torch.cat([each.clone() for each in wb.teacher_force(model, prompt, answer)])     # doctest: +SKIP
     >>> rows.log_softmax(-1).gather(1, torch.tensor(answer)[:, None]).sum()                      # doctest: +SKIP
     """
-    tokens, continuation = model.encode(prompt), list(continuation)
+    text, continuation = read_prompt(model, prompt), list(continuation)
+    tokens = text.tokens
     # The last token of the continuation is predicted and never fed.
-    model.encode([*tokens, *continuation][: max(len(tokens), len(tokens) + len(continuation) - 1)])
+    check_length(model, tokens, continuation[:-1])
     check_context(context_tokens, len(tokens))
-    run = Run(model, tuple(tokens), len(continuation), Sampler(chance=Chance(seed)), seed)
+    run = Run(model, tuple(tokens), len(continuation), Sampler(chance=Chance(seed)), seed, embeddings=text.embeddings)
     recipe = Recipe(techniques).without("draft", "draft_length", "accept", "stop")
+    if text.embeddings is not None:
+        check_reads_embeddings(recipe)
     options = Options(context_tokens=context_tokens, prefill_chunk=prefill_chunk)
     return _forced(Loop(run, recipe, options), continuation, cancel)
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from workbench.errors import SettingError
+from workbench.models.projection import LinearMap
 
 MODEL, DRAFT, POLICY = "model", "draft", "policy"
 """Who the engine itself counts for; a technique may write down its work under any other name too."""
@@ -69,9 +70,13 @@ class Ledger:
         spent.bytes += int(bytes)
         spent.seconds += seconds
 
-    def product(self, who: str, rows: int, weight: Tensor) -> None:
-        """Write down ``rows`` rows times a weight [out, in]: ``2 * rows * out * in`` FLOPs; the weight is read once."""
-        self.count(who, 2 * rows * weight.numel(), weight.numel() * weight.element_size())
+    def product(self, who: str, rows: int, weight: Tensor | LinearMap) -> None:
+        """Write down ``rows`` rows times a linear map, which says what that costs, or a weight [out, in]: ``2 * rows *
+        out * in`` FLOPs, and the weight is read once."""
+        if isinstance(weight, Tensor):
+            self.count(who, 2 * rows * weight.numel(), weight.numel() * weight.element_size())
+        else:
+            self.count(who, weight.flops(rows), weight.bytes(rows))
 
     @contextlib.contextmanager
     def timed(self, who: str) -> Iterator[None]:

@@ -15,11 +15,11 @@ from torch import Tensor
 from workbench.engine.accept import accept
 from workbench.engine.decoder import Cancelled, Decoder
 from workbench.engine.draft import Draft, Verification
+from workbench.engine.embedded import only_tokens
 from workbench.engine.ledger import DRAFT, MODEL
 from workbench.engine.logprobs import top_logprobs
 from workbench.engine.memory_errors import plain_memory_errors
 from workbench.engine.options import Options
-from workbench.engine.passes import Pass
 from workbench.engine.recipe import Recipe
 from workbench.engine.rotation import outgrown, room
 from workbench.engine.run import Run
@@ -129,15 +129,17 @@ class Loop:
 
     def _new_decoder(self, run: Run, reserve: int) -> Decoder:
         policies = {slot: self.recipe.policy(slot, run) for slot in _DECODER_SLOTS}
-        return Decoder(run.model, reserve, policies, compiled=self.options.compiled, ledger=run.ledger)
+        decoder = Decoder(run.model, reserve, policies, compiled=self.options.compiled, ledger=run.ledger)
+        decoder.embeddings = run.embeddings
+        return decoder
 
     def state(self) -> State:
         """What another run can go on from, once this one is over."""
         before = self.past or State((), {}, key_of(self.run.model), ())
-        caches = {key_of(each.model): each.cache for each in self.decoders.values()}
+        held = before.caches | {key_of(each.model): each.cache for each in self.decoders.values()}
         turn = tuple(map(repr, self.recipe.techniques))
         text = (*self.prompt, *self.output)
-        return State(text, {**before.caches, **caches}, before.model, (*before.recipes, turn))
+        return State(text, held, before.model, (*before.recipes, turn), self.run.embeddings)
 
     @torch.inference_mode()
     def _turn(self, index: int) -> Step:
@@ -182,8 +184,7 @@ class Loop:
             self._entropies = [entropy(logits[row]) for row in rows[: len(produced)]]
             self._verification = verification
         self._wait(decoder)
-        ledger = decoder.ledger
-        ledger.count(DRAFT, draft.flops, draft.bytes, draft_seconds)
+        (ledger := decoder.ledger).count(DRAFT, draft.flops, draft.bytes, draft_seconds)
         policies = ledger.besides(MODEL, DRAFT)
         return Step(
             index=index,
@@ -221,7 +222,7 @@ class Loop:
         """Bring a decoder up to ``text`` and return the logits after it, and after every node of a draft."""
         held, chunk = decoder.cache.length, self.options.prefill_chunk
         draft = draft or Draft()
-        paused = self._resumable(decoder, text, draft)
+        paused = draft.resumed(decoder, text)
         if held < len(self.prompt):
             # On top of another run's cache, even of one that had to be computed anew, the prompt is a question.
             context = 0 if self.past is not None and self.past.cached else self.options.context_tokens
@@ -234,18 +235,6 @@ class Loop:
         parents = None if draft.parents is None else [-1, *(parent + 1 for parent in draft.parents)]
         verifying = paused or decoder.open([text[-1], *draft.tokens], parents)
         return decoder.complete(verifying, "all", draft.ahead, draft.looks)
-
-    @staticmethod
-    def _resumable(decoder: Decoder, text: Sequence[int], draft: Draft) -> Pass | None:
-        """The pass that a draft hands over, if it is of this decoder, text and draft; any other is closed."""
-        paused = draft.paused
-        if paused is None:
-            return None
-        begins = paused.decoder is decoder and not paused.finished and paused.start == len(text) - 1
-        if begins and paused.tokens == [text[-1], *draft.tokens]:
-            return paused
-        paused.close()
-        return None
 
     def adjusted(self, text: Sequence[int], logits: Tensor) -> Tensor:
         """Logits [vocabulary] after the stack of ``logits`` policies."""
@@ -272,7 +261,7 @@ class Loop:
         start = time.perf_counter()
         if self.length is not None and limit > 0:
             limit = self.length.limit(text, limit)
-        draft = self.drafter.propose(text, limit) if limit > 0 else Draft()
+        draft = only_tokens(self.drafter.propose(text, limit)) if limit > 0 else Draft()
         if self.length is not None and self._may_prune(draft):
             draft = self.length.prune(draft)
         return draft, time.perf_counter() - start

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from workbench.models import Block
+from workbench.models.experts import Expert
 
 if TYPE_CHECKING:
     from workbench.engine.slots import ExpertsPolicy, MlpPolicy
@@ -43,11 +44,9 @@ class MlpChoice:
         self.experts_run, self.experts_per_token = int(indices.unique().numel()), indices.shape[1]
         return weights, indices
 
-    def fetch(self, expert: int) -> tuple[Tensor, Tensor]:
+    def fetch(self, expert: int) -> Expert:
         """See :meth:`workbench.engine.slots.ExpertPlacesPolicy.fetch_expert`."""
-        if self._fetch is not None:
-            return self._fetch(self._block, expert)
-        return self._block.router.gate_up[expert], self._block.router.down[expert]
+        return self._block.router.experts[expert] if self._fetch is None else self._fetch(self._block, expert)
 
     def neurons(self, x: Tensor) -> Tensor | None:
         """See :meth:`workbench.engine.slots.MlpPolicy.neurons`."""
@@ -57,15 +56,14 @@ class MlpChoice:
         return chosen
 
     def _spare(self, chosen: Tensor, rows: int) -> None:
-        up, down = self._block.up.weight, self._block.down.weight
-        neurons = down.shape[1]
-        each = (up.numel() + down.numel()) // neurons
+        up, down = self._block.up, self._block.down
+        neurons = down.weight.shape[1]
         if chosen.dtype == torch.bool:
             multiplied, read = int(chosen.sum()), int(chosen.any(0).sum())
         else:
             multiplied, read = rows * len(chosen), len(chosen)
-        self.spared_flops = 2 * each * (rows * neurons - multiplied)
-        self.spared_bytes = each * (neurons - read) * down.element_size()
+        self.spared_flops = (up.flops(1) + down.flops(1)) * (rows * neurons - multiplied) // neurons
+        self.spared_bytes = (up.bytes(rows) + down.bytes(rows)) * (neurons - read) // neurons
 
 
 def choice_of(block: Block, mlp: MlpPolicy | None, experts: ExpertsPolicy | None) -> MlpChoice | None:

@@ -46,8 +46,6 @@ class Pass(Running):
     eviction dropped in between stays dropped; leaving a ``with`` closes what is not finished.
     """
 
-    _postponed = False
-
     def __enter__(self) -> Pass:
         return self
 
@@ -57,11 +55,6 @@ class Pass(Running):
     def __repr__(self) -> str:
         at = "at its end" if self.layer is None else f"before layer {self.layer}"
         return f"<Pass of {len(self.tokens)} tokens after {self.start:,}, {len(self.rows)} rows {at}>"
-
-    @property
-    def count(self) -> int:
-        """Tokens of the pass."""
-        return len(self.tokens)
 
     def exit(self) -> None:
         """Run no more blocks: go from here to the unembedding."""
@@ -76,13 +69,12 @@ class Pass(Running):
         chosen = set(rows)
         if not chosen or not chosen <= set(self.rows):
             raise PassError(f"rows {sorted(chosen)} are not among those that run, or none at all: exit() ends a pass")
-        left = [(place, row) for place, row in enumerate(self.rows) if row not in chosen]
-        if not left:
-            return
-        if shelve:
-            self.shelf.put([row for _, row in left], self.x[0, [place for place, _ in left]], self.layer)
-        places = [place for place, row in enumerate(self.rows) if row in chosen]
-        self._arrange(self.x[:, places], [self.rows[place] for place in places])
+        left = [place for place, row in enumerate(self.rows) if row not in chosen]
+        if left and shelve:
+            self.shelf.put([self.rows[place] for place in left], self.x[0, left], self.layer)
+        if left:
+            places = [place for place, row in enumerate(self.rows) if row in chosen]
+            self._arrange(self.x[:, places], [self.rows[place] for place in places])
 
     def revive(self, rows: Sequence[int] | None = None) -> None:
         """Take rows from the shelf, all by default, and go on with them from the present layer: those between were
@@ -95,12 +87,11 @@ class Pass(Running):
     def join(
         self, x: Tensor, parents: Sequence[int] | None = None, positions: Sequence[int] | None = None
     ) -> list[int]:
-        """Let more rows run from the present layer on.
+        """Let more rows, whose residual stream is ``x``, run from the present layer on.
 
         Parameters
         ----------
         x : Tensor [rows, width]
-            Their residual stream.
         parents : sequence of int, optional
             Of rows beside the tokens: for each the row that it comes after, also an earlier one of these. It sees what
             its parent sees. Their logits are ``decoder.ahead``, and :meth:`Decoder.commit` drops their keys.
@@ -210,18 +201,17 @@ class Pass(Running):
             block = self.decoder.anatomy.blocks[index]
             _, key, value = block.enter(x[None], tables.get(block.rope_kind))
             self._append(index, key, value, rows, straight)
-            self.decoder.count_fill(index, len(rows), who)
+            self.decoder.count_fill(index, len(rows), who, self.decoder.cache.layers[index])
 
     @torch.inference_mode()
     def unembed(
         self, rows: Sequence[int] | None = None, head: Callable[[Tensor], Tensor] | None = None, who: str = POLICY
     ) -> Tensor:
-        """Logits [rows, vocabulary] of residual streams as they stand.
+        """Logits [rows, vocabulary] of residual streams as they stand, by default of the rows that run.
 
         Parameters
         ----------
         rows : sequence of int, optional
-            By default those that run.
         head : callable, optional
             From [rows, width]; by default the model's final norm and unembedding. It says what it costs, see
             :func:`workbench.engine.ledger.head_cost`.
@@ -231,7 +221,7 @@ class Pass(Running):
         x = self.x[0] if rows is None else self.streams(rows)
         ledger, anatomy = self.decoder.ledger, self.decoder.anatomy
         if head is None:
-            ledger.product(who, len(x), anatomy.unembedding)
+            ledger.product(who, len(x), anatomy.head)
         else:
             ledger.count(who, *head_cost(head, len(x)))
         if who == MODEL:
@@ -266,13 +256,13 @@ class Pass(Running):
         x = decoder.hidden if logits == "all" else decoder.hidden[-1:]
         wanted = len(x)
         x = torch.cat((x, self.x[0, self.x.shape[1] - ahead :])) if ahead else x
-        decoder.ledger.product(MODEL, len(x), decoder.anatomy.unembedding)
+        decoder.ledger.product(MODEL, len(x), decoder.anatomy.head)
         out = decoder.anatomy.unembed(x)
         decoder.ahead = out[wanted:] if ahead else None
         return out[:wanted]
 
     def close(self) -> None:
-        """Take back what an unfinished pass added to the cache; nothing where it is finished."""
+        """Take back what the pass added to the cache, if it is not finished."""
         if self.finished:
             return
         self.finished, cache = True, self.decoder.cache
@@ -280,25 +270,3 @@ class Pass(Running):
             if layer.rows:
                 layer.crop(layer.appended)
         cache.read_as = self._read_as
-
-    def _put_down(self) -> None:
-        """Sort out who has not run to the end: pending rows go to the decoder, the pass's own are unembedded as they
-        stand, and rows of earlier text are not unembedded at all."""
-        if not self.shelf and self.rows[0] >= 0 and not (self._postponed and self.stopped is not None):
-            return
-        pending, start = self.decoder.shelf, self.start
-
-        def waits(row: int) -> bool:
-            return row < 0 or (self._postponed and row < self.count)
-
-        if self.stopped is not None:
-            places = [place for place, row in enumerate(self.rows) if waits(row)]
-            pending.put([start + self.rows[place] for place in places], self.x[0, places], self.stopped)
-        for row in filter(waits, self.shelf.rows()):
-            pending.put([start + row], self.shelf.look([row]), self.shelf.layer(row))
-        own = [row for row in self.shelf.rows() if row >= 0]
-        places = [place for place, row in enumerate(self.rows) if row >= 0]
-        if own or len(places) < len(self.rows):
-            self.x, self.rows = self.x[:, places], [self.rows[place] for place in places]
-            if own:
-                self._merge(own, self.shelf.take(own))

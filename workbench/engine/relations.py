@@ -33,6 +33,9 @@ class Relation(abc.ABC):
     chain = False
     both_ways = False
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.count:,} rows>"
+
     @property
     @abc.abstractmethod
     def depths(self) -> Sequence[int]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workbench.engine.state import KeyValueCache
 from workbench.models import Anatomy
-from workbench.models.block import Rope
+from workbench.models.rotate import Rope
 
 if TYPE_CHECKING:
     from workbench.engine.decoder import Decoder

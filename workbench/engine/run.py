@@ -12,6 +12,8 @@ from workbench.engine.sampling import Sampler
 from workbench.errors import SettingError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from workbench.models import Model
 
 
@@ -40,6 +42,7 @@ class Run:
     model : Model
         The model that the policy will serve.
     prompt : tuple of int
+        Negative ones are placeholders, see ``embeddings``.
     max_new_tokens : int
     sampler : Sampler
         How the next token is chosen.
@@ -52,6 +55,9 @@ class Run:
         Policies that were started as parts of others, see :meth:`start_part`.
     ledger : Ledger
         Where a policy writes down what it computes itself: that is part of the step's FLOPs, bytes and seconds.
+    embeddings : Tensor [rows, width] or None
+        Rows of the prompt that have no token: row k stands where the prompt has ``-1 - k``. Techniques of the slots
+        that read tokens only meet them if they say ``segments = True``.
     """
 
     model: Model
@@ -63,6 +69,7 @@ class Run:
     within: tuple[str, ...] = field(default=(), kw_only=True)
     parts: list[Any] = field(default_factory=list, repr=False, compare=False, kw_only=True)
     ledger: Ledger = field(default_factory=Ledger, compare=False, repr=False)
+    embeddings: Tensor | None = field(default=None, compare=False, repr=False)
 
     def start_part(self, owner: TechniqueLike, setting: str) -> Any | None:
         """The policy of the technique that a setting of ``owner`` names, for ``owner``'s own to ask; None if there is

@@ -14,7 +14,7 @@ from workbench.engine.rotation import ropes
 from workbench.engine.shelf import Shelf
 from workbench.engine.visibility import Visibility
 from workbench.errors import WorkbenchError
-from workbench.models.block import Rope
+from workbench.models.rotate import Rope
 
 if TYPE_CHECKING:
     from workbench.engine.decoder import Decoder
@@ -42,6 +42,8 @@ class Running:
     prefill, last_chunk : bool
     """
 
+    _postponed = False
+
     def __init__(
         self,
         decoder: Decoder,
@@ -60,8 +62,11 @@ class Running:
         self._evicted: set[int] = set()
         if not self.start:
             self._length = cache.read_as = length or len(self.tokens)
-        for layer in cache.layers:
+        for index, layer in enumerate(cache.layers):
             layer.rows = []
+            # Entries that an earlier run left: there are more of them than tokens.
+            if decoder.depth is not None and layer.length > self.start:
+                decoder.repeated.add(index)
         self._embed(range(len(self.tokens)), inputs)
         if self._watch is not None:
             self._watch("embedding", -1, self.x)
@@ -70,6 +75,11 @@ class Running:
         if decoder.opened is not None:
             decoder.opened(self)
         self._go_on(-1)
+
+    @property
+    def count(self) -> int:
+        """Tokens of the pass."""
+        return len(self.tokens)
 
     @torch.inference_mode()
     def run(self, until: int | None = None) -> None:
@@ -106,7 +116,8 @@ class Running:
         positions = self._positions(rows)
         if inputs is None:
             tokens = torch.tensor([[self.tokens[row] for row in rows]], device=anatomy.device)
-            inputs = anatomy.embed(tokens, positions)[0]
+            given = self.decoder.embeddings if min(self.tokens) < 0 else None
+            inputs = anatomy.embed(tokens, positions, given)[0]
         self._arrange(inputs[None], rows, positions)
 
     def _positions(self, rows: Sequence[int]) -> Tensor:
@@ -120,7 +131,9 @@ class Running:
         self.x, self.rows = x, rows
         self.positions = self._positions(rows) if positions is None else positions
         self._ropes = self._tables(self.positions)
-        self.visibility = Visibility(self.relation, rows, self.start, self.positions, self._evicted)
+        self.visibility = Visibility(
+            self.relation, rows, self.start, self.positions, self._evicted, self.decoder.repeated
+        )
         self._straight = rows[-1] - rows[0] == len(rows) - 1
         self._carried: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -188,6 +201,10 @@ class Running:
         """Add entries of rows to a layer; ``straight`` where their numbers follow one another."""
         layer = self.decoder.cache.layers[index]
         positions = self.positions if rows is self.rows else self._positions(rows)
+        if layer.rows and index not in self.decoder.repeated:
+            visited = set().union(*layer.rows)
+            if not visited.isdisjoint(rows):
+                self.decoder.repeated.add(index)
         layer.append(key, value, positions, rows)
         # Entries in the order of the text, none missing, need no positions written beside them.
         if layer.contiguous and not (straight and layer.length == self.start + rows[-1] + 1):
@@ -209,3 +226,25 @@ class Running:
         if not rows or rows[-1] >= 0 or rows != sorted(set(rows)):
             raise PassError(f"{list(positions)} are no increasing positions of the {self.start:,} tokens before it")
         return rows
+
+    def _put_down(self) -> None:
+        """Sort out who has not run to the end: pending rows go to the decoder, the pass's own are unembedded as they
+        stand, and rows of earlier text are not unembedded at all."""
+        if not self.shelf and self.rows[0] >= 0 and not (self._postponed and self.stopped is not None):
+            return
+        pending, start = self.decoder.shelf, self.start
+
+        def waits(row: int) -> bool:
+            return row < 0 or (self._postponed and row < self.count)
+
+        if self.stopped is not None:
+            places = [place for place, row in enumerate(self.rows) if waits(row)]
+            pending.put([start + self.rows[place] for place in places], self.x[0, places], self.stopped)
+        for row in filter(waits, self.shelf.rows()):
+            pending.put([start + row], self.shelf.look([row]), self.shelf.layer(row))
+        own = [row for row in self.shelf.rows() if row >= 0]
+        places = [place for place, row in enumerate(self.rows) if row >= 0]
+        if own or len(places) < len(self.rows):
+            self.x, self.rows = self.x[:, places], [self.rows[place] for place in places]
+            if own:
+                self._merge(own, self.shelf.take(own))

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from workbench.engine.attention import attend
-from workbench.models import Anatomy, Model
-from workbench.models.block import Rope
+from workbench.models import Anatomy, Block, Model
+from workbench.models.rotate import Rope
+from workbench.models.walk import walk
 
 
 @torch.inference_mode()
@@ -43,10 +44,12 @@ def score(model: Model, texts: Sequence[str | Sequence[int]]) -> list[Tensor]:
     positions = torch.arange(longest, device=anatomy.device)
     distance = positions[:, None] - positions
     x, ropes = anatomy.embed(padded, positions), _ropes(anatomy, positions, list(map(len, ids)))
-    for block in anatomy.blocks:
-        query, key, value = block.enter(x, ropes.get(block.rope_kind))
+
+    def look_back(block: Block, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         visible = distance >= 0 if block.window is None else (distance >= 0) & (distance < block.window)
-        x = block.leave(x, attend(query, key, value, visible, block.scoring))
+        return attend(query, key, value, visible, block.scoring)
+
+    x = walk(anatomy.blocks, x, ropes, look_back)
     return [anatomy.unembed(row[: len(each)]) for row, each in zip(x, ids, strict=True)]
 
 

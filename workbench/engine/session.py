@@ -13,8 +13,11 @@ from workbench.engine.state import KeyValueCache, state_maker
 from workbench.engine.step import Step
 from workbench.errors import PromptError, WorkbenchError
 from workbench.models import Model
+from workbench.models.fingerprint import of_tensor
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from workbench.engine.loop import Loop
     from workbench.engine.slots import StorePolicy
 
@@ -37,12 +40,15 @@ class State:
         Key of the main model.
     recipes : tuple of tuple of str
         For every turn its techniques, as they describe themselves.
+    embeddings : Tensor [rows, width] or None
+        Rows of the prompts that have no token; see :mod:`workbench.models.segments`.
     """
 
     tokens: tuple[int, ...]
     caches: dict[ModelKey, KeyValueCache]
     model: ModelKey
     recipes: tuple[tuple[str, ...], ...]
+    embeddings: Tensor | None = None
 
     def __repr__(self) -> str:
         return f"<State of {self.model[0]}: {len(self.tokens):,} tokens, {self.bytes:,} bytes of caches>"
@@ -96,7 +102,8 @@ class State:
     def describe(self) -> dict[str, Any]:
         """What a recipe says of it: the text, which entries are left, and the techniques of every turn."""
         kept = {" ".join(key): [_entries_of(layer) for layer in cache.layers] for key, cache in self.caches.items()}
-        content = json.dumps([list(self.tokens), kept], sort_keys=True)
+        rows = [] if self.embeddings is None else [of_tensor(self.embeddings)]
+        content = json.dumps([list(self.tokens), kept, *rows], sort_keys=True)
         return {
             "tokens": len(self.tokens),
             "sha256": hashlib.sha256(content.encode()).hexdigest(),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from workbench.engine.visibility import Visible
     from workbench.models import Block, Model
     from workbench.models.attention import Scoring
+    from workbench.models.experts import Expert
 
 SLOTS: dict[str, str] = {
     "weights": "stack",
@@ -115,9 +116,9 @@ class ExpertsPolicy(Protocol):
 class ExpertPlacesPolicy(ExpertsPolicy, Protocol):
     """Slot ``experts``, of a policy that also says where experts live: in host memory, say, or in four bits."""
 
-    def fetch_expert(self, block: Block, expert: int) -> tuple[Tensor, Tensor]:
-        """What :attr:`~workbench.models.experts.Router.gate_up` and ``down`` of one expert that was chosen are, on the
-        model's device and in its dtype. The model's own are not asked for; what was moved is the policy's to count."""
+    def fetch_expert(self, block: Block, expert: int) -> Expert:
+        """One expert that was chosen, ready to multiply rows on the model's device. The model's own, of
+        ``block.router.experts``, is not asked for; what was moved is the policy's to count."""
 
 
 class PrefillAttentionPolicy(Protocol):

@@ -27,7 +27,8 @@ class Step:
     keys_read : tuple of float
         For each layer run, keys read by a query, averaged over queries and KV heads.
     keys_kept : tuple of int
-        For each layer of the model, keys in its cache after the step.
+        For each layer of the model, keys in its cache after the step; where KV heads hold different numbers their mean,
+        rounded, and 0 of a recurrent layer.
     experts : tuple of int
         For each mixture-of-experts layer run, how many experts ran.
     model : str
@@ -41,7 +42,8 @@ class Step:
         Counted floating-point operations, and bytes of weights and cache read and written, drafting and policies
         included.
     cache_bytes : int
-        Bytes allocated for keys and values after the step, over all models.
+        Bytes allocated for keys and values, or recurrent states, in the form in which they are stored, after the step,
+        over all models.
     entropy : float or None
         Entropy of the next-token distribution before the step's first token [nats], where a technique asked for it.
     policy_flops, policy_bytes : int

@@ -1,11 +1,13 @@
 """Which keys the rows of a pass see: a rule, of which a mask is made only where somebody asks for one.
 
 A row sees the text before it, and of the pass's own entries those of the rows that its
-:class:`~workbench.engine.relations.Relation` names, whichever visit of a layer they were added in.
+:class:`~workbench.engine.relations.Relation` names. Where a layer runs more than once, a row on its n-th visit sees
+what others added on their first n: so a token sees the same whether it comes alone, in a draft or in a prompt.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import chain as joined
 from typing import Any, TypeVar
@@ -33,13 +35,22 @@ class Visibility:
     positions : int Tensor [rows]
     evicted : set of int
         Layers that dropped entries during the pass, so that its earlier visits can no more be told from the text.
+    repeated : set of int, optional
+        Layers that a row has visited twice, in this pass or an earlier one.
     """
 
     def __init__(
-        self, relation: Relation, rows: Sequence[int], start: int, positions: Tensor, evicted: set[int] | None = None
+        self,
+        relation: Relation,
+        rows: Sequence[int],
+        start: int,
+        positions: Tensor,
+        evicted: set[int] | None = None,
+        repeated: set[int] | None = None,
     ) -> None:
         self.relation, self.rows, self.start, self.positions = relation, rows, start, positions
         self.evicted = set() if evicted is None else evicted
+        self.repeated = set() if repeated is None else repeated
         self._made: dict[Any, Any] = {}
 
     @property
@@ -95,7 +106,7 @@ class Visible:
         """Whether the pass's own entries are those that these rows have just added, and all others are text that every
         row sees."""
         visits, rows = self.layer.rows, self._pass.rows
-        if len(visits) != 1 or self.index in self._pass.evicted or self.layer.valid is not None:
+        if len(visits) != 1 or self._irregular:
             return False
         mine = visits[0] is rows or list(visits[0]) == list(rows)
         return mine and (rows[0] >= 0 or self._sees_text(rows[0]))
@@ -109,7 +120,7 @@ class Visible:
             return False
         if self.alone:
             return True
-        if self.index in seen.evicted or self.layer.valid is not None or not seen.relation.chain:
+        if self._irregular or not seen.relation.chain:
             return False
         entries, count, first = self._entries(), len(seen.rows), seen.rows[0]
         return (
@@ -152,8 +163,7 @@ class Visible:
         if len(seen.rows) == 1 and uncut and self.chain:
             return None
         key: tuple[Any, ...] = layer.length, self.window
-        plain = layer.contiguous and layer.valid is None and self.index not in seen.evicted
-        key = (*key, "alone") if plain and self.alone else (*key, self.index, len(layer.rows))
+        key = (*key, "alone") if layer.contiguous and self.alone else (*key, self.index, len(layer.rows))
         return seen.once(key, self._mask)
 
     def keys_read(self) -> float:
@@ -163,6 +173,11 @@ class Visible:
             return float(self.layer.length)
         key = "mean", id(mask)
         return self._pass.once(key, lambda: float(mask.sum()) / (mask.numel() / mask.shape[-1]))
+
+    @property
+    def _irregular(self) -> bool:
+        """Whether not every entry of the text is one that every row sees."""
+        return self.layer.valid is not None or self.index in self._pass.evicted or self.index in self._pass.repeated
 
     def _entries(self) -> list[int]:
         return list(joined.from_iterable(self.layer.rows))
@@ -190,6 +205,31 @@ class Visible:
             stands = torch.cat((earlier, mine.expand(earlier.shape[0], -1)), 1)
             distance = asking - stands[:, None]
             mask = mask & ((distance.abs() if seen.relation.both_ways else distance) < self.window)
+        if self.index in seen.repeated:
+            own_visits = torch.tensor(_visits(entries), device=earlier.device)
+            visits = torch.cat((_ranks(earlier), own_visits.expand(len(earlier), -1)), 1)
+            mine = own_visits[len(entries) - len(rows) :]
+            mask = mask & (visits[:, None] <= mine[:, None])
         if layer.valid is not None:
             mask = mask & layer.valid[:, None]
         return mask[0] if mask.shape[0] == 1 else mask
+
+
+def _visits(entries: Sequence[int]) -> list[int]:
+    """For each entry how many of the same row came before it."""
+    before: Counter[int] = Counter()
+    visits = []
+    for row in entries:
+        visits.append(before[row])
+        before[row] += 1
+    return visits
+
+
+def _ranks(positions: Tensor) -> Tensor:
+    """int Tensor [heads, entries]: for each entry how many before it stand at the same position of the text."""
+    stands, order = positions.sort(stable=True, dim=-1)
+    places = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
+    first = torch.ones_like(stands, dtype=torch.bool)
+    first[:, 1:] = stands[:, 1:] != stands[:, :-1]
+    begins = places.where(first, 0).cummax(-1).values
+    return torch.zeros_like(places).scatter(1, order, places - begins)

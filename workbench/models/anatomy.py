@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 from workbench.errors import UnsupportedModel
 from workbench.models.attention import Scoring
-from workbench.models.block import Block, Rope
+from workbench.models.block import Block
 from workbench.models.families import FAMILIES, unknown_family
 from workbench.models.family import Family
+from workbench.models.mixers import Attention
 from workbench.models.multiply import Multiply
 from workbench.models.parts import find, fused, get, number, read_activation, read_norm, read_router, read_shared
+from workbench.models.projection import LinearMap, Projection
 from workbench.models.rotary import GrowingTable, grows, look_up, original_positions, usable_positions
+from workbench.models.rotate import Rope
 
 SITES = ("embedding", "query_key_value", "attention_output", "mlp_output", "router_logits", "residual")
 """What a probe can read: the residual stream before the first block, (queries, keys, values) of a layer, what each
@@ -49,7 +52,8 @@ class Anatomy:
         for a longer one; None where keys stay as they were rotated.
     blocks : list of Block
     final_norm : Norm
-    unembedding : Tensor [vocabulary, width]
+    head : LinearMap [vocabulary, width]
+        The unembedding.
     softcap : float or None
         Final logits are ``softcap * tanh(logits / softcap)``.
     logit_scale : float
@@ -87,14 +91,13 @@ class Anatomy:
                 f"{config.hidden_size} is not supported; the two must be equal"
             )
         self.final_norm = read_norm(attrgetter(self.family.final_norm)(hf), self.family)
+        self.multiply = Multiply(self.dtype, self.device)
         head = hf.get_output_embeddings()
-        self.unembedding: Tensor = head.weight
-        self.unembedding_bias: Tensor | None = head.bias
+        self.head: LinearMap = Projection(head.weight, head.bias, self.multiply)
         self.vocabulary: int = head.weight.shape[0]
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self.logit_scale: float = 1 / number(config, self.family.logits_divisor)
         self._embedding_multiplier = number(config, self.family.embedding_multiplier)
-        self.multiply = Multiply(self.dtype, self.device)
         self.blocks = [self._block(i, module) for i, module in enumerate(attrgetter(self.family.blocks)(hf))]
         kinds = {block.rope_kind for block in self.blocks} - {None}
         self.positions: int = usable_positions(config, kinds)
@@ -107,15 +110,32 @@ class Anatomy:
     def layers(self) -> int:
         return len(self.blocks)
 
-    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+    @property
+    def unembedding(self) -> Tensor:
+        """Tensor [vocabulary, width]: the weights of the head."""
+        return self.head.weight
+
+    @property
+    def unembedding_bias(self) -> Tensor | None:
+        return self.head.bias
+
+    def embed(self, tokens: Tensor, positions: Tensor, rows: Tensor | None = None) -> Tensor:
         """Residual stream [batch, tokens, width] before the first block.
 
         Parameters
         ----------
         tokens : int Tensor [batch, tokens]
         positions : int Tensor [tokens]
+        rows : Tensor [rows, width], optional
+            What stands in the place of the embedding of the token ``-1 - k``: row k; without them all tokens are the
+            model's own.
         """
-        x = self._embedding(tokens)
+        if rows is None:
+            x = self._embedding(tokens)
+        else:
+            x = torch.where(
+                (tokens < 0)[..., None], rows[(-1 - tokens).clamp_min(0)], self._embedding(tokens.clamp_min(0))
+            )
         if self._embedding_multiplier != 1:
             x = x * self._embedding_multiplier
         if self._positions is not None:
@@ -155,7 +175,7 @@ class Anatomy:
 
     def unembed(self, x: Tensor) -> Tensor:
         """Next-token logits [..., vocabulary], in the model's dtype, from a residual stream [..., width]."""
-        return self.finish(self.multiply(self.final_norm(x), self.unembedding, self.unembedding_bias))
+        return self.finish(self.head(self.final_norm(x)))
 
     def finish(self, products: Tensor) -> Tensor:
         """Logits of products with rows of the unembedding: scaled and soft-capped, as the model does it."""
@@ -168,11 +188,31 @@ class Anatomy:
         return functools.partial(_rope_rows, kind, self.family.rotary_half, like)
 
     def _block(self, index: int, module: nn.Module) -> Block:
+        family, multiply = self.family, self.multiply
+        experts = find(module, family.experts)
+        parallel = family.parallel_residual
+        return Block(
+            index=index,
+            mixer=self._attention(index, module),
+            parallel=bool(getattr(self.config, parallel) if isinstance(parallel, str) else parallel),
+            gated=family.gated,
+            attention_norm=read_norm(get(module, family.attention_norm), family),
+            attention_post_norm=read_norm(get(module, family.attention_post_norm), family),
+            mlp_norm=read_norm(get(module, family.mlp_norm), family),
+            mlp_post_norm=read_norm(get(module, family.mlp_post_norm), family),
+            up=None if experts is not None else fused([get(module, path) for path in family.up], multiply),
+            down=None if experts is not None else fused([get(module, family.down)], multiply),
+            router=None if experts is None else read_router(get(module, family.router), experts, family, multiply),
+            shared=None if experts is None else read_shared(module, family, multiply),
+            activation=read_activation(module, experts, family),
+            residual_multiplier=number(self.config, family.residual_multiplier),
+        )
+
+    def _attention(self, index: int, module: nn.Module) -> Attention:
         family, config = self.family, self.config
         attention = attrgetter(family.attention)(module)
         heads = config.num_attention_heads
-        experts = find(module, family.experts)
-        query_key_value = fused([get(module, path) for path in family.query_key_value])
+        query_key_value = fused([get(module, path) for path in family.query_key_value], self.multiply)
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         window = None
         if family.window is not None:
@@ -181,35 +221,20 @@ class Anatomy:
         layered = "rope_type" not in kinds and family.rotary is not None
         rotated = family.rotary is not None and (not family.unrotated or bool(getattr(config, family.unrotated)[index]))
         softcap = getattr(config, family.attention_softcap) if family.attention_softcap else None
-        parallel = family.parallel_residual
-        return Block(
-            index=index,
+        return Attention(
             heads=heads,
             kv_heads=(query_key_value.weight.shape[0] // head_dim - heads) // 2,
             head_dim=head_dim,
             scoring=Scoring(float(attention.scaling), softcap, get(module, family.sinks)),
             window=window,
             rope_kind=None if not rotated else config.layer_types[index] if layered else "all",
-            rotary_pairs=family.rotary_pairs,
-            parallel=bool(getattr(config, parallel) if isinstance(parallel, str) else parallel),
-            gated=family.gated,
-            interleaved=family.interleaved,
-            attention_norm=read_norm(get(module, family.attention_norm), family),
-            attention_post_norm=read_norm(get(module, family.attention_post_norm), family),
-            mlp_norm=read_norm(get(module, family.mlp_norm), family),
-            mlp_post_norm=read_norm(get(module, family.mlp_post_norm), family),
+            query_key_value=query_key_value,
+            attention_output=fused([get(module, family.attention_output)], self.multiply),
             query_norm=read_norm(get(module, family.query_norm), family),
             key_norm=read_norm(get(module, family.key_norm), family),
             norm_over_all_heads=family.norm_over_all_heads,
-            query_key_value=query_key_value,
-            attention_output=fused([get(module, family.attention_output)]),
-            up=None if experts is not None else fused([get(module, path) for path in family.up]),
-            down=None if experts is not None else fused([get(module, family.down)]),
-            router=None if experts is None else read_router(get(module, family.router), experts, family),
-            shared=None if experts is None else read_shared(module, family),
-            activation=read_activation(module, experts, family),
-            residual_multiplier=number(config, family.residual_multiplier),
-            multiply=self.multiply,
+            interleaved=family.interleaved,
+            rotary_pairs=family.rotary_pairs,
         )
 
 

@@ -12,7 +12,8 @@ from workbench.errors import SettingError
 from workbench.files import is_there
 from workbench.models.fingerprint import stamps
 from workbench.models.fitted import fitted
-from workbench.models.load import Model, folder_and_layers, load
+from workbench.models.load import folder_and_layers, load
+from workbench.models.model import Model
 
 _CUT = re.compile(r"/(\d{1,9}|\d{0,9}\.\d{1,9})", re.ASCII)
 

@@ -9,7 +9,64 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench.models.multiply import Multiply
+from workbench.models.projection import LinearMap
+
+Gated = Callable[[Tensor, bool], Tensor]
+"""An activation, see :class:`workbench.models.activation.Activation`."""
+
+
+@dataclass
+class Expert:
+    """A gated MLP.
+
+    Attributes
+    ----------
+    gate_up : LinearMap [2 * inner, width]
+    down : LinearMap [width, inner]
+    """
+
+    gate_up: LinearMap
+    down: LinearMap
+
+    def __call__(self, rows: Tensor, activation: Gated) -> Tensor:
+        """Rows [tokens, width] of rows [tokens, width]."""
+        return self.down(activation(self.gate_up(rows), True))
+
+    def flops(self, rows: int) -> int:
+        """Operations of so many rows, a multiply-add counted as two."""
+        return self.gate_up.flops(rows) + self.down.flops(rows)
+
+    def bytes(self, rows: int) -> int:
+        """Bytes of weights that so many rows read."""
+        return self.gate_up.bytes(rows) + self.down.bytes(rows)
+
+
+@dataclass
+class SharedExpert(Expert):
+    """The one that every token goes through beside the experts that its router chose.
+
+    Attributes
+    ----------
+    gate : LinearMap [1, width] or None
+        The result is multiplied with the sigmoid of this product.
+    """
+
+    gate: LinearMap | None = None
+
+    def __call__(self, rows: Tensor, activation: Gated) -> Tensor:
+        out = super().__call__(rows, activation)
+        if self.gate is None:
+            return out
+        # The sigmoid as a softmax, which goes row by row: torch's sigmoid rounds whole vectors of rows in one way and
+        # what is left over in another.
+        gate = F.pad(self.gate(rows).float(), (0, 1)).softmax(-1)[:, :1]
+        return gate.to(rows.dtype) * out
+
+    def flops(self, rows: int) -> int:
+        return super().flops(rows) + (0 if self.gate is None else self.gate.flops(rows))
+
+    def bytes(self, rows: int) -> int:
+        return super().bytes(rows) + (0 if self.gate is None else self.gate.bytes(rows))
 
 
 @dataclass
@@ -18,49 +75,19 @@ class Router:
 
     Attributes
     ----------
-    weight : Tensor [experts, width]
+    scores : LinearMap [experts, width]
+        Its outputs are the router's logits.
+    experts : list of Expert
     chosen : int
         Experts per token.
     normalised : bool
         Whether the chosen experts' weights are made to sum to one.
-    gate_up : Tensor [experts, 2 * inner, width]
-    down : Tensor [experts, width, inner]
-    bias : Tensor [experts] or None
-        Of the router.
-    gate_up_bias : Tensor [experts, 2 * inner] or None
-    down_bias : Tensor [experts, width] or None
     """
 
-    weight: Tensor
+    scores: LinearMap
+    experts: list[Expert]
     chosen: int
     normalised: bool
-    gate_up: Tensor
-    down: Tensor
-    bias: Tensor | None = None
-    gate_up_bias: Tensor | None = None
-    down_bias: Tensor | None = None
-
-
-@dataclass
-class SharedExpert:
-    """A gated MLP that every token goes through beside the experts that its router chose.
-
-    Attributes
-    ----------
-    gate_up : Tensor [2 * inner, width]
-    down : Tensor [width, inner]
-    gate : Tensor [1, width] or None
-        The result is multiplied with the sigmoid of this product.
-    """
-
-    gate_up: Tensor
-    down: Tensor
-    gate: Tensor | None = None
-
-    @property
-    def elements(self) -> int:
-        """Weight elements that every token multiplies."""
-        return sum(part.numel() for part in (self.gate_up, self.down, self.gate) if part is not None)
 
 
 def apply_experts(
@@ -69,31 +96,19 @@ def apply_experts(
     indices: Tensor,
     router: Router,
     shared: SharedExpert | None,
-    activation: Callable[[Tensor, bool], Tensor],
-    multiply: Multiply,
-    fetch: Callable[[int], tuple[Tensor, Tensor]] | None = None,
+    activation: Gated,
+    fetch: Callable[[int], Expert] | None = None,
 ) -> Tensor:
     """Weighted sum of what the chosen experts, and the shared one if there is one, make of ``rows`` [tokens, width].
 
     ``weights`` and ``indices``, each [tokens, any], say which experts a token has and how much each counts;
-    ``fetch(expert)`` gives the weights of one, by default the router's own ``gate_up`` and ``down``.
+    ``fetch(expert)`` gives one of them, by default the router's own.
     """
     weights = weights.to(rows.dtype)
     out = torch.zeros_like(rows)
     for expert in indices.unique().tolist():
         token, place = torch.where(indices == expert)
-        gate_up_bias = None if router.gate_up_bias is None else router.gate_up_bias[expert]
-        down_bias = None if router.down_bias is None else router.down_bias[expert]
-        gate_up, down = (router.gate_up[expert], router.down[expert]) if fetch is None else fetch(expert)
-        inner = activation(multiply(rows[token], gate_up, gate_up_bias), True)
-        result = multiply(inner, down, down_bias)
+        chosen = router.experts[expert] if fetch is None else fetch(expert)
+        result = chosen(rows[token], activation)
         out.index_add_(0, token, result * weights[token, place, None])
-    if shared is None:
-        return out
-    result = multiply(activation(multiply(rows, shared.gate_up), True), shared.down)
-    if shared.gate is None:
-        return out + result
-    # The sigmoid as a softmax, which goes row by row: torch's sigmoid rounds whole vectors of rows in one way and what
-    # is left over in another.
-    gate = F.pad(multiply(rows, shared.gate).float(), (0, 1)).softmax(-1)[:, :1]
-    return out + gate.to(rows.dtype) * result
+    return out if shared is None else out + shared(rows, activation)

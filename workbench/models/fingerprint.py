@@ -17,7 +17,8 @@ from workbench.models.manifest import sha256
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from workbench.models.load import Model
+    from workbench.models.anatomy import Anatomy
+    from workbench.models.model import Model
 
 # Files of a model's folder that decide what the model says; a read-me does not.
 _MATTER = {".safetensors", ".gguf", ".json", ".jinja", ".model", ".txt"}
@@ -46,7 +47,8 @@ def of_model(model: Model) -> str:
     """SHA-256 of what a loaded model computes with: every weight, its configuration, its tokenizer.
 
     It is taken of the weights in memory, wherever they came from, once for each model (about a second for every two
-    gigabytes); :func:`forget` has it taken anew. A cut of a model has the same one.
+    gigabytes); :func:`forget` has it taken anew. A cut of a model has the same one; a view of it with other weights or
+    blocks has one of its own.
     """
     known = _KNOWN.get(model.hf)
     if known is None:
@@ -60,7 +62,8 @@ def of_model(model: Model) -> str:
             *(f"{name} {digest}" for (name, _), digest in zip(tensors, digests)),
         ]
         known = _KNOWN[model.hf] = _joined(parts)
-    return _joined([known, _of_tokenizer(model.tokenizer)])
+    own = [_of_view(model.anatomy)] if model.changed else []
+    return _joined([known, _of_tokenizer(model.tokenizer), *own])
 
 
 def of_tensor(tensor: Tensor) -> str:
@@ -76,6 +79,7 @@ def of_tensor(tensor: Tensor) -> str:
 def forget(model: Model) -> None:
     """Have the next :func:`of_model` read the weights again, which may have been changed in memory."""
     _KNOWN.pop(model.hf, None)
+    _KNOWN.pop(model.anatomy, None)
 
 
 def _files(path: Path) -> list[Path]:
@@ -89,6 +93,27 @@ def _of_path(path: Path, stamp: tuple[tuple[Any, ...], ...]) -> str:
     if not path.is_dir():
         return sha256(path)
     return _joined(f"{Path(name).name} {sha256(Path(name))}" for name, *_ in stamp)
+
+
+def _of_view(anatomy: Anatomy) -> str:
+    """SHA-256 of the blocks, the final norm and the head of a view, whatever they are made of."""
+    from workbench.models.variant import leaves, parts
+
+    known = _KNOWN.get(anatomy)
+    if known is None:
+        lines = (f"{name} {_of_leaf(value)}" for name, value in leaves(parts(anatomy)))
+        known = _KNOWN[anatomy] = _joined(lines)
+    return known
+
+
+def _of_leaf(value: Any) -> str:
+    if isinstance(value, str | int | float | type(None)):
+        return repr(value)
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    if hasattr(value, "state_dict"):
+        return _joined(f"{name} {of_tensor(each)}" for name, each in sorted(value.state_dict().items()))
+    return of_tensor(value) if hasattr(value, "untyped_storage") else type(value).__qualname__
 
 
 def _of_tokenizer(tokenizer: Any) -> str:

@@ -6,15 +6,13 @@ Embeddings are padded to sizes that suit the hardware: SmolLM2 has 49,152 rows a
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.models.anatomy import Anatomy
-from workbench.models.load import Model
+from workbench.models.model import Model
+from workbench.models.projection import some_outputs
 
 
 def fitted(model: Model, vocabulary: int) -> Model:
@@ -31,24 +29,21 @@ def fitted(model: Model, vocabulary: int) -> Model:
     own = model.anatomy.vocabulary
     if vocabulary == own:
         return model
+    view = model.variant()
+    view.anatomy.vocabulary = vocabulary
     if vocabulary < own:
-        anatomy = copy.copy(model.anatomy)
-        anatomy.unembedding = anatomy.unembedding[:vocabulary]
-        if anatomy.unembedding_bias is not None:
-            anatomy.unembedding_bias = anatomy.unembedding_bias[:vocabulary]
+        view.anatomy.head = some_outputs(model.anatomy.head, slice(vocabulary))
     else:
-        anatomy = object.__new__(_Widened)
-        anatomy.__dict__.update(model.anatomy.__dict__)
-    anatomy.vocabulary = vocabulary
-    return replace(model, anatomy=anatomy)
+        view.anatomy.__class__ = _Widened
+    return view
 
 
 class _Widened(Anatomy):
     """An anatomy of more tokens than there are rows for."""
 
-    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor, positions: Tensor, rows: Tensor | None = None) -> Tensor:
         known = tokens < self._embedding.weight.shape[0]
-        x = super().embed(torch.where(known, tokens, 0), positions)
+        x = super().embed(torch.where(known, tokens, 0), positions, rows)
         return torch.where(known[..., None], x, 0.0)
 
     def unembed(self, x: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from workbench.models.projection import some_inputs, some_outputs
+
 if TYPE_CHECKING:
     from workbench.models.block import Block
 
@@ -29,10 +31,8 @@ def some_neurons(block: Block, normed: Tensor, chosen: Tensor) -> Tensor:
         return torch.zeros_like(normed)
     neurons = block.down.weight.shape[1]
     rows = torch.cat((run, run + neurons)) if block.gated else run
-    bias = None if block.up.bias is None else block.up.bias[rows]
-    inner = block.activation(block.multiply(normed, block.up.weight[rows], bias), block.gated)
+    inner = block.activation(some_outputs(block.up, rows)(normed), block.gated)
     if not single:
         inner = inner * chosen[:, run].view(*normed.shape[:-1], -1)
-    out = block.multiply(inner, block.down.weight.index_select(1, run), block.down.bias)
-    out = block.added(out, block.mlp_post_norm)
+    out = block.added(some_inputs(block.down, run)(inner), block.mlp_post_norm)
     return out if single else out * chosen.any(1).view(*normed.shape[:-1], 1)

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from workbench.models.activation import Activation, ClampedSwiglu
-from workbench.models.block import Norm, Projection
-from workbench.models.experts import Router, SharedExpert
+from workbench.models.experts import Expert, Router, SharedExpert
 from workbench.models.family import Family
+from workbench.models.multiply import Multiply
+from workbench.models.norm import Norm
+from workbench.models.projection import Projection
 
 
 def get(module: nn.Module, path: str | None):
@@ -45,18 +47,18 @@ def read_norm(module: nn.Module | None, family: Family) -> Norm | None:
     return Norm("rms", module.weight, None, eps, late_cast=family.norm_weight == "late")
 
 
-def fused(modules: list[nn.Module]) -> Projection:
+def fused(modules: list[nn.Module], multiply: Multiply) -> Projection:
     """One projection of several side by side; the modules' own parameters become views of it."""
     if len(modules) == 1:
         (module,) = modules
         if isinstance(module, nn.Linear):
-            return Projection(module.weight, module.bias)
+            return Projection(module.weight, module.bias, multiply)
         # GPT-2 keeps [in, out]: the numbers are laid the other way round, and its parameter becomes a view of them.
         weight = module.weight.detach().t().contiguous()
         module.weight.data = weight.t()
-        return Projection(weight, module.bias)
+        return Projection(weight, module.bias, multiply)
     bias = None if modules[0].bias is None else _joined([module.bias for module in modules])
-    return Projection(_joined([module.weight for module in modules]), bias)
+    return Projection(_joined([module.weight for module in modules]), bias, multiply)
 
 
 @torch.no_grad()
@@ -75,18 +77,18 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return joined
 
 
-def read_router(gate: nn.Module, experts: nn.Module, family: Family) -> Router:
+def read_router(gate: nn.Module, experts: nn.Module, family: Family, multiply: Multiply) -> Router:
+    """A router and its experts, whose weights [experts, out, in] are each a view of what is stored."""
     stored = (experts.gate_up_proj, experts.down_proj)
-    gate_up, down = (_by_row(each) for each in stored) if family.experts_by_column else stored
+    gate_up, down = (_by_row(each) if family.experts_by_column else each.detach() for each in stored)
+    biases = (getattr(experts, f"{name}_bias", None) for name in ("gate_up_proj", "down_proj"))
+    gate_up_bias, down_bias = ([None] * len(down) if each is None else each.detach() for each in biases)
+    parts = zip(gate_up, gate_up_bias, down, down_bias, strict=True)
     return Router(
-        weight=gate.weight,
+        scores=Projection(gate.weight, getattr(gate, "bias", None), multiply),
+        experts=[Expert(Projection(up, b, multiply), Projection(out, c, multiply)) for up, b, out, c in parts],
         chosen=gate.top_k,
         normalised=getattr(gate, "norm_topk_prob", True),
-        gate_up=gate_up,
-        down=down,
-        bias=getattr(gate, "bias", None),
-        gate_up_bias=getattr(experts, "gate_up_proj_bias", None),
-        down_bias=getattr(experts, "down_proj_bias", None),
     )
 
 
@@ -97,12 +99,13 @@ def _by_row(parameter: nn.Parameter) -> Tensor:
     return turned
 
 
-def read_shared(module: nn.Module, family: Family) -> SharedExpert | None:
+def read_shared(module: nn.Module, family: Family, multiply: Multiply) -> SharedExpert | None:
     mlp, gate = get(module, family.shared_expert), get(module, family.shared_expert_gate)
     if mlp is None:
         return None
-    gate_up = _joined([mlp.gate_proj.weight, mlp.up_proj.weight])
-    return SharedExpert(gate_up, mlp.down_proj.weight, None if gate is None else gate.weight)
+    gate_up = Projection(_joined([mlp.gate_proj.weight, mlp.up_proj.weight]), None, multiply)
+    down = Projection(mlp.down_proj.weight, None, multiply)
+    return SharedExpert(gate_up, down, None if gate is None else Projection(gate.weight, None, multiply))
 
 
 def read_activation(module: nn.Module, experts: nn.Module | None, family: Family) -> Activation | ClampedSwiglu:

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from workbench.errors import CorruptModel, UnsupportedModel
 from workbench.models.anatomy import Anatomy
 from workbench.models.attention import attention_rows
+from workbench.models.block import Block
 from workbench.models.rotary import original_positions
+from workbench.models.walk import walk
 
 _TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
 _TOKENS = 24
@@ -95,19 +97,24 @@ def prove(hf: nn.Module, anatomy: Anatomy, expected: tuple[Tensor, Tensor] | Non
     positions = torch.arange(length, device=anatomy.device)
     ropes = anatomy.rope(positions)
     x = anatomy.embed(tokens, positions)
-    row_sum = 0.0
-    for block in anatomy.blocks:
-        query, key, value = block.enter(x, ropes.get(block.rope_kind))
+    row_sums = [0.0]
+
+    def attend(block: Block, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         _shape(anatomy, block.index, "queries", query, (1, block.heads, length, block.head_dim))
         for name, tensor in (("keys", key), ("values", value)):
             _shape(anatomy, block.index, name, tensor, (1, block.kv_heads, length, block.head_dim))
         rows = attention_rows(query, key, block.scoring, block.window)
         excess = rows.sum(-1) - 1
         # A sink takes its share of a row.
-        row_sum = max(row_sum, float((excess.abs() if block.scoring.sinks is None else excess.clamp_min(0)).max()))
-        attended = rows.to(value.dtype) @ value.repeat_interleave(block.heads // block.kv_heads, 1)
-        x = block.leave(x, attended)
-        _shape(anatomy, block.index, "residual stream", x, (1, length, anatomy.width))
+        row_sums.append(float((excess.abs() if block.scoring.sinks is None else excess.clamp_min(0)).max()))
+        return rows.to(value.dtype) @ value.repeat_interleave(block.heads // block.kv_heads, 1)
+
+    def see(layer: int, stream: Tensor) -> None:
+        _shape(anatomy, layer, "residual stream", stream, (1, length, anatomy.width))
+
+    x = walk(anatomy.blocks, x, ropes, attend, see)
+    see(anatomy.layers, x)
+    row_sum = max(row_sums)
     if row_sum > 1e-3:
         raise UnsupportedModel(f"attention rows of {anatomy.family.title} miss a sum of one by {row_sum:.2g}")
     deviation = _deviation(anatomy, anatomy.unembed(x).float(), logits, "the steps")

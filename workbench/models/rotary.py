@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.errors import UnsupportedModel
-from workbench.models.block import Rope
+from workbench.models.rotate import Rope
 
 _GROWING = ("dynamic", "longrope")
 _FACTOR_TIMES_LENGTH = ("linear", "dynamic", "yarn")

@@ -9,7 +9,7 @@ from workbench.errors import PromptError
 from workbench.tokenizing import check_characters
 
 if TYPE_CHECKING:
-    from workbench.models.load import Model
+    from workbench.models.model import Model
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 

@@ -9,7 +9,8 @@ import torch
 
 from workbench.errors import UnsupportedModel
 from workbench.models.families import FAMILIES
-from workbench.models.load import Model, wrap
+from workbench.models.load import wrap
+from workbench.models.model import Model
 
 _SIZES: dict[str, Any] = {
     "vocab_size": 96,

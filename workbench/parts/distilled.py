@@ -6,20 +6,18 @@ model's own, of the latter the rows of the draft vocabulary. See :mod:`workbench
 
 from __future__ import annotations
 
-import copy
 import re
 import weakref
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
 
 from torch import Tensor
 
 from workbench import artifacts
 from workbench.errors import ArtifactError
 from workbench.files import is_there
-from workbench.models import Anatomy, Block, Model
-from workbench.models.block import Norm
+from workbench.models import Anatomy, Model
 from workbench.models.fingerprint import stamps
+from workbench.models.variant import named_weights
 
 NAME = "draft_model"
 
@@ -84,23 +82,17 @@ def assemble(main: Model, tensors: Mapping[str, Tensor]) -> Model:
     for name in sorted(due.keys() | named.keys()):
         if name not in due or name not in named or due[name].shape != named[name].shape:
             raise ArtifactError(f"the {NAME}'s {name} does not fit {main.name}")
-    anatomy = draft_anatomy(main, {name: named[name].to(due[name]) for name in due}, vocabulary)
-    name = f"{main.name} distilled"
-    return Model(main.hf, main.tokenizer, anatomy, name, main.revision, draft_vocabulary=vocabulary)
+    return draft_of(main, {name: named[name].to(due[name]) for name in due}, vocabulary)
 
 
 def layer_tensors(anatomy: Anatomy, layers: int) -> dict[str, Tensor]:
     """Tensors of the first layers and of the final norm by name: ``layers.0.query_key_value.weight`` and so on."""
-    found = {f"final_norm.{name}": value for name, value in _tensors(anatomy.final_norm).items()}
-    for index, block in enumerate(anatomy.blocks[:layers]):
-        for field in fields(Block):
-            for name, value in _tensors(getattr(block, field.name)).items():
-                found[f"layers.{index}.{field.name}.{name}"] = value
-    return found
+    kept = tuple(f"layers.{index}." for index in range(layers))
+    return {name: value for name, value in named_weights(anatomy).items() if name.startswith((*kept, "final_norm."))}
 
 
-def draft_anatomy(main: Model, tensors: Mapping[str, Tensor], vocabulary: Tensor) -> Anatomy:
-    """The main model's anatomy with fewer layers, other tensors in them and fewer rows to unembed.
+def draft_of(main: Model, tensors: Mapping[str, Tensor], vocabulary: Tensor) -> Model:
+    """The main model with fewer layers, other tensors in them and fewer rows to unembed.
 
     Parameters
     ----------
@@ -110,29 +102,6 @@ def draft_anatomy(main: Model, tensors: Mapping[str, Tensor], vocabulary: Tensor
     vocabulary : int Tensor [small]
         Rows of the unembedding that stay.
     """
-    anatomy = copy.copy(main.anatomy)
-    anatomy.blocks = []
-    for index in range(len({name.split(".")[1] for name in tensors if name.startswith("layers.")})):
-        block = copy.copy(main.anatomy.blocks[index])
-        for field in fields(Block):
-            setattr(block, field.name, _with(getattr(block, field.name), f"layers.{index}.{field.name}.", tensors))
-        anatomy.blocks.append(block)
-    norm = _with(main.anatomy.final_norm, "final_norm.", tensors)
-    assert isinstance(norm, Norm)
-    anatomy.final_norm = norm
-    anatomy.unembedding = main.anatomy.unembedding[vocabulary.long()]
-    if main.anatomy.unembedding_bias is not None:
-        anatomy.unembedding_bias = main.anatomy.unembedding_bias[vocabulary.long()]
-    return anatomy
-
-
-def _tensors(value: object) -> dict[str, Tensor]:
-    if not is_dataclass(value):
-        return {}
-    held = {field.name: getattr(value, field.name) for field in fields(value)}
-    return {name: tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}
-
-
-def _with(value: object, prefix: str, tensors: Mapping[str, Tensor]) -> object:
-    names = _tensors(value)
-    return replace(value, **{name: tensors[prefix + name] for name in names}) if names else value
+    layers = len({name.split(".")[1] for name in tensors if name.startswith("layers.")})
+    name = f"{main.name} distilled"
+    return main.variant(range(layers), weights=tensors, draft_vocabulary=vocabulary.long(), name=name)

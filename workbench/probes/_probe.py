@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workbench import trace
 from workbench.models import Model
-from workbench.models.load import evenly
+from workbench.models.model import evenly
 from workbench.registry import PROBES
 
 register = PROBES.register

@@ -62,7 +62,7 @@ class ExpertCoactivation(Probe):
 class _Reader(Reader):
     def __init__(self, model: Model, sparse: list[int]) -> None:
         self._blocks, self._sparse = model.anatomy.blocks, sparse
-        self._experts = self._blocks[sparse[0]].router.weight.shape[0]
+        self._experts = self._blocks[sparse[0]].router.scores.weight.shape[0]
         self._entropy = np.zeros(len(sparse))
         self._pairs = torch.zeros(len(sparse), self._experts, self._experts, device=model.device)
 

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from workbench.models import Block, Model
 from workbench.models.attention import Scoring
+from workbench.models.walk import walk
 from workbench.probes._probe import Probe, Reader, axis, register, sample
 from workbench.settings import settings
 from workbench.trace import variable
@@ -97,19 +98,22 @@ class _Reader(Reader):
         """Take the rows of all blocks skipped so far through ``block``."""
         rows = self._variants[: block.index]
         if len(rows):
-            query, key, value = block.enter(rows, self._ropes.get(block.rope_kind))
-            attended = torch.empty_like(query)
-            for index, place in enumerate(self._places.tolist()):
-                start = 0 if block.window is None else max(0, place + 1 - block.window)
-                attended[:, :, index] = attend_back(
-                    query[:, :, index],
-                    key[:, :, index],
-                    value[:, :, index],
-                    keys[0, :, start:place],
-                    values[0, :, start:place],
-                    block.scoring,
-                )
-            rows.copy_(block.leave(rows, attended))
+
+            def attend(block: Block, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+                attended = torch.empty_like(query)
+                for index, place in enumerate(self._places.tolist()):
+                    start = 0 if block.window is None else max(0, place + 1 - block.window)
+                    attended[:, :, index] = attend_back(
+                        query[:, :, index],
+                        key[:, :, index],
+                        value[:, :, index],
+                        keys[0, :, start:place],
+                        values[0, :, start:place],
+                        block.scoring,
+                    )
+                return attended
+
+            rows.copy_(walk([block], rows, self._ropes, attend))
 
     def finish(self) -> xr.Dataset:
         divergence, changes = torch.zeros(2, len(self._variants), dtype=torch.float64)

@@ -29,6 +29,9 @@ class Technique(abc.ABC):
         Whether it acts between tokens, so that teacher forcing must feed tokens one by one.
     excludes : tuple of str
         Names of techniques it does not go together with.
+    segments : bool
+        Whether a technique of the slots ``draft``, ``logits`` or ``switch`` reads prompts of which some rows have no
+        token but a placeholder, a negative id of its own (:mod:`workbench.models.segments`); others always do.
     paper : str
         Authors, title, year, arXiv id.
     name : str
@@ -39,6 +42,7 @@ class Technique(abc.ABC):
     exact: ClassVar[bool]
     stepwise: ClassVar[bool] = False
     excludes: ClassVar[tuple[str, ...]] = ()
+    segments: ClassVar[bool] = False
     paper: ClassVar[str]
     name: ClassVar[str]
 

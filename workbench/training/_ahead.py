@@ -14,7 +14,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench.models import Anatomy, Model
+from workbench.models import Anatomy, Block, Model
+from workbench.models.walk import walk
 from workbench.parts.lookahead.base import LookaheadPart, position_shift
 from workbench.settings import settings
 from workbench.training._accuracy import note_ranks
@@ -106,16 +107,20 @@ def read(anatomy: Anatomy, tokens: Tensor, layer: int) -> Text:
     positions = torch.arange(tokens.shape[1], device=tokens.device)
     ropes = anatomy.rope(positions)
     x = anatomy.embed(tokens, positions)
-    entering, keys, values = x, [], []
-    for block in anatomy.blocks:
-        if block.index == layer:
-            entering = x
-        query, key, value = block.enter(x, ropes.get(block.rope_kind))
+    entering, keys, values = [x], [], []
+
+    def attend(block: Block, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if block.index >= layer:
             keys.append(key)
             values.append(value)
-        x = block.leave(x, causal(block, query, key, value))
-    return Text(entering, keys, values, x)
+        return causal(block, query, key, value)
+
+    def see(index: int, stream: Tensor) -> None:
+        if index == layer:
+            entering[0] = stream
+
+    residual = walk(anatomy.blocks, x, ropes, attend, see)
+    return Text(entering[0], keys, values, residual)
 
 
 @torch.no_grad()
@@ -153,17 +158,16 @@ def run_rows(anatomy: Anatomy, text: Text, rows: Tensor, places: Tensor, orders:
     x = rows.to(text.entering.dtype)
     shift = position_shift(anatomy, positions) if first == 0 else None
     x = x if shift is None else x + shift
-    for block, keys, values in zip(anatomy.blocks[first:], text.keys, text.values):
-        query, key, value = block.enter(x, ropes.get(block.rope_kind))
+
+    def attend(block: Block, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         mask = sees if block.window is None else sees & (distance < block.window)
-        keys, values = torch.cat((keys, key), 2), torch.cat((values, value), 2)
-        keys, values = keys.to(query.dtype), values.to(query.dtype)
+        keys = torch.cat((text.keys[block.index - first], key), 2).to(query.dtype)
+        values = torch.cat((text.values[block.index - first], value), 2).to(query.dtype)
         if block.scoring.plain:
-            attended = F.scaled_dot_product_attention(query, keys, values, mask, scale=block.scale, enable_gqa=True)
-        else:
-            attended = block.scoring.attend(query, keys, values, ~mask)
-        x = block.leave(x, attended)
-    return x
+            return F.scaled_dot_product_attention(query, keys, values, mask, scale=block.scale, enable_gqa=True)
+        return block.scoring.attend(query, keys, values, ~mask)
+
+    return walk(anatomy.blocks[first:], x, ropes, attend)
 
 
 def logits(anatomy: Anatomy, x: Tensor) -> Tensor:

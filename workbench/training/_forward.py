@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.models import Anatomy, Block
+from workbench.models.walk import walk
 
 
 def residual(anatomy: Anatomy, tokens: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -25,10 +26,7 @@ def residual(anatomy: Anatomy, tokens: Tensor, dtype: torch.dtype | None = None)
     ropes = anatomy.rope(positions)
     x = anatomy.embed(tokens, positions)
     x = x if dtype is None else x.to(dtype)
-    for block in anatomy.blocks:
-        query, key, value = block.enter(x, ropes.get(block.rope_kind))
-        x = block.leave(x, causal(block, query, key, value))
-    return x
+    return walk(anatomy.blocks, x, ropes, causal)
 
 
 def causal(block: Block, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from workbench.errors import SettingError
 from workbench.models import Model
-from workbench.parts.distilled import draft_anatomy, layer_tensors
+from workbench.parts.distilled import draft_of, layer_tensors
 from workbench.settings import settings
 from workbench.training._forward import residual
 from workbench.training._recipe import Recipe, register
@@ -111,6 +111,6 @@ class DraftLayers(nn.Module):
         rows : bool Tensor [batch, tokens - 1]
         """
         named = {name.replace("/", "."): value for name, value in self.named_parameters()}
-        anatomy = draft_anatomy(model, named, self.vocabulary)
+        anatomy = draft_of(model, named, self.vocabulary).anatomy
         x = residual(anatomy, tokens, torch.float32)[:, :-1][rows]
         return anatomy.unembed(x)

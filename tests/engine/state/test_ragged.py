@@ -7,7 +7,8 @@ from toys.four_bit import FourBit
 from toys.host import Host
 
 from workbench.engine import Decoder, LayerCache, generate
-from workbench.engine.attention import visible
+from workbench.engine.relations import related
+from workbench.engine.visibility import Visibility
 from workbench.models.tiny import tiny
 from workbench.techniques import PromptLookup, Technique, TokenRecycling, TokenSelect
 
@@ -59,7 +60,8 @@ def test_what_is_dropped_twice_stays_padding():
 def test_padding_is_hidden_from_every_token(window):
     cache = ragged()
     cache.append(*drawn(2, 1), torch.tensor([6, 7]))
-    mask = visible(cache, 2, torch.tensor([6, 7]), None, window)
+    rows = Visibility(related(None, 2), range(2), 6, torch.tensor([6, 7]))
+    mask = rows.over(cache, 0, window).mask()
     stands = [[0, 2, 3, 5, 6, 7], [1, 4, None, None, 6, 7]]
     for head, row in ((head, row) for head in range(HEADS) for row in range(2)):
         expected = [

@@ -136,9 +136,9 @@ def test_a_row_that_comes_again_goes_on_from_where_it_left():
     passed(state, x[:, :1])
     state.advance(mixer, x[:, 1:], rows=[0])
     memory = after(*PROMPT[0], *x[0]).tensors["memory"]
-    assert state.length == 6
+    assert state.length == 7 and state.appended == 2
     torch.testing.assert_close(state.tensors["memory"], memory)
-    state.crop(1)
+    state.crop(2)
     same(state, after(*PROMPT[0]))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from workbench.engine import generate, teacher_force
-from workbench.models.load import evenly
+from workbench.models.model import evenly
 from workbench.models.tiny import tiny
 from workbench.techniques import UnifiedLayerSkip
 

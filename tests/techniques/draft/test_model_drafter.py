@@ -1,7 +1,5 @@
 """The drafter says what a model that reads everything afresh says, whatever it held before; and what it counts."""
 
-import copy
-
 import pytest
 import torch
 from helpers import run, tokens_of
@@ -63,11 +61,8 @@ def test_a_tree_is_read_along_its_branches_and_the_branch_taken_is_kept(family, 
 
 def test_a_trimmed_vocabulary_is_mapped_to_the_whole_one():
     main = tiny("llama")
-    trimmed = main.shallow(2)
     kept = torch.arange(5, 96, 3)
-    trimmed.anatomy = copy.copy(trimmed.anatomy)
-    trimmed.anatomy.unembedding = main.anatomy.unembedding[kept]
-    trimmed.draft_vocabulary = kept
+    trimmed = main.shallow(2).variant(draft_vocabulary=kept)
     drafter = ModelDrafter(trimmed)
     logits = drafter.follow(PROMPT)
     full = afresh(main.shallow(2), PROMPT)
@@ -92,10 +87,7 @@ def test_a_trimmed_vocabulary_is_mapped_to_the_whole_one():
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_every_technique_drafts_from_a_trimmed_vocabulary(technique, temperature, monkeypatch):
     main = tiny("llama")
-    trimmed = main.shallow(3)
-    trimmed.anatomy = copy.copy(trimmed.anatomy)
-    trimmed.draft_vocabulary = torch.arange(1, 96, 2)
-    trimmed.anatomy.unembedding = main.anatomy.unembedding[trimmed.draft_vocabulary]
+    trimmed = main.shallow(3).variant(draft_vocabulary=torch.arange(1, 96, 2))
     monkeypatch.setattr(distilled, "load", lambda model, weights: trimmed)
     steps = run(main, PROMPT, [technique], temperature=temperature)
     drafted = {token for step in steps for token, *_ in step.nodes}

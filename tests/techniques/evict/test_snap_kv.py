@@ -5,7 +5,7 @@ import torch
 from helpers import random_tokens
 
 from workbench.engine import Decoder, Run, Sampler, generate
-from workbench.models.block import rotate
+from workbench.models.rotate import rotate
 from workbench.models.tiny import tiny
 from workbench.techniques import RandomEviction, SnapKV
 

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from workbench.engine import Decoder, Run, Sampler, teacher_force
 from workbench.errors import SettingError
 from workbench.models import FAMILIES
-from workbench.models.block import rotate
 from workbench.models.load import wrap
+from workbench.models.rotate import rotate
 from workbench.models.tiny import tiny
 from workbench.techniques import StreamingLLM
 

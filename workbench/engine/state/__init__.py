@@ -4,7 +4,7 @@ from workbench.engine.state.cache import KeyValueCache, new_cache, state_maker
 from workbench.engine.state.dense import LayerCache
 from workbench.engine.state.entries import Entries
 from workbench.engine.state.packed import PackedState
-from workbench.engine.state.protocol import KeyValueState, LayerState, Visible
+from workbench.engine.state.protocol import KeyValueState, LayerState, MakeMask
 from workbench.engine.state.recurrent import RecurrentState
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     "LayerState",
     "PackedState",
     "RecurrentState",
-    "Visible",
+    "MakeMask",
     "new_cache",
     "state_maker",
 ]

@@ -10,7 +10,6 @@ from workbench.engine.state.dense import LayerCache
 from workbench.engine.state.recurrent import RecurrentState
 
 if TYPE_CHECKING:
-    from workbench.engine.slots import StorePolicy
     from workbench.engine.state.protocol import LayerState
     from workbench.models import Block
 
@@ -148,14 +147,14 @@ class KeyValueCache:
             layer.restore(each)
 
 
-def new_cache(blocks: Sequence[Block], reserve: int, store: StorePolicy | None = None) -> KeyValueCache:
+def new_cache(blocks: Sequence[Block], reserve: int, store: Any = None) -> KeyValueCache:
     """An empty cache for these blocks, each layer's state made by the policy of the slot ``store`` if there is one;
     those of recurrent layers are their mixers' own."""
     return KeyValueCache(len(blocks), reserve, state_maker(blocks, reserve, store))
 
 
-def state_maker(blocks: Sequence[Block], reserve: int, store: StorePolicy | None = None) -> Callable[[int], LayerState]:
-    """Makes the empty state of a layer, by its number."""
+def state_maker(blocks: Sequence[Block], reserve: int, store: Any = None) -> Callable[[int], LayerState]:
+    """Makes the empty state of a layer, by its number; ``store`` is the policy of the slot, or None."""
 
     def make(index: int) -> LayerState:
         mixer = getattr(blocks[index], "mixer", None)

@@ -38,9 +38,8 @@ class LayerCache(Entries):
         """A cache of its own that holds these entries [batch, kv_heads, n, head_dim] of a text's beginning."""
         made = LayerCache(reserve)
         made._allocate(keys, keys.shape[2] + reserve)
+        made._add(keys, values)
         made.length = keys.shape[2]
-        made._keys[:, :, : made.length] = keys
-        made._values[:, :, : made.length] = values
         return made
 
     @property
@@ -112,8 +111,7 @@ class LayerCache(Entries):
         del keys, values
         self._free()
         self._allocate(kept_keys, kept + self.reserve)
-        self._keys[:, :, :kept] = kept_keys
-        self._values[:, :, :kept] = kept_values
+        self._add(kept_keys, kept_values)
 
     def _free(self) -> None:
         self._keys = self._values = None

@@ -15,7 +15,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from workbench.models.attention import Scoring
 
-Visible = Callable[[], Tensor | None]
+MakeMask = Callable[[], Tensor | None]
 """Makes the mask of a layer when it is asked for: bool [tokens, keys] or [kv_heads, tokens, keys], None where all keys
 are visible."""
 
@@ -28,7 +28,7 @@ class LayerState(Protocol):
     recurrent : bool
         Whether the layer keeps a state of fixed size in place of entries; then it is none of :class:`KeyValueState`.
     length : int
-        Entries held, padding of ragged heads included; of a recurrent state the tokens that went through it.
+        Entries held, padding of ragged heads included; of a recurrent state the rows that went through it.
     kept : float
         Entries of a KV head that can be read, the mean over heads; 0 of a recurrent state.
     rows : list of sequence of int
@@ -127,15 +127,15 @@ class KeyValueState(LayerState, Protocol):
     entry_bytes : float
         Bytes of one entry over all KV heads, key and value, as stored; the mean of those held.
     attend : callable or None
-        ``attend(query, visible, scoring)`` for a state that attends by itself, or that the queries tell what to hold:
+        ``attend(query, make_mask, scoring)`` for a state that attends by itself, or that the queries tell what to hold:
         weighted values [batch, heads, tokens, head_dim] and the keys that a query read on average, or None to leave it
-        to the engine. ``visible()`` makes the mask over what is held by then.
+        to the engine. ``make_mask()`` gives the mask over what is held by then.
     """
 
     reserve: int
     evictions: int
     evicted: float
-    attend: Callable[[Tensor, Visible, Scoring], tuple[Tensor, float] | None] | None
+    attend: Callable[[Tensor, MakeMask, Scoring], tuple[Tensor, float] | None] | None
 
     @property
     def keys(self) -> Tensor: ...

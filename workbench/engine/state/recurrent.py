@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,10 +35,10 @@ class RecurrentState:
         The present state. A mixer puts new tensors in and never writes into those that are there: a snapshot is then no
         copy.
     length : int
-        Tokens that went through.
+        Rows that went through, one that came twice counted twice.
     """
 
-    recurrent = True
+    recurrent: ClassVar[bool] = True
     form = "recurrent"
     contiguous = True
     kept = 0.0
@@ -119,7 +120,7 @@ class RecurrentState:
         if not self.rows:
             self._begin()
         self.rows.append(rows)
-        self.length += sum(row not in self._after for row in rows)
+        self.length += count
         if count > 1 and not revocable:
             out = mixer(x, self)
             self._after[rows[-1]] = dict(self.tensors)
@@ -152,6 +153,7 @@ class RecurrentState:
                 self._remember()
                 self.tensors = dict(self._after[row])
                 self.length += 1
+            self.length = self._before[0] + sum(row in new for each in self.rows for row in each)
         self._after = {new[row]: self._after[row] for row in ran if row in self._after}
         self.rows = [[new[row] for row in each if row in new] for each in self.rows]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from workbench.engine.state.places import at
 
 if TYPE_CHECKING:
-    from workbench.engine.state.protocol import KeyValueState, Visible
+    from workbench.engine.state.protocol import KeyValueState, MakeMask
     from workbench.models.attention import Scoring
 
 
@@ -26,7 +26,7 @@ class Stored(abc.ABC):
     """
 
     recurrent: ClassVar[bool] = False
-    attend: Callable[[Tensor, Visible, Scoring], tuple[Tensor, float] | None] | None = None
+    attend: Callable[[Tensor, MakeMask, Scoring], tuple[Tensor, float] | None] | None = None
 
     def __init__(self, reserve: int) -> None:
         self.reserve = reserve
@@ -38,11 +38,6 @@ class Stored(abc.ABC):
         self._valid: Tensor | None = None
 
     # What a subclass stores: these change keys and values alone, and find ``length`` as it was before the change.
-
-    @property
-    def room(self) -> int | None:
-        """See :class:`~workbench.engine.state.protocol.LayerState`: any number."""
-        return None
 
     @property
     @abc.abstractmethod
@@ -106,6 +101,11 @@ class Stored(abc.ABC):
     def appended(self) -> int:
         """Entries that the last pass added."""
         return sum(map(len, self.rows))
+
+    @property
+    def room(self) -> int | None:
+        """None: entries stay as they came, so that a pass may read any number of tokens ahead."""
+        return None
 
     @property
     def contiguous(self) -> bool:

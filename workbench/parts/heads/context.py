@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workbench.models.block import Rope, rotate
+from workbench.models.rotate import Rope, rotate
 from workbench.parts.heads.base import normed, zero_linear
 
 _INNER, _HEAD = 256, 64
@@ -51,7 +51,7 @@ class ContextAttention(nn.Module):
 
 
 def tables(positions: Tensor, size: int, dtype: torch.dtype) -> Rope:
-    """Cosine and signed sine, each [tokens, 1, size], as :func:`workbench.models.block.rotate` wants them."""
+    """Cosine and signed sine, each [tokens, 1, size], as :func:`workbench.models.rotate.rotate` wants them."""
     halves = torch.arange(0, size, 2, device=positions.device, dtype=torch.float32) / size
     angles = positions.float()[:, None] * 10000.0**-halves
     cosine, sine = angles.cos(), angles.sin()

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from workbench.engine import Run
 from workbench.engine.slots import DepthPolicy
-from workbench.models.load import evenly
+from workbench.models.model import evenly
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
 

@@ -225,7 +225,7 @@ class ModelDrafter:
         decoder, anatomy = self.decoder, self.decoder.anatomy
         decoder.forward(tokens, parents, logits="none")
         self._tree = list(tokens), list(parents)
-        decoder.ledger.product(MODEL, len(rows), anatomy.unembedding)
+        decoder.ledger.product(MODEL, len(rows), anatomy.head)
         return anatomy.unembed(decoder.hidden[list(rows)])
 
     def token(self, place: int) -> int:

@@ -44,6 +44,7 @@ class PromptLookup(DraftTechnique):
     ngram: Annotated[int, Field(ge=1, le=16, description="longest n-gram searched for")] = 3
     draft: Annotated[int, Field(ge=0, le=64, description="most tokens drafted at once")] = 10
 
+    segments = True
     paper = "Saxena, Prompt Lookup Decoding, 2023; Yang et al., Inference with Reference, 2023, arXiv 2304.04487"
 
     def drafter(self, run: Run) -> _Lookup:

@@ -24,7 +24,6 @@ to reach to where it ends, and the bundled model spends a token on every digit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 import torch
@@ -33,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.engine import KeyValueState, Run
-from workbench.models import Block
+from workbench.engine.ledger import POLICY
 from workbench.models.attention import Scoring
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
@@ -74,7 +73,7 @@ class SnapKV(Technique):
     paper = "Li et al., SnapKV: LLM Knows What You are Looking for Before Generation, 2024, arXiv 2404.14469"
 
     def start(self, run: Run) -> _LookedAt:
-        return _LookedAt(self, run.model.anatomy.blocks)
+        return _LookedAt(self, run)
 
     @classmethod
     def neutral(cls) -> Self:
@@ -88,13 +87,19 @@ class SnapKV(Technique):
 class _LookedAt(PromptEviction):
     """Scores by attention."""
 
-    def __init__(self, technique: SnapKV, blocks: Sequence[Block]) -> None:
+    def __init__(self, technique: SnapKV, run: Run) -> None:
         super().__init__(technique.keep, technique.window)
-        self._kernel, self._pooling, self._blocks = technique.kernel, technique.pooling, blocks
+        self._kernel, self._pooling = technique.kernel, technique.pooling
+        self._blocks, self._ledger = run.model.anatomy.blocks, run.ledger
 
     def scores(self, layer: int, query: Tensor, cache: KeyValueState, earlier: int) -> Tensor:
-        block = self._blocks[layer]
-        received = window_attention(query[0, :, -self.window :], cache, block.scoring, block.window)[:, :earlier]
+        block, query = self._blocks[layer], query[0, :, -self.window :]
+        products = 2 * query.numel() * cache.length
+        self._ledger.count(POLICY, products, cache.length * cache.entry_bytes / 2)
+        with self._ledger.timed(POLICY):
+            return self._pooled(window_attention(query, cache, block.scoring, block.window)[:, :earlier], earlier)
+
+    def _pooled(self, received: Tensor, earlier: int) -> Tensor:
         pad = self._kernel // 2
         if self._pooling == "avg":
             pooled = F.avg_pool1d(received, self._kernel, stride=1, padding=pad, count_include_pad=False)

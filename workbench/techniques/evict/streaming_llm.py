@@ -31,7 +31,7 @@ from workbench.engine import KeyValueCache, KeyValueState, Run
 from workbench.engine.slots import EvictPolicy
 from workbench.errors import SettingError
 from workbench.models import Model
-from workbench.models.block import Rope, rotate
+from workbench.models.rotate import Rope, rotate
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
 

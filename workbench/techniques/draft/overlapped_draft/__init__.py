@@ -44,7 +44,6 @@ from workbench.techniques._technique import register
 from workbench.techniques.draft._drafter import Drafter, DraftTechnique
 from workbench.techniques.draft._model_drafter import Chain, DrafterName, ModelDrafter, drafter_model
 from workbench.techniques.draft.overlapped_draft.overlap import Ahead
-from workbench.techniques.draft.overlapped_draft.placement import placed
 
 
 @register
@@ -89,7 +88,8 @@ class OverlappedDraft(DraftTechnique):
     paper = "Liu et al., PEARL: Parallel Speculative Decoding with Adaptive Draft Length, 2024, arXiv 2408.11850"
 
     def drafter(self, run: Run) -> _Overlapped:
-        model = placed(drafter_model(run.model, self.model), device_named(self.device) if self.device else None)
+        # The worker's thread shares nothing with the model that a forward changes.
+        model = drafter_model(run.model, self.model).variant(device=device_named(self.device) if self.device else None)
         run.check_positions(model)
         drafter = ModelDrafter(model, run.max_new_tokens + 2 * self.draft + 2)
         sampler = replace(run.sampler, chance=run.sampler.chance.fork(0x5EED))
@@ -167,7 +167,7 @@ class _Overlapped(Drafter):
         def see(verifying: Pass) -> None:
             hidden = verifying.streams(range(verifying.count))
             # The worker multiplies in its own time, which must not decide whose step it is counted in.
-            verifying.decoder.ledger.product(DRAFT, len(hidden), self._anatomy.unembedding)
+            verifying.decoder.ledger.product(DRAFT, len(hidden), self._anatomy.head)
             self._ahead.hint(hidden, self._anatomy.unembed)
 
         return (Look(max(1, round(self._technique.exit_layer * self._anatomy.layers)), see),)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from workbench.engine import Decoder, KeyValueCache, KeyValueState, LayerCache
 from workbench.engine.attention import attend, mean_keys
-from workbench.engine.state import Visible
+from workbench.engine.state import MakeMask
 from workbench.models import Block, Model
 from workbench.models.attention import Scoring
 
@@ -127,12 +127,12 @@ class RetrievedLayer(LayerCache):
         self._block, self._chunk, self._budget = block, chunk, budget
         self.copied: int | None = None
 
-    def attend(self, query: Tensor, see: Visible, scoring: Scoring) -> tuple[Tensor, float]:
+    def attend(self, query: Tensor, make_mask: MakeMask, scoring: Scoring) -> tuple[Tensor, float]:
         """Weighted values over what was chosen, and the keys that a query read."""
         if self._source is not None:
             self._retrieve(self._source, query[0, :, 0])
             self._source = None
-        mask = see()
+        mask = make_mask()
         return attend(query, self.keys, self.values, mask, scoring), mean_keys(mask, self.length)
 
     def _retrieve(self, source: KeyValueState, query: Tensor) -> None:

@@ -1,0 +1,71 @@
+"""What ran in a decoder, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from workbench.engine.block_cost import block_cost
+from workbench.engine.ledger import MODEL, Ledger
+from workbench.engine.mlp_choice import MlpChoice
+from workbench.engine.state import KeyValueState
+from workbench.models import Block
+
+
+class Counts:
+    """Facts of passes since :meth:`reset_counts`; a base of :class:`workbench.engine.Decoder`.
+
+    Parameters
+    ----------
+    blocks : sequence of Block
+    ledger : Ledger
+
+    Attributes
+    ----------
+    layers_run, keys_read, experts_run : list
+        Layer numbers, mean keys read by a query of each, experts of each sparse layer.
+    forwards : int
+        Passes finished.
+    ledger : Ledger
+        What the model and its policies spent; ``flops`` and ``bytes`` are its sums.
+    """
+
+    def __init__(self, blocks: Sequence[Block], ledger: Ledger) -> None:
+        self.ledger, self._blocks = ledger, blocks
+        self._costs = [block_cost(block) for block in blocks]
+        self.reset_counts()
+
+    @property
+    def flops(self) -> int:
+        """Counted since :meth:`reset_counts`, policies included."""
+        return self.ledger.flops
+
+    @property
+    def bytes(self) -> int:
+        """Counted since :meth:`reset_counts`, policies included."""
+        return self.ledger.bytes
+
+    def reset_counts(self) -> None:
+        """Start counting anew."""
+        self.layers_run: list[int] = []
+        self.keys_read: list[float] = []
+        self.experts_run: list[int] = []
+        self.forwards = 0
+        self.ledger.reset()
+
+    def count_block(
+        self, index: int, tokens: int, keys_read: float, layer: KeyValueState, choice: MlpChoice | None
+    ) -> None:
+        """Write down that a block ran for so many tokens, which read ``keys_read`` keys on average."""
+        cost, ran = self._costs[index], choice or MlpChoice
+        self.layers_run.append(index)
+        self.keys_read.append(keys_read)
+        self.experts_run += [ran.experts_run] if cost.expert else []
+        touched = min(layer.length, keys_read) if tokens == 1 else layer.length
+        flops = cost.flops(tokens, keys_read, ran.experts_per_token) - ran.spared_flops
+        moved = cost.bytes(tokens, touched, ran.experts_run, layer.entry_bytes) - ran.spared_bytes
+        self.ledger.count(MODEL, flops, moved)
+
+    def count_fill(self, index: int, tokens: int, who: str, layer: KeyValueState) -> None:
+        """Write down that keys and values of so many tokens were computed and stored, queries beside them."""
+        self.ledger.product(who, tokens, self._blocks[index].query_key_value)
+        self.ledger.count(who, bytes=tokens * layer.entry_bytes)

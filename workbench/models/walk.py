@@ -1,0 +1,51 @@
+"""The blocks of a model one after the other, where there is no cache: texts read whole, all of it differentiable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
+
+from torch import Tensor
+
+from workbench.models.block import Block
+from workbench.models.rotate import Rope
+
+Attend = Callable[[Block, Tensor, Tensor, Tensor], Tensor]
+"""``attend(block, query, key, value)``: weighted values [batch, heads, tokens, head_dim]."""
+
+
+def walk(
+    blocks: Iterable[Block],
+    x: Tensor,
+    ropes: Mapping[str, Rope],
+    attend: Attend,
+    see: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """Residual stream [batch, tokens, width] after the last of some blocks, from the one before the first.
+
+    Parameters
+    ----------
+    blocks : iterable of Block
+        In order; those of a model, or a stretch of them.
+    x : Tensor [batch, tokens, width]
+    ropes : mapping of str to Rope
+        As :meth:`workbench.models.anatomy.Anatomy.rope` gives them.
+    attend : callable
+        Who sees whom: queries [batch, heads, tokens, head_dim], keys and values [batch, kv_heads, tokens, head_dim] of
+        a block. A recurrent mixer begins with an empty state and is not asked.
+    see : callable, optional
+        ``see(layer, x)`` is told the residual stream before every block.
+
+    Notes
+    -----
+    A pass of :class:`workbench.engine.Decoder` takes the same steps where there is a cache.
+    """
+    for block in blocks:
+        if see is not None:
+            see(block.index, x)
+        mixer = getattr(block, "mixer", None)
+        if mixer is not None and mixer.recurrent:
+            x = block.add(x, block.advance(x, SimpleNamespace(tensors=mixer.new_state())))
+            continue
+        x = block.leave(x, attend(block, *block.enter(x, ropes.get(block.rope_kind))))
+    return x
