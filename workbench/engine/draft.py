@@ -152,6 +152,11 @@ class Draft:
             depths.append(1 if parent < 0 else depths[parent] + 1)
         return depths
 
+    def fates(self, path: Sequence[int]) -> tuple[tuple[int, int, bool, float | None], ...]:
+        """What a step reports of every node, those at ``path`` being kept; see :class:`workbench.engine.Step`."""
+        kept, chances = set(path), self.confidence or [None] * len(self.tokens)
+        return tuple((token, self.parent(node), node in kept, chances[node]) for node, token in enumerate(self.tokens))
+
     def pruned(self, kept: Sequence[int]) -> Self:
         """The draft with only the nodes at ``kept`` (increasing, every node's parent among them); what drafting cost
         stays, and a paused pass loses the other nodes."""
