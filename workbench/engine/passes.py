@@ -86,6 +86,8 @@ class Pass(Running):
         skipped for them."""
         self._refuse_ended()
         rows = self.shelf.rows() if rows is None else sorted(rows)
+        if not all(row in self.shelf for row in rows):
+            raise PassError(f"rows {rows} are not all on the shelf, which holds {self.shelf.rows()}")
         if rows:
             self._merge(rows, self.shelf.take(rows))
 
@@ -148,8 +150,8 @@ class Pass(Running):
         """
         self._refuse_ended()
         first, layer = self.count, self.layer
-        if self.relation.count != first:
-            raise PassError("tokens are added before rows join")
+        if self.relation.count != first or not tokens:
+            raise PassError("at least one token is added, and before rows join")
         self.relation = self.relation.joined(parents or range(first - 1, first - 1 + len(tokens)))
         self.tokens += tokens
         before, rows = self.x, self.rows
@@ -197,6 +199,8 @@ class Pass(Running):
         who : str
             Whose work it is.
         """
+        if self.finished:
+            raise PassError("this pass is over: fill its rows before finish(), or postpone() them for a later one")
         if positions is not None:
             rows = self._text_rows(positions)
         rows = list(self.rows if rows is None else rows)
