@@ -135,7 +135,7 @@ class Pass(Running):
 
     @torch.inference_mode()
     def more(self, tokens: Sequence[int], parents: Sequence[int] | None = None) -> Tensor:
-        """Add tokens: they run from the first layer to where the pass stands, and go on with it.
+        """Add tokens: they run from the first layer to where the pass stands, be it its end, and go on with it.
 
         Parameters
         ----------
@@ -148,10 +148,9 @@ class Pass(Running):
         Tensor [tokens, width]
             Their residual stream where the pass stands.
         """
-        self._refuse_ended()
-        first, layer = self.count, self.layer
-        if self.relation.count != first or not tokens:
-            raise PassError("at least one token is added, and before rows join")
+        first, layer, stopped = self.count, self.layer, self.stopped
+        if self.finished or self.relation.count != first or not tokens:
+            raise PassError("at least one token is added, before rows join and before the pass is over")
         self.relation = self.relation.joined(parents or range(first - 1, first - 1 + len(tokens)))
         self.tokens += tokens
         before, rows = self.x, self.rows
@@ -159,7 +158,7 @@ class Pass(Running):
         self._go_on(-1)
         self.run(layer)
         new = self.x[0]
-        self.layer, self.stopped = layer, None
+        self.layer, self.stopped = layer, stopped
         self._arrange(torch.cat((before, self.x), 1), [*rows, *self.rows])
         return new
 
