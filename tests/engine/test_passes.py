@@ -126,6 +126,8 @@ def test_only_one_pass_is_open():
         opened.run()
     with pytest.raises(PassError, match="run to its end"):
         opened.keep([0])
+    with pytest.raises(PassError, match="postpone"):
+        opened.fill([1])
     decoder.forward([6])
 
 
@@ -509,6 +511,8 @@ def test_rows_join_and_tokens_are_added_only_where_they_can():
         opened.join(torch.zeros(1, width), positions=[21])
     with pytest.raises(PassError, match="exit"):
         opened.keep([])
+    with pytest.raises(PassError, match="on the shelf"):
+        opened.revive([3])
     opened.join(torch.zeros(1, width), parents=[5])
     with pytest.raises(PassError, match="before rows join"):
         opened.more([3])

@@ -7,7 +7,7 @@ from engine.test_passes import LowerLayers, small_tree
 from helpers import random_tokens, run, tokens_of
 from toys.recurrent import with_recurrent_layers
 
-from workbench.engine import Decoder
+from workbench.engine import Decoder, Draft
 from workbench.engine.running import PassError
 from workbench.models.tiny import tiny
 from workbench.techniques import PromptLookup, TokenRecycling
@@ -75,6 +75,25 @@ def test_a_pass_may_pause_and_be_taken_back(model):
     assert torch.equal(opened.finish("all"), closed.forward(DRAFT, logits="all"))
     with pytest.raises(PassError, match="carries a state"):
         paused.open([5]).fill([1])
+
+
+def test_a_pass_that_was_drafted_with_it_is_pruned_and_committed(model):
+    decoder, alone = (Decoder(model) for _ in range(2))
+    for each in (decoder, alone):
+        each.prefill(PROMPT)
+    opened = decoder.open(DRAFT[:1])
+    opened.run(until=2)
+    opened.more(DRAFT[1:3])
+    opened.more(DRAFT[3:5], [0, 3])
+    # A tree: 0 -> 1 -> 2 and 0 -> 3 -> 4, of which the second branch stays.
+    pruned = Draft(DRAFT[1:5], [-1, 0, -1, 2], paused=opened).pruned([2, 3])
+    assert pruned.tokens == DRAFT[3:5]
+    found = opened.finish("all")
+    expected = [alone.forward([DRAFT[row]])[0] for row in (0, 3)]
+    for mine, its in zip(found, expected):
+        torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-4)
+    decoder.commit(3, [0, 1])
+    assert_same_states(decoder, alone)
 
 
 def test_what_it_costs_is_its_products_and_its_state():

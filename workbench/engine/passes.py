@@ -81,6 +81,8 @@ class Pass(Running):
         skipped for them."""
         self._refuse_ended()
         rows = self.shelf.rows() if rows is None else sorted(rows)
+        if not all(row in self.shelf for row in rows):
+            raise PassError(f"rows {rows} are not all on the shelf, which holds {self.shelf.rows()}")
         if rows:
             self._merge(rows, self.shelf.take(rows))
 
@@ -128,7 +130,7 @@ class Pass(Running):
 
     @torch.inference_mode()
     def more(self, tokens: Sequence[int], parents: Sequence[int] | None = None) -> Tensor:
-        """Add tokens: they run from the first layer to where the pass stands, and go on with it.
+        """Add tokens: they run from the first layer to where the pass stands, be it its end, and go on with it.
 
         Parameters
         ----------
@@ -141,10 +143,9 @@ class Pass(Running):
         Tensor [tokens, width]
             Their residual stream where the pass stands.
         """
-        self._refuse_ended()
-        first, layer = self.count, self.layer
-        if self.relation.count != first:
-            raise PassError("tokens are added before rows join")
+        first, layer, stopped = self.count, self.layer, self.stopped
+        if self.finished or self.relation.count != first or not tokens:
+            raise PassError("at least one token is added, before rows join and before the pass is over")
         self.relation = self.relation.joined(parents or range(first - 1, first - 1 + len(tokens)))
         self.tokens += tokens
         before, rows = self.x, self.rows
@@ -152,7 +153,7 @@ class Pass(Running):
         self._go_on(-1)
         self.run(layer)
         new = self.x[0]
-        self.layer, self.stopped = layer, None
+        self.layer, self.stopped = layer, stopped
         self._arrange(torch.cat((before, self.x), 1), [*rows, *self.rows])
         return new
 
@@ -192,6 +193,8 @@ class Pass(Running):
         who : str
             Whose work it is.
         """
+        if self.finished:
+            raise PassError("this pass is over: fill its rows before finish(), or postpone() them for a later one")
         if positions is not None:
             rows = self._text_rows(positions)
         rows = list(self.rows if rows is None else rows)
