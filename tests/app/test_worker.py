@@ -10,19 +10,20 @@ import textwrap
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import pytest
 
 import workbench as wb
 import workbench.probes
+from workbench.engine import Step
 from workbench.errors import PromptError, WorkbenchError
 from workbench.registry import PROBES, TECHNIQUES
+from workbench.studies.fact_table import OF_STEP
 from workbench_app.race import Column, Race
 from workbench_app.runs import Stop
 from workbench_app.worker import Worker, WorkerLost, client, limits
-from workbench_app.worker.columns import _FACTS, News, add, fail
+from workbench_app.worker.columns import News, add, fail
 from workbench_app.worker.recipes import plain, restored
 
 PROMPT = "w11 w12 w13 w14 w11 w12 w13"
@@ -240,16 +241,18 @@ def test_every_setting_survives_the_way(registry):
 
 
 def test_only_what_is_new_is_said():
-    step = SimpleNamespace(**{**dict.fromkeys(_FACTS, 0), "tokens": (7,), "keys_read": (1.0,)})
+    nodes = ((7, -1, True, None),)
+    step = Step(0, "prefill", (7,), 0, 0, (0,), (1.0,), (1,), (), "m", 1, 0.1, 0.0, 1, 1, 1, nodes=nodes)
     column, shown = Column([]), Column([])
     news = News([column])
     for text in ("a", "b"):
         column.steps.append(step)
         column.pieces.append(text)
         taken = news.take()
-        assert len(taken[0]["steps"]) == 1
+        assert len(taken[0]["steps"]) == 1 and "nodes" not in taken[0]["steps"][0]
         add([shown], json.loads(json.dumps(taken)))
     assert shown.tokens == [7, 7] and shown.pieces == ["a", "b"] and shown.steps[1].keys_read == [1.0]
+    assert {fact.name for fact in OF_STEP} <= set(vars(shown.steps[1])), "as tables and sums want them"
     shown.state = "done"
     fail([shown], "no")
     assert shown.state == "done", "what was over stays as it ended"

@@ -152,7 +152,7 @@ def test_they_are_small_enough_to_ship(kind):
     assert sum(2 * value.numel() for value in heads.state_dict().values()) < 6.4e6
 
 
-@kinds
+@pytest.mark.parametrize("kind", RESTATED)
 def test_the_models_product_changes_nothing_but_the_speed(kind, text):
     heads, (features, embeddings) = built(kind), text
     expected = heads.rows(features[None], embeddings[None])

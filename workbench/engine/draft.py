@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -144,6 +144,12 @@ class Draft:
         """Tokens from the first drafted one down to ``node``; none for -1."""
         return [] if node < 0 else [*self.path_to(self.parent(node)), self.tokens[node]]
 
+    def nodes(self, path: Sequence[int]) -> tuple[tuple[int, int, bool, float | None], ...]:
+        """What a step says of every node once those of ``path`` are kept, see :attr:`workbench.engine.Step.nodes`."""
+        kept = set(path)
+        chances = self.confidence or [None] * len(self.tokens)
+        return tuple((token, self.parent(node), node in kept, chances[node]) for node, token in enumerate(self.tokens))
+
     def depths(self) -> list[int]:
         """Distance of every node from the last accepted token; its children have 1."""
         depths: list[int] = []
@@ -152,7 +158,7 @@ class Draft:
             depths.append(1 if parent < 0 else depths[parent] + 1)
         return depths
 
-    def pruned(self, kept: Sequence[int]) -> Draft:
+    def pruned(self, kept: Sequence[int]) -> Self:
         """The draft with only the nodes at ``kept`` (increasing, every node's parent among them); what drafting cost
         stays, and a paused pass loses the other nodes."""
         if self.paused is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,7 +44,7 @@ class Loop:
         self.cancel: threading.Event | None = None
         self.options = options or Options()
         self.finished = False
-        self.prompt, self.output = list(run.prompt), []
+        self.prompt, self.output = list(run.prompt), list[int]()
         self._entropies: list[float] = []
         self._verification: Verification | None = None
         self._place = 0
@@ -78,7 +78,7 @@ class Loop:
         """Whether somebody wishes that this run should end."""
         return self.cancel is not None and self.cancel.is_set()
 
-    def steps(self, cancel: threading.Event | None) -> Iterator[Step]:
+    def steps(self, cancel: threading.Event | None) -> Generator[Step, None, None]:
         self.cancel = cancel
         with self.open():
             index = 0
@@ -205,7 +205,7 @@ class Loop:
             cache_bytes=sum(each.cache.note_peak() for each in self.decoders.values()),
             entropy=self._entropies[-1] if self._entropies else None,
             verify_seconds=verify_seconds,
-            nodes=_nodes(draft, path),
+            nodes=draft.nodes(path),
             policy_flops=policies.flops,
             policy_bytes=policies.bytes,
             policy_seconds=policies.seconds,
@@ -295,9 +295,3 @@ class Loop:
             if self.finished:
                 return tokens[:place]
         return tokens
-
-
-def _nodes(draft: Draft, path: Sequence[int]) -> tuple[tuple[int, int, bool, float | None], ...]:
-    kept = set(path)
-    chances = draft.confidence or [None] * len(draft.tokens)
-    return tuple((token, draft.parent(node), node in kept, chances[node]) for node, token in enumerate(draft.tokens))

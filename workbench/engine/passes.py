@@ -56,11 +56,6 @@ class Pass(Running):
         at = "at its end" if self.layer is None else f"before layer {self.layer}"
         return f"<Pass of {len(self.tokens)} tokens after {self.start:,}, {len(self.rows)} rows {at}>"
 
-    @property
-    def count(self) -> int:
-        """Tokens of the pass."""
-        return len(self.tokens)
-
     def exit(self) -> None:
         """Run no more blocks: go from here to the unembedding."""
         self.layer, self.stopped = None, self.layer

@@ -80,6 +80,11 @@ class Running:
             decoder.opened(self)
         self._go_on(-1)
 
+    @property
+    def count(self) -> int:
+        """Tokens of the pass."""
+        return len(self.tokens)
+
     @torch.inference_mode()
     def run(self, until: int | None = None) -> None:
         """Run blocks from where the pass stands up to the first that is not below ``until``; by default to the end."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from workbench_app.race import Column
 
-_FACTS = (
-    "index", "phase", "tokens", "drafted", "accepted", "layers", "keys_read", "keys_kept", "model", "forwards",
-    "seconds", "draft_seconds", "verify_seconds", "flops", "bytes", "cache_bytes",
-)  # fmt: skip
+_LARGE = ("nodes", "logprobs", "logits")
+"""Facts of a step that the page does not show and that would make its messages long."""
 
 
 class News:
@@ -28,9 +27,15 @@ class News:
             steps, pieces = column.steps[self._steps[place] :], column.pieces[self._pieces[place] :]
             self._steps[place] += len(steps)
             self._pieces[place] += len(pieces)
-            facts = [{name: getattr(step, name) for name in _FACTS} for step in steps]
-            taken.append({"steps": facts, "pieces": pieces, "state": column.state, "problem": column.problem})
+            taken.append(
+                {"steps": list(map(_facts, steps)), "pieces": pieces, "state": column.state, "problem": column.problem}
+            )
         return taken
+
+
+def _facts(step: Any) -> dict[str, Any]:
+    names = (field.name for field in dataclasses.fields(step))
+    return {name: getattr(step, name) for name in names if name not in _LARGE}
 
 
 def add(columns: Sequence[Column], news: Sequence[dict[str, Any]]) -> None:

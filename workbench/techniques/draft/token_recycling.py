@@ -108,15 +108,15 @@ class _Recycler(Drafter):
         above, places = np.array([tokens[-1]]), np.array([-1])
         for depth, (parent, rank) in enumerate(self._layers[:limit], 1):
             # Nodes below an unknown one are unknown, whatever the last row of the matrix says.
-            found = np.where(above[parent] >= 0, self.matrix[above[parent], rank], -1)
-            known = found >= 0
+            successors = np.where(above[parent] >= 0, self.matrix[above[parent], rank], -1)
+            known = successors >= 0
             if not known.any():
                 break
             own = np.where(known, len(drafted) + np.cumsum(known) - 1, -1)
-            drafted += found[known].tolist()
+            drafted += successors[known].tolist()
             parents += places[parent][known].tolist()
             confidence += (self._kept[depth, rank] / self._tried[depth, rank])[known].tolist()
-            above, places = found, own
+            above, places = successors, own
         return Draft(drafted, parents, confidence=confidence) if drafted else Draft()
 
     def verified(self, verification: Verification) -> None:

@@ -98,9 +98,9 @@ class _Search(Drafter):
     def _counted(self, seen: Iterable[tuple]) -> dict:
         counts: dict = {}
         for context, token in seen:
-            found = counts.setdefault(context, {})
-            found[token] = found.get(token, 0) + 1
-        return {context: self._best(found, 1 + sum(found.values())) for context, found in counts.items()}
+            successors = counts.setdefault(context, {})
+            successors[token] = successors.get(token, 0) + 1
+        return {context: self._best(successors, 1 + sum(successors.values())) for context, successors in counts.items()}
 
     def _best(self, weights: dict[int, float], total: float = 1.0) -> Successors:
         ordered = sorted(weights.items(), key=lambda each: -each[1])[: self._settings.k]
@@ -109,9 +109,9 @@ class _Search(Drafter):
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
         root = _Place(self._last[1], 1.0, self._successors(*self._last))
         added: list[_Place] = []
-        while len(added) < self._settings.nodes and (found := self._round(root, limit)) is not None:
-            found[0].node = len(added)
-            added.append(found[0])
+        while len(added) < self._settings.nodes and (grown := self._round(root, limit)) is not None:
+            grown[0].node = len(added)
+            added.append(grown[0])
         if not added:
             return Draft()
         # Siblings were added in the order of their probability, in which they are to be tried.
@@ -158,7 +158,8 @@ class _Search(Drafter):
                 context = (draft.tokens[parent] if parent >= 0 else self._last[1], draft.tokens[row - 1])
             self._learn(self.pairs, context, tokens, weights)
             self._learn(self.singles, context[1], tokens, weights)
-        self._last = (self._last[1], *verification.tokens)[-2:]
+        before, last = (self._last[1], *verification.tokens)[-2:]
+        self._last = before, last
 
     def _learn(self, table: dict, context: object, tokens: Sequence[int], weights: Sequence[float]) -> None:
         rate = self._settings.rate

@@ -51,11 +51,11 @@ class Alignment:
         if self._text.endswith(_BROKEN):
             return None
         encoded = self._drafter(self._text, add_special_tokens=False, return_offsets_mapping=True)
-        found = self._held + encoded["input_ids"]
-        self._last = found[-1:]
+        ids = self._held + encoded["input_ids"]
+        self._last = ids[-1:]
         if len(self._tail_tokens) > 2 * self._tail:
             self._settle(before, encoded["input_ids"], [end for _, end in encoded["offset_mapping"]])
-        return found
+        return ids
 
     def to_main(self, drafted: Sequence[int]) -> list[tuple[int, int]]:
         """Tokens of the model for a continuation by the drafter after the text of the last :meth:`to_drafter`.
@@ -142,8 +142,8 @@ def byte_values(tokenizer: Any) -> dict[int, int]:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         known = {}
         if backend is not None and "ByteFallback" in repr(backend.decoder):
-            found = ((token, _BYTE.fullmatch(text)) for text, token in tokenizer.get_vocab().items())
-            known = {token: int(match[1], 16) for token, match in found if match}
+            matches = ((token, _BYTE.fullmatch(text)) for text, token in tokenizer.get_vocab().items())
+            known = {token: int(match[1], 16) for token, match in matches if match}
         _BYTES[tokenizer] = known
     return known
 

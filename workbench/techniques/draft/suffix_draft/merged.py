@@ -34,10 +34,10 @@ def merged(first: Draft, second: Draft) -> Draft:
         for node, token in enumerate(draft.tokens):
             key = own[draft.parent(node)], token
             own[node] = places.setdefault(key, len(places))
-            said = 0.0 if draft.confidence is None else draft.confidence[node]
+            chance = 0.0 if draft.confidence is None else draft.confidence[node]
             if own[node] == len(confidence):
-                confidence.append(said)
-            confidence[own[node]] = max(confidence[own[node]], said)
+                confidence.append(chance)
+            confidence[own[node]] = max(confidence[own[node]], chance)
     known = first.confidence is not None and second.confidence is not None
     return Draft(
         [token for _, token in places],

@@ -71,8 +71,8 @@ class Ngrams:
         """Count what is new in a text that goes on."""
         for token in tokens:
             for size in range(1, min(len(_WEIGHTS), len(self._tail)) + 1):
-                found = self._counts.setdefault(tuple(self._tail[-size:]), {})
-                found[token] = found.get(token, 0) + 1
+                counts = self._counts.setdefault(tuple(self._tail[-size:]), {})
+                counts[token] = counts.get(token, 0) + 1
             self._tail = [*self._tail, token][-len(_WEIGHTS) :]
 
     def interpolated(self, context: Sequence[int], tokens: Sequence[int], model: Sequence[float]) -> list[float]:
@@ -80,10 +80,10 @@ class Ngrams:
         the model's own probabilities have the rest."""
         mixed, rest = [0.0] * len(tokens), 1.0
         for size, weight in enumerate(_WEIGHTS, 1):
-            found = self._counts.get(tuple(context[-size:])) if size <= len(context) else None
-            if found:
-                total = sum(found.values())
-                mixed = [chance + weight * found.get(token, 0) / total for token, chance in zip(tokens, mixed)]
+            counts = self._counts.get(tuple(context[-size:])) if size <= len(context) else None
+            if counts:
+                total = sum(counts.values())
+                mixed = [chance + weight * counts.get(token, 0) / total for token, chance in zip(tokens, mixed)]
                 rest -= weight
         return [chance + rest * own for chance, own in zip(mixed, model)]
 
