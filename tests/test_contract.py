@@ -18,10 +18,12 @@ import itertools
 import pytest
 import torch
 from contract_cases import (
+    ENTERING,
     EXAMPLES,
     KINDS,
     NEW,
     PROMPT,
+    UNFORCED,
     alone,
     baseline,
     example,
@@ -60,6 +62,11 @@ def logits(model, continuation, techniques=(), seed=0):
 @functools.cache
 def plain_logits(family):
     return logits(tiny(family), CONTINUATION)
+
+
+def test_every_slot_is_known_to_enter_the_model_or_not():
+    """A new slot is sorted in ``contract_cases``: its techniques meet every family or only the kinds."""
+    assert ENTERING | UNFORCED | {"logits", "switch"} == set(SLOTS)
 
 
 @pytest.mark.parametrize("name", TECHNIQUES)

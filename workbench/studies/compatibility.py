@@ -95,12 +95,13 @@ def judge(
     for name, keys in due.items():
         found = {}
         for key in keys:
-            if key not in known and progress is not None:
-                progress(
-                    next(done), total, f"{key[0]}, {key[1]}" if key[1] in CONDITIONS else f"{key[0]} with {key[1]}"
-                )
-            run = trial.condition if key[1] in CONDITIONS else trial.pair
-            found[key] = known[key] if key in known else run(*key)
+            if key in known:
+                found[key] = known[key]
+                continue
+            alone = key[1] in CONDITIONS
+            if progress is not None:
+                progress(next(done), total, (", " if alone else " with ").join(key))
+            found[key] = trial.condition(*key) if alone else trial.pair(*key)
         yield name, found
     if progress is not None and total:
         progress(total, total, "done")

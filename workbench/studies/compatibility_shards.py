@@ -134,10 +134,12 @@ def merged(known: Mapping[str, Shard]) -> xr.DataTree:
         for name, version in shard.about["versions"].items():
             versions.setdefault(name, set()).add(version)
     facts = {**first, "versions": {name: " and ".join(sorted(each)) for name, each in versions.items()}}
-    order = list(SLOTS)
-    listed = sorted(
-        (shard.technique for shard in known.values()), key=lambda each: (order.index(each["slots"][0]), each["name"])
-    )
+    order = {slot: place for place, slot in enumerate(SLOTS)}
+
+    def place(technique: dict[str, Any]) -> tuple[int, str]:
+        return order.get(technique["slots"][0], len(order)), technique["name"]
+
+    listed = sorted((shard.technique for shard in known.values()), key=place)
     verdicts = {(name, key): verdict for name, shard in known.items() for key, verdict in shard.conditions.items()}
     verdicts |= {(other, name): verdict for name, shard in known.items() for other, verdict in shard.pairs.items()}
     return matrix(facts, listed, verdicts)
@@ -156,7 +158,8 @@ def shipped() -> xr.DataTree:
 
 def fresh(known: Mapping[str, Shard], model: Model) -> dict[tuple[str, str], Verdict]:
     """The verdicts of shards that are of today's code and of a model, as ``known`` of
-    :func:`workbench.studies.compatibility.compatibility`: a pair is there both ways round."""
+    :func:`workbench.studies.compatibility.compatibility`: a pair is there both ways round. What failed is run again,
+    as it may have been for want of memory."""
     codes, facts, verdicts = _codes(), about(model), {}
     for name, shard in known.items():
         same = all(shard.about[key] == facts[key] for key in _OF_MODEL)
@@ -164,7 +167,7 @@ def fresh(known: Mapping[str, Shard], model: Model) -> dict[tuple[str, str], Ver
             verdicts |= {(name, condition): verdict for condition, verdict in shard.conditions.items()}
             today = [other for other in shard.pairs if shard.others[other] == codes.get(other)]
             verdicts |= {pair: shard.pairs[other] for other in today for pair in ((other, name), (name, other))}
-    return verdicts
+    return {key: verdict for key, verdict in verdicts.items() if verdict[0] != "fails"}
 
 
 def stale(known: Mapping[str, Shard], model: Model) -> list[tuple[str, str]]:
