@@ -1,5 +1,6 @@
 # make demo   the environment, the bundled model, and a comparison of techniques in reports/demo.html
 # make test   the environment, linters and every test but the longest      make test-all  those too
+# make coverage  the lines that tests reach      make compatibility  which techniques go together, where code has changed
 # make app    the dashboard      make lab    the notebooks      make bench  the measurements
 # make clean  what the tools left behind; `make distclean` the environment too
 
@@ -12,10 +13,10 @@ PIP_FLAGS ?=
 WORKERS ?= 2
 
 .DELETE_ON_ERROR:
-.PHONY: help environment model demo test test-all lint app lab bench clean distclean
+.PHONY: help environment model demo test test-all coverage compatibility lint app lab bench clean distclean
 
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile
 
 environment: $(STAMP)
 
@@ -58,12 +59,24 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 test: $(STAMP) lint model
-	OMP_NUM_THREADS=1 $(BIN)/pytest --cov --cov-report=term -n $(WORKERS) --dist loadfile
+	$(PYTEST) --cpu-seconds reports/seconds.json
 
 test-all: $(STAMP) lint model
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
+
+# Apart, as watching every line takes as long again as the tests.
+coverage: $(STAMP) model
+	$(PYTEST) --cov --cov-report=term
+
+# What goes together, made anew where code has changed, and the pages that say so.
+compatibility: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/workbench compatibility --out data/workbench_data/compatibility
+	$(BIN)/python tests/test_architecture.py
 
 app: model
 	$(BIN)/workbench app
@@ -78,7 +91,7 @@ bench: model
 	done; test -z "$$failed" || { echo "beyond its limit, or red:$$failed"; exit 1; }
 
 clean:
-	rm -rf build dist reports .pytest_cache .ruff_cache .import_linter_cache .coverage .coverage.* htmlcov
+	rm -rf build dist reports .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .coverage .coverage.* htmlcov
 	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
 distclean: clean

@@ -236,7 +236,8 @@ def test_the_readme_lists_the_techniques_of_the_registry():
 
 def compatibility_lines():
     """The README's word on what goes together, and the page that it points to."""
-    from workbench.studies.compatibility_file import markdown, shipped, summary
+    from workbench.studies.compatibility_file import markdown, summary
+    from workbench.studies.compatibility_shards import shipped
 
     tree = shipped()
     page = "data/workbench_data/compatibility.md"

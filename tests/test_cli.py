@@ -83,6 +83,25 @@ def test_the_matrix_is_counted_written_and_drawn(shell, tmp_path):
     assert 'data-figure="compatibility"' in (tmp_path / "m.html").read_text("utf-8")
 
 
+def test_a_folder_of_the_matrix_is_brought_up_to_date_and_checked(shell, tmp_path, monkeypatch):
+    from workbench.studies.compatibility_trial import Trial
+
+    ran = []
+    monkeypatch.setattr(Trial, "pair", lambda self, *key: ran.append(key) or ("runs", ""))
+    monkeypatch.setattr(Trial, "condition", lambda self, *key: ran.append(key) or ("runs", ""))
+    missing = shell("compatibility", "--model", "tiny-gpt2", "--check")
+    assert missing.exit_code == 1 and "verdicts on tiny-gpt2 are stale or missing." in missing.stdout and not ran
+    folder = ("compatibility", "--model", "tiny-gpt2", "--out", tmp_path / "kept")
+    assert "on tiny-gpt2" in shell(*folder).stdout and len(ran) > len(TECHNIQUES)
+    assert {file.stem for file in (tmp_path / "kept").iterdir()} == set(TECHNIQUES)
+    checked = shell(*folder, "--check")
+    assert checked.exit_code == 0 and checked.stdout.startswith("0 verdicts")
+    first = len(ran)
+    shell(*folder, "--all")
+    assert len(ran) == 2 * first
+    assert "leave out --technique" in one_line(shell(*folder, "--technique", "snap_kv"))
+
+
 def test_what_cannot_be_run_in_the_matrix_is_one_line(shell, tmp_path):
     assert "There is no technique named 'prompt_lokup'" in one_line(
         shell("compatibility", "--technique", "prompt_lokup")

@@ -40,7 +40,8 @@ class _Full(io.FileIO):
 
 def writers():
     """Everything that writes a file of its own: what it is called, and what writes it."""
-    from workbench.studies.compatibility_file import shipped, write
+    from workbench.studies.compatibility_file import write
+    from workbench.studies.compatibility_shards import shipped
     from workbench.tasks import Prompt, write_prompts
     from workbench.training.data import TrainingData
 

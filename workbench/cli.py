@@ -250,20 +250,40 @@ def compare(
 def compatibility(
     model: Annotated[str, typer.Option(help="tiny, tiny-FAMILY, or a model as for compare.")] = "tiny",
     technique: Annotated[list[str] | None, typer.Option(help="Only these; repeatable.")] = None,
-    out: Annotated[Path | None, typer.Option(help="A file that ends in .json, .md or .html.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A file (.json, .md or .html), or a folder of a file per technique, kept anew.")
+    ] = None,
+    anew: Annotated[bool, typer.Option("--all", help="Run also what the folder knows of today's code.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only say what is stale; exit code 1 if anything is.")] = False,
 ) -> None:
-    """Run every pair of techniques, and each with sampling, stop tokens and cancellation: what goes together?"""
-    from workbench.studies import compatibility_file as file
+    """Run every pair of techniques, and each with sampling, stop tokens and cancellation: what goes together?
 
-    out = out and _place(out, (".json", ".md", ".html"))
-    tree = wb.compatibility(model, technique, _progress())
+    What the package, or the folder, knows of code that has not changed since is not run again.
+    """
+    from workbench.studies import compatibility_file as file
+    from workbench.studies import compatibility_shards as shards
+
+    folder = out if out and not out.suffix else None
+    if folder and technique:
+        raise SettingError("a folder holds all techniques: leave out --technique, or name a file in --out")
+    out = None if folder else out and _place(out, (".json", ".md", ".html"))
+    judged, known = shards.model_of(model), shards.shards(folder) or shards.shards()
+    if check:
+        stale = shards.stale(known, judged)
+        typer.echo(f"{len(stale)} verdicts on {judged.name} are stale or missing.")
+        raise typer.Exit(1 if stale else 0)
+    if folder:
+        tree = shards.merged(shards.refresh(folder, judged, _progress(), anew))
+    else:
+        tree = wb.compatibility(judged, technique, _progress(), {} if anew else shards.fresh(known, judged))
     typer.echo(file.summary(tree))
     failed = [row for rows in file.entries(tree).values() for row in rows if row["status"] == "fails"]
     for row in failed:
         typer.echo(f"fails: {row['one']} with {row['other']}: {row['reason']}")
     if out:
         wb.figures.report(tree, out) if out.suffix == ".html" else file.write(tree, out)
-        typer.echo(f"written: {out}")
+    if out or folder:
+        typer.echo(f"written: {out or folder}")
     if failed:
         raise typer.Exit(1)
 

@@ -5,16 +5,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from workbench.errors import SettingError
 
-settings = dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True, extra="forbid", allow_inf_nan=False))
-"""Decorator of a technique's or a probe's class: a frozen dataclass whose fields are checked against their types and
-bounds, ``Annotated[int, Field(ge=1, le=64, description="…")]``."""
+_CONFIG = ConfigDict(arbitrary_types_allowed=True, extra="forbid", allow_inf_nan=False)
+Class = TypeVar("Class", bound=type)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(Field,))
+def settings(cls: Class) -> Class:
+    """Decorator of a technique's or a probe's class: a frozen dataclass whose fields are checked against their types
+    and bounds, ``Annotated[int, Field(ge=1, le=64, description="…")]``."""
+    return dataclass(frozen=True, config=_CONFIG)(cls)
+
 
 Outside = Literal["model", "part", "text", "technique", "device"]
 """What a text may name that is no part of a recipe itself: a model or draft model, trained weights, a text file,

@@ -11,7 +11,8 @@ import gradio as gr
 from workbench.listing import by_slot
 from workbench.registry import PROBES
 from workbench.settings import describe
-from workbench.studies.compatibility_file import shipped, summary
+from workbench.studies.compatibility_file import summary
+from workbench.studies.compatibility_shards import shipped
 from workbench_app import charts
 from workbench_app.controls import QUICK
 from workbench_app.plain import caught, note, problem, safe, words

@@ -7,7 +7,7 @@ from engine.given import Given
 
 from workbench.engine import SLOTS, Run, Sampler, generate
 from workbench.engine.policy_check import check_policy
-from workbench.engine.slots import PROTOCOLS
+from workbench.engine.slots import PROTOCOLS, DraftPolicy
 from workbench.errors import SettingError
 from workbench.models.tiny import tiny
 from workbench.registry import TECHNIQUES
@@ -47,6 +47,21 @@ class NoPlace:
         return expert
 
 
+class Inherited(DraftPolicy):
+    """Only one of the two is its own: what it has of the protocol does nothing."""
+
+    def propose(self, tokens, limit):
+        raise AssertionError("nothing runs")
+
+
+class OwnOpened:
+    def next_layer(self, layer, x):
+        return None
+
+    def opened(self):
+        raise AssertionError("nothing runs")
+
+
 class Loose:
     """Other names, defaults and star arguments are all right."""
 
@@ -71,6 +86,8 @@ def test_every_slot_asks_for_something(slot):
         (TooFew, "experts", r"for choose_experts\(block, x, logits\), and its own is choose_experts\(block, logits\)"),
         (TooFew, "accept", r"for accept\(draft, logits, sampler\), and its own is .*: missing .* 'more'"),
         (TooFew, "stop", r"for stop\(generated\), and its own is .*: missing .* 'how'"),
+        (Inherited, "draft", r"its policy, Inherited, for verified\(verification\), and it has no such method"),
+        (OwnOpened, "depth", r"for opened\(opened_pass\), and its own is opened\(\)"),
         (NoPlace, "experts", r"for fetch_expert\(block, expert\), and its own is fetch_expert\(expert\)"),
         (lambda: None, "depth", r"its policy, NoneType, for next_layer\(layer, x\), and it has no such method"),
     ],

@@ -1,8 +1,6 @@
 """What the matrix of techniques says is what their runs do, and the file that ships is of today."""
 
-import itertools
 import json
-import random
 import re
 
 import pytest
@@ -12,9 +10,10 @@ from workbench import trace
 from workbench.errors import SettingError, TraceError
 from workbench.registry import TECHNIQUES
 from workbench.settings import settings
-from workbench.studies import compatibility as module
-from workbench.studies.compatibility import CONDITIONS, STATUSES, Trial, compatibility, matrix
-from workbench.studies.compatibility_file import entries, from_json, markdown, shipped, summary, techniques, to_json
+from workbench.studies import compatibility_trial as module
+from workbench.studies.compatibility import CONDITIONS, STATUSES, compatibility, matrix
+from workbench.studies.compatibility_file import entries, from_json, markdown, summary, techniques, to_json
+from workbench.studies.compatibility_trial import Trial
 from workbench.techniques import Technique
 
 
@@ -169,60 +168,57 @@ def test_a_damaged_file_is_refused(tree, damage):
         from_json(damage(to_json(tree)))
 
 
-def test_the_table_has_a_sign_for_every_pair_and_reasons_where_no_slot_says_it(tree, made_up, tiny):
-    rows = [line.split(" | ") for line in markdown(tree).splitlines() if re.match(r"\| \d", line)]
-    assert [row[0] for row in rows] == ["| 1 `prompt_lookup`", "| 2 `snap_kv`", "| 3 `draft_model`"]
-    assert [cell.strip("| ") for cell in rows[0][5:]] == ["", "+", "×"]
+def test_the_table_has_a_row_for_every_technique_and_reasons_where_no_slot_says_it(tree, made_up, tiny):
+    rows = {line.split("`")[1]: [cell.strip() for cell in line.split("|")][2:-1] for line in table_of(markdown(tree))}
+    assert rows == {
+        # alone, sampling, stop tokens, cancellation, then the slots evict and draft
+        "prompt_lookup": ["=", "=", "=", "=", "+", ""],
+        "snap_kv": ["+", "+", "+", "+", "", "+"],
+        "draft_model": ["=", "=", "=", "=", "+", ""],
+    }
     assert "both claim" not in markdown(tree), "that two for one slot clash needs no line of its own"
-    fussy = markdown(compatibility(tiny("llama"), ["fussy", "snap_kv", "prompt_lookup"]))
-    assert "| `fussy` | snap_kv | excluded | fussy does not go together with snap_kv |" in fussy
-    assert "it wants a model / of another kind" in fussy
+    fussy = markdown(compatibility(tiny("llama"), ["fussy", "snap_kv", "prompt_lookup", "draft_model"]))
+    assert "| excluded | fussy does not go together with snap_kv | `fussy` with snap_kv |" in fussy
+    where = ", ".join(f"`fussy` with {what}" for what in (*CONDITIONS, "prompt_lookup", "draft_model"))
+    assert f"| does not apply | it wants a model / of another kind | {where} |" in fussy
     assert summary(tree) == "3 pairs of 3 techniques on tiny-llama: 2 runs, 1 excluded."
+
+
+def test_the_table_counts_where_statuses_differ_and_stays_short(tree):
+    about = {"model": "m", "revision": "", "dtype": "float32", "device": "cpu", "versions": {}}
+    listed = [{"name": f"d{number}", "slots": ["draft"], "exact": True, "example": ""} for number in range(99)]
+    listed += [{"name": "e", "slots": ["evict"], "exact": False, "example": ""}]
+    verdicts = {(each["name"], condition): ("runs", "") for each in listed for condition in CONDITIONS}
+    verdicts |= {(f"d{number}", "e"): ("runs", "") if number % 3 else ("fails", "it broke") for number in range(99)}
+    text = markdown(matrix(about, listed, verdicts))
+    (row,) = [line for line in table_of(text) if "`e`" in line]
+    assert row.endswith("|  | + 66, ! 33 |")
+    assert text.count("it broke") == 1 and "and 27 more" in text and len(text) < 10_000
+
+
+def table_of(text):
+    return [line for line in text.splitlines() if re.match(r"\| `\w+` \|", line) and line.count("|") > 5]
 
 
 def test_a_matrix_with_a_hole_is_refused():
     about = {"model": "m", "revision": "", "dtype": "float32", "device": "cpu", "versions": {}}
-    listed = [{"name": name, "slots": ["draft"], "exact": True, "example": name} for name in "ab"]
-    under = {(name, condition): ("runs", "") for name in "ab" for condition in CONDITIONS}
-    assert matrix(about, listed, under, {("b", "a"): ("runs", "")})
-    with pytest.raises(TraceError, match="not whole"):
-        matrix(about, listed, under, {})
+    listed = [{"name": name, "slots": [slot], "exact": True, "example": name} for name, slot in ("a1", "b1", "c2")]
+    listed = [{**each, "slots": ["draft" if each["slots"] == ["1"] else "evict"]} for each in listed]
+    verdicts = {(name, condition): ("runs", "") for name in "abc" for condition in CONDITIONS}
+    whole = verdicts | {("c", "a"): ("runs", ""), ("b", "c"): ("runs", "")}
+    status = matrix(about, listed, whole)["compatibility/status"].values
+    assert list(STATUSES)[status[0, 1]] == "excluded", "two for one slot need not be run"
+    for missing in (("c", "a"), ("b", "c"), ("a", "alone")):
+        with pytest.raises(TraceError, match="not whole"):
+            matrix(about, listed, {key: verdict for key, verdict in whole.items() if key != missing})
 
 
-# The file that ships
-
-REMAKE = "run: workbench compatibility --out data/workbench_data/compatibility.json, then tests/test_architecture.py"
-
-
-def test_the_file_is_of_the_techniques_that_are_registered():
-    import workbench.techniques  # noqa: F401
-
-    listed = {each["name"]: each for each in techniques(shipped())}
-    assert list(listed) == [name for name in TECHNIQUES if public(name)], REMAKE
-    for name, kind in TECHNIQUES.items():
-        if name in listed:
-            assert (listed[name]["slots"], listed[name]["exact"]) == (list(kind.slots), kind.exact), REMAKE
-
-
-def test_nothing_in_the_file_fails():
-    failed = [row for rows in entries(shipped()).values() for row in rows if row["status"] == "fails"]
-    assert not failed, failed
-
-
-def test_the_file_says_what_running_again_says(trial):
-    stored = entries(shipped())
-    chosen = random.Random(3)
-    for status, among in itertools.groupby(sorted(stored["pairs"], key=by_status), key=by_status):
-        among = list(among)
-        for row in chosen.sample(among, min(6, len(among))):
-            assert trial.pair(row["one"], row["other"]) == (status, row["reason"]), (row, REMAKE)
-    for row in chosen.sample(stored["conditions"], 8):
-        assert trial.condition(row["one"], row["other"]) == (row["status"], row["reason"]), (row, REMAKE)
-
-
-def public(name):
-    return TECHNIQUES[name].__module__.startswith("workbench.")
-
-
-def by_status(row):
-    return row["status"]
+def test_what_is_known_is_not_run_again(tiny, monkeypatch):
+    names = ["prompt_lookup", "snap_kv"]
+    known = {("prompt_lookup", "snap_kv"): ("fails", "so it was"), ("snap_kv", "alone"): ("fails", "so too")}
+    ran = []
+    monkeypatch.setattr(Trial, "pair", lambda self, *key: ran.append(key) or ("runs", ""))
+    monkeypatch.setattr(Trial, "condition", lambda self, *key: ran.append(key) or ("runs", ""))
+    rows = entries(compatibility(tiny("llama"), names, known=known))
+    assert rows["pairs"][0]["reason"] == "so it was" and len(ran) == 7
+    assert not {("prompt_lookup", "snap_kv"), ("snap_kv", "alone")} & set(ran)

@@ -1,4 +1,7 @@
-"""Every technique marked exact writes the baseline's tokens on real text; ``check_exact.py`` does it on 60 prompts."""
+"""Every technique marked exact writes the baseline's tokens on real text; ``check_exact.py`` does it on 60 prompts.
+
+One of copying, where drafts are long, in every run of the tests, and one of reasoning in ``make test-all``.
+"""
 
 import functools
 
@@ -11,7 +14,7 @@ from workbench.registry import TECHNIQUES
 from workbench.tasks import encode_prompt, load_prompts
 
 NEW = 24
-TASKS = ("copy_editing", "mathematics")
+TASKS = ("copy_editing", pytest.param("mathematics", marks=pytest.mark.slow))
 EXACT = [name for name, kind in TECHNIQUES.items() if kind.exact]
 
 
@@ -20,13 +23,17 @@ def prompt(tokenizer, task):
     return encode_prompt(tokenizer, load_prompts(task, limit=1)[0])
 
 
+@functools.cache
+def baseline(model, task):
+    return tokens_of(run(model, prompt(model.tokenizer, task), new=NEW))
+
+
 @pytest.mark.bundled
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", EXACT)
 def test_greedy_text_is_the_baselines(name, task, bundled):
-    tokens = prompt(bundled.tokenizer, task)
     try:
-        found = tokens_of(run(bundled, tokens, [TECHNIQUES[name]()], NEW))
+        found = tokens_of(run(bundled, prompt(bundled.tokenizer, task), [TECHNIQUES[name]()], NEW))
     except ModelError as error:
         pytest.skip(f"a model it needs is not here: {error}")
-    assert found == tokens_of(run(bundled, tokens, new=NEW))
+    assert found == baseline(bundled, task)

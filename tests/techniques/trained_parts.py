@@ -145,7 +145,7 @@ def needs_artefact(name):
 def is_exact_and_accepted_on_real_text(bundled, technique, least):
     """Greedy output is the baseline's, and at least so many tokens are accepted for each forward."""
     prompt = bundled.chat("Explain in a few sentences why the sky is blue.")
-    plain = tokens_of(generate(bundled, prompt, max_new_tokens=64, stop_tokens=()))
-    steps = list(generate(bundled, prompt, [technique], max_new_tokens=64, stop_tokens=()))
+    plain = tokens_of(generate(bundled, prompt, max_new_tokens=32, stop_tokens=()))
+    steps = list(generate(bundled, prompt, [technique], max_new_tokens=32, stop_tokens=()))
     assert tokens_of(steps) == plain
     assert sum(step.accepted for step in steps) >= least * len(steps)

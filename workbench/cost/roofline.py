@@ -13,8 +13,10 @@ import numpy as np
 
 from workbench.cost.hardware import Hardware
 
+Counted = np.ndarray | float
 
-def step_seconds(flops: np.ndarray, bytes: np.ndarray, hardware: Hardware, dtype: str) -> np.ndarray:
+
+def step_seconds(flops: Counted, bytes: Counted, hardware: Hardware, dtype: str) -> np.ndarray:
     """Modelled seconds of every step.
 
     Parameters
@@ -29,6 +31,6 @@ def step_seconds(flops: np.ndarray, bytes: np.ndarray, hardware: Hardware, dtype
     return np.maximum(arithmetic, np.asarray(bytes, dtype=np.float64) / hardware.bandwidth)
 
 
-def run_seconds(flops: np.ndarray, bytes: np.ndarray, hardware: Hardware, dtype: str) -> float:
+def run_seconds(flops: Counted, bytes: Counted, hardware: Hardware, dtype: str) -> float:
     """Modelled seconds of a run: its steps one after the other; NaN steps (padding) count nothing."""
     return float(np.nansum(step_seconds(flops, bytes, hardware, dtype)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from workbench.errors import SettingError
@@ -34,10 +34,11 @@ def part_of(owner: Any, setting: str, within: tuple[str, ...] = ()) -> Any | Non
     if not spec:
         return None
     named, slots = parse(spec, TECHNIQUES), set(owner.slots)
+    kinds: Mapping[str, Any] = TECHNIQUES
     inside = (*within, name_of(owner))
     if len(named) == 1 and set(named[0].slots) <= slots and named[0].name not in inside:
         return named[0]
-    fitting = (name for name, kind in TECHNIQUES.items() if set(kind.slots) <= slots and name not in inside)
+    fitting = (name for name, kind in kinds.items() if set(kind.slots) <= slots and name not in inside)
     raise SettingError(
         f"{name_of(owner)}: {setting}={spec!r} must name one other technique, which claims nothing but "
         f"{' and '.join(owner.slots)} and has {name_of(owner)} as no part of its own: {next(fitting, 'none')}, say"

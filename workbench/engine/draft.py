@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -152,7 +152,7 @@ class Draft:
             depths.append(1 if parent < 0 else depths[parent] + 1)
         return depths
 
-    def pruned(self, kept: Sequence[int]) -> Draft:
+    def pruned(self, kept: Sequence[int]) -> Self:
         """The draft with only the nodes at ``kept`` (increasing, every node's parent among them); what drafting cost
         stays, and a paused pass loses the other nodes."""
         if self.paused is not None:

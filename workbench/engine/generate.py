@@ -248,7 +248,7 @@ def teacher_force(
 def _forced(loop: Loop, continuation: list[int], cancel: threading.Event | None) -> Iterator[Tensor]:
     run, loop.cancel = loop.run, cancel
     with loop.open(), contextlib.suppress(Cancelled):
-        text, entropies, verification = list(run.prompt), [], None
+        text, entropies, verification = list(run.prompt), list[float](), None
         while len(text) < len(run.prompt) + len(continuation) and not loop.cancelled:
             done = len(text) - len(run.prompt)
             decoder = loop.decoder(text, entropies, verification)

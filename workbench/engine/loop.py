@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,7 +44,7 @@ class Loop:
         self.cancel: threading.Event | None = None
         self.options = options or Options()
         self.finished = False
-        self.prompt, self.output = list(run.prompt), []
+        self.prompt, self.output = list(run.prompt), list[int]()
         self._entropies: list[float] = []
         self._verification: Verification | None = None
         self._place = 0
@@ -78,7 +78,7 @@ class Loop:
         """Whether somebody wishes that this run should end."""
         return self.cancel is not None and self.cancel.is_set()
 
-    def steps(self, cancel: threading.Event | None) -> Iterator[Step]:
+    def steps(self, cancel: threading.Event | None) -> Generator[Step, None, None]:
         self.cancel = cancel
         with self.open():
             index = 0

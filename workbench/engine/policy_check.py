@@ -28,7 +28,7 @@ def check_policy(technique: Any, policy: Any) -> None:
         for protocol in filter(None, (PROTOCOLS[slot], OPTIONAL.get(slot))):
             for name, asked in _members(protocol):
                 if protocol is PROTOCOLS[slot] or hasattr(policy, name):
-                    _check(technique, slot, policy, name, asked)
+                    _check(technique, slot, policy, name, asked, protocol)
         # What stands in the object itself may be another thing in the next one.
         if not getattr(policy, "__dict__", {}).keys() & {name for name, _ in _members(PROTOCOLS[slot])}:
             _FITTING.add((type(policy), slot))
@@ -44,7 +44,7 @@ def _members(protocol: type) -> list[tuple[str, inspect.Signature | None]]:
     ]
 
 
-def _check(technique: Any, slot: str, policy: Any, name: str, asked: inspect.Signature | None) -> None:
+def _check(technique: Any, slot: str, policy: Any, name: str, asked: inspect.Signature | None, protocol: type) -> None:
     where = f"{name_of(technique)}: the slot {slot!r} asks its policy, {type(policy).__name__}, for"
     if asked is None:
         if not hasattr(policy, name):
@@ -52,7 +52,8 @@ def _check(technique: Any, slot: str, policy: Any, name: str, asked: inspect.Sig
         return
     arguments = list(asked.parameters)[1:]
     call, method = f"{name}({', '.join(arguments)})", getattr(policy, name, None)
-    if not callable(method):
+    # A protocol's own methods do nothing; one that is inherited from it is not there.
+    if not callable(method) or getattr(method, "__func__", None) is getattr(protocol, name):
         raise SettingError(f"{where} {call}, and it has no such method")
     try:
         given = inspect.signature(method)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from workbench.engine.composition import name_of, part_of
 from workbench.engine.ledger import Ledger
@@ -20,9 +20,14 @@ if TYPE_CHECKING:
 class TechniqueLike(Protocol):
     """What the loop needs of a technique; :class:`workbench.techniques.Technique` is the one to inherit from."""
 
-    slots: ClassVar[tuple[str, ...]]
-    stepwise: ClassVar[bool]
-    excludes: ClassVar[tuple[str, ...]]
+    @property
+    def slots(self) -> tuple[str, ...]: ...
+
+    @property
+    def stepwise(self) -> bool: ...
+
+    @property
+    def excludes(self) -> tuple[str, ...]: ...
 
     def start(self, run: Run) -> Any:
         """The policy of one run."""
@@ -61,8 +66,8 @@ class Run:
     sampler: Sampler
     seed: int
     stepwise: bool = False
-    within: tuple[str, ...] = ()
-    parts: list[Any] = field(default_factory=list, repr=False, compare=False)
+    within: tuple[str, ...] = field(default=(), kw_only=True)
+    parts: list[Any] = field(default_factory=list, repr=False, compare=False, kw_only=True)
     ledger: Ledger = field(default_factory=Ledger, compare=False, repr=False)
     embeddings: Tensor | None = field(default=None, compare=False, repr=False)
 

@@ -58,4 +58,7 @@ def _ropes(anatomy: Anatomy, positions: Tensor, lengths: Sequence[int]) -> dict[
     if not anatomy.growing:
         return anatomy.rope(positions)
     each = [anatomy.rope(positions, length) for length in lengths]
-    return {kind: tuple(map(torch.stack, zip(*(ropes[kind] for ropes in each)))) for kind in each[0]}
+    return {
+        kind: (torch.stack([rope[kind][0] for rope in each]), torch.stack([rope[kind][1] for rope in each]))
+        for kind in each[0]
+    }

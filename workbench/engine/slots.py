@@ -17,6 +17,7 @@ from workbench.engine.sampling import Sampler
 from workbench.errors import SettingError
 
 if TYPE_CHECKING:
+    from workbench.engine.passes import Pass
     from workbench.engine.state import KeyValueCache, KeyValueState
     from workbench.engine.visibility import Visible
     from workbench.models import Block, Model
@@ -82,11 +83,16 @@ class DepthPolicy(Protocol):
 
     def next_layer(self, layer: int, x: Tensor) -> int | None:
         """The layer to run after ``layer`` (-1 at the start), or None to go to the unembedding; ``x`` is [1, rows,
-        width].
+        width]."""
 
-        A policy that has a method ``opened(opened_pass)`` too is shown every :class:`~workbench.engine.passes.Pass` at
-        its beginning. While it is asked here the pass stands before the block that would come next: the policy may
-        look at it, drop, revive, join or postpone rows, and fill what an exit leaves out."""
+
+class OpenedPolicy(DepthPolicy, Protocol):
+    """Slot ``depth``, of a policy that also acts on the pass itself. While it is asked for the next layer the pass
+    stands before the block that would come next: the policy may look at it, drop, revive, join or postpone rows, and
+    fill what an exit leaves out."""
+
+    def opened(self, opened_pass: Pass) -> None:
+        """A pass begins."""
 
 
 class MlpPolicy(Protocol):
@@ -138,7 +144,7 @@ class AttentionPolicy(Protocol):
         ``prefill_attention``."""
 
 
-class CachePolicy(Protocol):
+class EvictPolicy(Protocol):
     """Slot ``evict``."""
 
     def prefilled(self, layer: int, query: Tensor, cache: KeyValueState) -> None:
@@ -231,7 +237,7 @@ PROTOCOLS: dict[str, type] = {
     "experts": ExpertsPolicy,
     "prefill_attention": PrefillAttentionPolicy,
     "attention": AttentionPolicy,
-    "evict": CachePolicy,
+    "evict": EvictPolicy,
     "store": StorePolicy,
     "draft": DraftPolicy,
     "draft_length": DraftLengthPolicy,
@@ -242,5 +248,5 @@ PROTOCOLS: dict[str, type] = {
 }
 """Slot -> what a policy of it has."""
 
-OPTIONAL: dict[str, type] = {"experts": ExpertPlacesPolicy}
+OPTIONAL: dict[str, type] = {"depth": OpenedPolicy, "experts": ExpertPlacesPolicy}
 """Slot -> what a policy of it may have beside that."""

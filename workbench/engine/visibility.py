@@ -162,7 +162,7 @@ class Visible:
         uncut = self.window is None or (layer.contiguous and layer.length <= self.window)
         if len(seen.rows) == 1 and uncut and self.chain:
             return None
-        key = layer.length, self.window
+        key: tuple[Any, ...] = layer.length, self.window
         key = (*key, "alone") if layer.contiguous and self.alone else (*key, self.index, len(layer.rows))
         return seen.once(key, self._mask)
 

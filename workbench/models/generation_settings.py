@@ -36,7 +36,7 @@ def asked_for(settings: Any) -> list[str]:
     """
     drawn = bool(getattr(settings, "do_sample", False))
     ends = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
-    recipe, without = [], []
+    recipe, without = list[str](), list[str]()
     for theirs, ours, idle, bounds in _PROCESSORS + (_DRAWN_PROCESSORS if drawn else ()):
         value = getattr(settings, theirs, None)
         if theirs == "bad_words_ids" and isinstance(value, list):

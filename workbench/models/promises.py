@@ -16,8 +16,10 @@ from workbench.models.weight_files import Contents
 LAYERS_LIMIT = 2_000
 LABELS_LIMIT = 10_000  # transformers makes a name for each
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
-_WIDEST = ("vocab_size", "intermediate_size", "n_inner", "ffn_dim", "head_dim", "num_attention_heads")
-_WIDEST += ("num_local_experts", "num_experts", "moe_intermediate_size", "n_positions")
+_WIDEST = (
+    "vocab_size", "intermediate_size", "n_inner", "ffn_dim", "head_dim", "num_attention_heads", "num_local_experts",
+    "num_experts", "moe_intermediate_size", "n_positions",
+)  # fmt: skip
 
 
 def check_promises(config: dict[str, Any], contents: list[Contents], name: str) -> None:

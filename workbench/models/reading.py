@@ -20,8 +20,10 @@ from workbench.models.promises import QUANTISED, far_larger
 from workbench.models.weight_files import Contents, read_gguf, read_safetensors
 
 _SHOWN = 3
-_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
-_VOCABULARIES += ("sentencepiece.bpe.model", "*.tiktoken")
+_VOCABULARIES = (
+    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json",
+    "sentencepiece.bpe.model", "*.tiktoken",
+)  # fmt: skip
 _MARKS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 # The scaled rotary frequencies of Llama 3 and of Phi-3; transformers takes them from no GGUF file.
 _LEFT_OUT = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}

@@ -124,7 +124,7 @@ class GrowingTable:
     """
 
     def __init__(
-        self, rotary: nn.Module, config: Any, kind: str, rows: Callable[[nn.Module, Tensor], Rope], device: torch.device
+        self, rotary: Any, config: Any, kind: str, rows: Callable[[nn.Module, Tensor], Rope], device: torch.device
     ) -> None:
         self._config, self._rows, self._device = config, rows, device
         self._layer_type = None if kind == "all" else kind

@@ -1,21 +1,23 @@
-"""The matrix of techniques that go together as the JSON file that ships with the package, and as a table to read."""
+"""The matrix of techniques that go together as one JSON file, and as a table to read."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from importlib.resources import files
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from workbench.engine.slots import SLOTS
 from workbench.errors import TraceError
 from workbench.files import write_atomically
-from workbench.studies.compatibility import CONDITIONS, STATUSES, matrix
+from workbench.studies.compatibility import CONDITIONS, STATUSES, matrix, one_slot
 
-NAME = "compatibility.json"
+PLACE = "data/workbench_data/compatibility"
+"""The folder of the files that ship, see :mod:`workbench.studies.compatibility_shards`."""
+
 SYMBOLS = {"exact together": "=", "runs": "+", "excluded": "×", "does not apply": "·", "fails": "!"}
 
 
@@ -67,29 +69,13 @@ def from_json(text: str) -> xr.DataTree:
     try:
         stored = json.loads(text)
         about = {key: stored[key] for key in ("model", "revision", "dtype", "device", "versions")}
-        conditions, pairs = (
-            {(row["one"], row["other"]): (row["status"], row["reason"]) for row in stored[key]}
-            for key in ("conditions", "pairs")
-        )
-        return matrix(about, stored["techniques"], conditions, pairs)
+        rows = [*stored["conditions"], *stored["pairs"]]
+        verdicts = {(row["one"], row["other"]): (row["status"], row["reason"]) for row in rows}
+        return matrix(about, stored["techniques"], verdicts)
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, TraceError):
             raise
         raise TraceError(f"this is no matrix of techniques: {error!r}") from error
-
-
-def shipped() -> xr.DataTree:
-    """The matrix that came with the package: made by ``workbench compatibility`` on a tiny model.
-
-    Raises
-    ------
-    TraceError
-        If it is missing or damaged.
-    """
-    place = files("workbench_data").joinpath(NAME)
-    if not place.is_file():
-        raise TraceError(f"{NAME} is missing: make it with workbench compatibility --out data/workbench_data/{NAME}")
-    return from_json(place.read_text("utf-8"))
 
 
 def write(tree: xr.DataTree, path: str | Path) -> Path:
@@ -106,15 +92,26 @@ def summary(tree: xr.DataTree) -> str:
 
 
 def markdown(tree: xr.DataTree) -> str:
-    """The matrix as a page of Markdown: a table of symbols, then every reason that is not a shared slot."""
+    """The matrix as a page of Markdown: a row for every technique, a column for every slot, and the reasons.
+
+    A cell holds the one status that a technique has with all of a slot, or how often it has which; those that are
+    excluded only because both claim one slot are left out of it, and of the reasons.
+    """
     listed, rows = techniques(tree), entries(tree)
-    names = [each["name"] for each in listed]
-    found = {(row["one"], row["other"]): SYMBOLS[row["status"]] for row in (*rows["conditions"], *rows["pairs"])}
-    head = ["technique", *CONDITIONS, *map(str, range(1, len(names) + 1))]
+    slots = {each["name"]: each["slots"] for each in listed}
+    by_name = {each["name"]: each for each in listed}
+    columns = [slot for slot in SLOTS if any(slot in each["slots"] for each in listed)]
+    under = {(row["one"], row["other"]): SYMBOLS[row["status"]] for row in rows["conditions"]}
+    met: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for row in rows["pairs"]:
+        if one_slot(by_name[row["one"]], by_name[row["other"]]) is None:
+            for name, other in ((row["one"], row["other"]), (row["other"], row["one"])):
+                met.update({(name, slot): met[name, slot] + Counter([SYMBOLS[row["status"]]]) for slot in slots[other]})
+    head = ["technique", *CONDITIONS, *columns]
     lines = [
         "# Which techniques go together",
         "",
-        f"Written by `python tests/test_architecture.py` from `{NAME}`, which `workbench compatibility` makes.",
+        f"Written by `python tests/test_architecture.py` from `{PLACE}`, which `workbench compatibility` makes.",
         "",
         summary(tree),
         "",
@@ -122,24 +119,32 @@ def markdown(tree: xr.DataTree) -> str:
         "",
         *(f"- {name}: {meaning}" for name, meaning in CONDITIONS.items()),
         "",
+        "A slot's column says how a technique goes with those that fill it; that two for one slot do not is not shown.",
+        "",
         f"| {' | '.join(head)} |",
         f"|{' --- |' * len(head)}",
     ]
-    for row, name in enumerate(names):
-        cells = [found[name, condition] for condition in CONDITIONS]
-        cells += ["" if name == other else found.get((name, other), found.get((other, name))) for other in names]
-        lines.append(f"| {row + 1} `{name}` | {' | '.join(cells)} |")
-    slots = {each["name"]: each["slots"] for each in listed}
-    said = [row for key in rows.values() for row in key if row["reason"] and not _one_slot(row, slots)]
+    for name in slots:
+        cells = [*(under[name, condition] for condition in CONDITIONS), *(_counts(met[name, slot]) for slot in columns)]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    said: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in (*rows["conditions"], *rows["pairs"]):
+        alike = row["other"] in by_name and one_slot(by_name[row["one"]], by_name[row["other"]])
+        if row["reason"] and not alike:
+            said[row["status"], row["reason"]].append(f"`{row['one']}` with {row['other']}")
     if said:
-        lines += ["", "| | with | status | reason |", "| --- | --- | --- | --- |"]
+        lines += ["", "| status | reason | where |", "| --- | --- | --- |"]
         lines += [
-            f"| `{row['one']}` | {row['other']} | {row['status']} | {row['reason'].replace('|', '/')} |" for row in said
+            f"| {status} | {reason.replace('|', '/')} | {_some(where)} |" for (status, reason), where in said.items()
         ]
     return "\n".join(lines) + "\n"
 
 
-def _one_slot(row: dict[str, str], slots: dict[str, list[str]]) -> bool:
-    """Whether two techniques are excluded for no other reason than a slot that both claim."""
-    shared = set(slots.get(row["one"], ())) & set(slots.get(row["other"], ()))
-    return row["status"] == "excluded" and bool(shared) and "both claim" in row["reason"]
+def _counts(statuses: Counter[str]) -> str:
+    """``=`` where there is one status, ``= 20, + 3`` where there are several."""
+    return ", ".join(f"{sign} {statuses[sign]}" if len(statuses) > 1 else sign for sign in SYMBOLS.values()
+                     if statuses[sign])  # fmt: skip
+
+
+def _some(where: list[str], most: int = 6) -> str:
+    return ", ".join(where[:most]) + (f" and {len(where) - most} more" if len(where) > most else "")

@@ -7,9 +7,13 @@ from typing import Any, ClassVar, Self
 
 from workbench.engine.run import Run
 from workbench.registry import TECHNIQUES
-from workbench.settings import build
+from workbench.settings import Class, build
 
-register = TECHNIQUES.register
+
+def register(cls: Class) -> Class:
+    """Decorator that files a technique under its name, see :meth:`workbench.registry.Registry.register`."""
+    TECHNIQUES.register(cls)
+    return cls
 
 
 class Technique(abc.ABC):

@@ -204,15 +204,20 @@ def test_it_reads_from_what_other_techniques_leave(other, family):
     assert most < max(max(step.keys_kept) for step in voting) / 2 + 2 + 1 + 6
 
 
+# Length, depth and seed.
+NEEDLES = [(500, 0.3, 3), (900, 0.5, 5)]
+
+
 @pytest.mark.bundled
-def test_few_keys_find_the_needle_and_choices_are_reused(bundled, monkeypatch):
+@pytest.mark.parametrize("cases", [NEEDLES[:1], pytest.param(NEEDLES[1:], marks=pytest.mark.slow)], ids=["500", "900"])
+def test_few_keys_find_the_needle_and_choices_are_reused(cases, bundled, monkeypatch):
     from workbench.engine import generate
     from workbench.tasks import needle, needle_found
 
     policies, start = [], TokenSelect.start
     monkeypatch.setattr(TokenSelect, "start", lambda self, run: policies.append(start(self, run)) or policies[-1])
     technique = TokenSelect(k=32, sinks=4, recent=16)
-    for length, depth, seed in ((500, 0.3, 3), (900, 0.5, 5)):
+    for length, depth, seed in cases:
         prompt = needle(bundled.tokenizer, length, depth, seed, template=0)
         steps = list(generate(bundled, prompt.prompt, [technique], max_new_tokens=7))
         assert needle_found(bundled.decode([token for step in steps for token in step.tokens]), prompt)

@@ -115,9 +115,9 @@ def test_a_perfect_drafter_is_accepted_as_deep_as_it_went():
 @pytest.mark.bundled
 def test_a_tree_is_exact_on_real_text_and_gets_further_than_a_chain_of_as_many_tokens(bundled):
     prompt = bundled.chat("Name three rivers in Europe.")
-    plain_tokens = tokens_of(run(bundled, prompt))
-    tree = run(bundled, prompt, [DynamicTree(model="/0.8", budget=12)])
-    chain = run(bundled, prompt, [DraftModel(model="/0.8", draft=12)])
+    plain_tokens = tokens_of(run(bundled, prompt, new=12))
+    tree = run(bundled, prompt, [DynamicTree(model="/0.8", budget=12)], new=12)
+    chain = run(bundled, prompt, [DraftModel(model="/0.8", draft=12)], new=12)
     assert tokens_of(tree) == tokens_of(chain) == plain_tokens
     assert len(tree) < len(chain)
     assert max(step.drafted for step in tree) == 12

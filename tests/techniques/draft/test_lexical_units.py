@@ -135,6 +135,7 @@ def test_a_part_of_another_shape_is_refused(tmp_path):
         generate(model, PROMPT, [LexicalUnits()])
 
 
+@pytest.mark.slow
 @pytest.mark.bundled
 @pytest.mark.skipif(not TRAINED, reason="no padding has been trained for the bundled model yet")
 def test_confident_units_save_forwards_and_cost_little(bundled):

@@ -132,9 +132,9 @@ def test_two_devices_are_modelled_from_a_run_that_was_not_at_once():
 @pytest.mark.bundled
 def test_it_is_exact_on_real_text_and_takes_fewer_drafted_tokens_to_be_rejected(bundled):
     prompt = bundled.chat("Name three rivers in Europe.")
-    expected = tokens_of(run(bundled, prompt))
-    overlapped = run(bundled, prompt, [OverlappedDraft(model="/0.9", draft=4)])
-    chain = run(bundled, prompt, [DraftModel(model="/0.9", draft=4)])
+    expected = tokens_of(run(bundled, prompt, new=14))
+    overlapped = run(bundled, prompt, [OverlappedDraft(model="/0.9", draft=4)], new=14)
+    chain = run(bundled, prompt, [DraftModel(model="/0.9", draft=4)], new=14)
     assert tokens_of(overlapped) == tokens_of(chain) == expected
 
     def wasted(steps):

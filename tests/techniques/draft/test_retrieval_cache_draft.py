@@ -162,6 +162,7 @@ def newest_entries(query, cache, chunk, budget, block):
     return torch.tensor(kept).expand(cache.keys.shape[1], -1)
 
 
+@pytest.mark.slow
 @pytest.mark.bundled
 def test_retrieved_chunks_draft_better_than_the_newest_on_real_text(bundled, monkeypatch):
     """The paper's reason to retrieve: what is asked for stands far back."""

@@ -86,7 +86,7 @@ def test_a_far_answer_is_drafted_from_a_short_context(bundled):
     from workbench.tasks import encode_prompt
     from workbench.tasks.needle import needle
 
-    prompt = encode_prompt(bundled.tokenizer, needle(bundled.tokenizer, 600, 0.3, seed=1, template=0))
+    prompt = encode_prompt(bundled.tokenizer, needle(bundled.tokenizer, 300, 0.3, seed=1, template=0))
     plain = tokens_of(run(bundled, prompt, new=8))
     kept = {}
     for query, budget in ((48, 160), (160, 160)):

@@ -134,7 +134,7 @@ def test_a_text_that_repeats_is_drafted_better_with_time():
 @pytest.mark.bundled
 def test_recycled_candidates_save_forwards_on_open_text(bundled):
     prompt = bundled.chat("Explain how a bicycle stays upright, then explain it again for a child.")
-    plain = list(run(bundled, prompt, new=96))
-    recycled = list(run(bundled, prompt, [TokenRecycling()], new=96))
+    plain = list(run(bundled, prompt, new=64))
+    recycled = list(run(bundled, prompt, [TokenRecycling()], new=64))
     assert tokens_of(recycled) == tokens_of(plain)
     assert len(recycled) < 0.7 * len(plain)

@@ -117,8 +117,8 @@ def test_a_text_that_repeats_is_drafted_better_with_time():
 def test_what_the_model_said_before_saves_forwards(bundled):
     """The table that follows the model drafts better than the one that stays as the prompt left it."""
     prompt = bundled.chat("Explain how a bicycle stays upright, then explain it again for a child.")
-    plain = run(bundled, prompt, new=96)
-    adapted = run(bundled, prompt, [TrigramDraft()], 96)
+    plain = run(bundled, prompt, new=48)
+    adapted = run(bundled, prompt, [TrigramDraft()], 48)
     assert tokens_of(adapted) == tokens_of(plain)
     fixed_policy = started(TrigramDraft(), bundled.encode(prompt))
     text, saved = bundled.encode(prompt), 0

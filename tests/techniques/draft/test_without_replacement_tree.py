@@ -155,7 +155,7 @@ def test_siblings_that_differ_are_accepted_more_often_than_ones_drawn_independen
 @pytest.mark.bundled
 def test_a_beam_is_exact_on_real_text_and_shorter_than_a_chain(bundled):
     prompt = bundled.chat("Name three rivers in Europe.")
-    beam = run(bundled, prompt, [WithoutReplacementTree(model="/0.8", beam=4, depth=3)])
-    chain = run(bundled, prompt, [DraftModel(model="/0.8", draft=3)])
-    assert tokens_of(beam) == tokens_of(chain) == tokens_of(run(bundled, prompt))
+    beam = run(bundled, prompt, [WithoutReplacementTree(model="/0.8", beam=4, depth=3)], new=14)
+    chain = run(bundled, prompt, [DraftModel(model="/0.8", draft=3)], new=14)
+    assert tokens_of(beam) == tokens_of(chain) == tokens_of(run(bundled, prompt, new=14))
     assert len(beam) < len(chain)

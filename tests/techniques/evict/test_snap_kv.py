@@ -9,6 +9,9 @@ from workbench.models.rotate import rotate
 from workbench.models.tiny import tiny
 from workbench.techniques import RandomEviction, SnapKV
 
+# Length, depth and seed of needles that no setting was chosen on.
+NEEDLES = [(350, 0.3, 11), (350, 0.7, 13), (600, 0.5, 11), (900, 0.2, 13)]
+
 FAMILIES = ("llama", "gemma3_text", "gpt2", "gpt_neox", "mistral", "phi3", "gemma2", "gpt_oss")
 
 
@@ -115,13 +118,12 @@ def test_what_stays_is_read_where_it_stood():
 
 
 @pytest.mark.bundled
-def test_it_finds_needles_that_random_eviction_loses(bundled):
+@pytest.mark.parametrize("cases", [NEEDLES[:1], pytest.param(NEEDLES, marks=pytest.mark.slow)], ids=len)
+def test_it_finds_needles_that_random_eviction_loses(cases, bundled):
     from workbench.tasks import needle, needle_found
 
     techniques = {"all": [], "chosen": [SnapKV(keep=0.5)], "random": [RandomEviction(keep=0.5)]}
     hits = dict.fromkeys(techniques, 0)
-    # Needles that no setting was chosen on.
-    cases = [(350, 0.3, 11), (350, 0.7, 13), (600, 0.5, 11), (900, 0.2, 13)]
     for length, depth, seed in cases:
         prompt = needle(bundled.tokenizer, length, depth, seed, template=0)
         for name, chosen in techniques.items():
@@ -129,4 +131,4 @@ def test_it_finds_needles_that_random_eviction_loses(bundled):
             hits[name] += needle_found(bundled.decode([token for step in steps for token in step.tokens]), prompt)
     print(f"needles found of {len(cases)}: {hits}")
     assert hits["all"] == len(cases)
-    assert hits["chosen"] >= hits["random"] + 3
+    assert hits["chosen"] >= hits["random"] + (3 * len(cases) + 3) // 4

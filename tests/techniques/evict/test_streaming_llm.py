@@ -179,6 +179,7 @@ def test_layers_that_were_skipped_stream_by_themselves():
     assert sorted(skipped) == [31, 32, 33, 35, 37, 39, 41, 43]
 
 
+@pytest.mark.slow
 @pytest.mark.bundled
 def test_it_stays_fluent_beyond_its_window_and_dropping_the_sinks_hurts(bundled):
     from workbench.tasks.needle import haystack

@@ -98,6 +98,7 @@ def test_catching_up_takes_one_forward():
     assert switched and {step.forwards for step in steps} <= {1, 2, 3}
 
 
+@pytest.mark.slow
 @pytest.mark.bundled
 def test_a_higher_threshold_saves_more_and_costs_quality(bundled):
     from workbench.engine import teacher_force

@@ -109,10 +109,13 @@ class LayerCache(Entries):
         kept = kept_keys.shape[2]
         # Let go of the old buffers before the new ones are made, so that both never stand beside each other in full.
         del keys, values
-        self._keys = self._values = None
-        self.length = 0
+        self._free()
         self._allocate(kept_keys, kept + self.reserve)
         self._add(kept_keys, kept_values)
+
+    def _free(self) -> None:
+        self._keys = self._values = None
+        self.length = 0
 
     def _select_newest(self, start: int, kept: Tensor) -> None:
         for buffer in (self._keys, self._values):

@@ -8,7 +8,7 @@ another form or elsewhere, from :class:`workbench.engine.state.recurrent.Recurre
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
@@ -45,9 +45,15 @@ class LayerState(Protocol):
         number. A store that brings old entries into another form says when it will do so next.
     """
 
-    recurrent: ClassVar[bool]
     length: int
     rows: list[Sequence[int]]
+
+    @property
+    def recurrent(self) -> bool: ...
+
+    @property
+    def appended(self) -> int:
+        """Rows that the last pass added."""
 
     @property
     def kept(self) -> float: ...

@@ -47,6 +47,10 @@ class DraftHeads(nn.Module, abc.ABC):
         Whether speculated tokens are told by their row in the unembedding rather than in the embedding.
     """
 
+    recipe: ClassVar[str]
+    paper: ClassVar[str]
+    vocabulary: Tensor
+    acceptance: Tensor
     independent: ClassVar[bool] = False
     output_embeddings: ClassVar[bool] = False
 

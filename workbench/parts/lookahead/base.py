@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,10 @@ class LookaheadPart(nn.Module, abc.ABC):
     Its class attribute ``Training`` is what its recipe has beside :class:`workbench.training._ahead.LookaheadRecipe`:
     settings of its own and their defaults, and ``part(model)``, the part as it is before the first step.
     """
+
+    recipe: ClassVar[str]
+    paper: ClassVar[str]
+    acceptance: Tensor
 
     def __init__(self, orders: int, ranks: int = 8) -> None:
         super().__init__()

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from workbench.engine import Draft, Run, Sampler
 from workbench.engine.accept import accept, next_token
+from workbench.engine.slots import AcceptPolicy
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
 
@@ -75,7 +76,7 @@ class OptimalTransportAccept(Technique):
         return cls(), cls(candidates=2)
 
 
-class _Selection:
+class _Selection(AcceptPolicy):
     """The walk down the tree; equal siblings go on together, and the candidates of a level are all their children."""
 
     def __init__(self, most: int) -> None:

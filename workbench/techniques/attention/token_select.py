@@ -36,6 +36,7 @@ from torch.nn import functional as F
 from workbench.engine import KeyValueState, Run
 from workbench.engine.attention import attend, mean_keys
 from workbench.engine.ledger import MODEL, POLICY
+from workbench.engine.slots import AttentionPolicy
 from workbench.engine.visibility import Visible
 from workbench.models.attention import Scoring
 from workbench.settings import settings
@@ -109,7 +110,7 @@ class _Choice:
     evictions: int
 
 
-class _Selector:
+class _Selector(AttentionPolicy):
     """The choice of every layer.
 
     Attributes

@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.engine import Run
+from workbench.engine.slots import DepthPolicy
 from workbench.models.model import evenly
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
@@ -61,7 +62,7 @@ class UnifiedLayerSkip(Technique):
         return cls(speedup=1.4), cls(speedup=2.0)
 
 
-class _Skip:
+class _Skip(DepthPolicy):
     def __init__(self, kept: list[int]) -> None:
         self._following: dict[int, int | None] = dict(zip([-1, *kept], [*kept, None], strict=True))
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import ClassVar, Self
 
 from workbench.engine import Draft, Run, Verification
+from workbench.engine.slots import DraftPolicy
 from workbench.settings import settings
 from workbench.techniques._technique import Technique
 
 
-class Drafter:
+class Drafter(DraftPolicy):
     """A draft policy that drafts nothing and learns nothing; those that do write :meth:`propose`, and what they need of
     the rest."""
 

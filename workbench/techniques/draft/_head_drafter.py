@@ -84,11 +84,13 @@ class HeadDrafter(Drafter):
         drafted, chances = self._top(torch.cat(rows), range(1, depth + 1))
         nodes = best_nodes(chances, len(self._ratio) - 1)
         nodes = nodes[: worth([node.path for node in nodes], self._ratio)]
+        flops, moved = self._counted(depth, depth)
         return Draft(
             [drafted[node.depth - 1][node.rank] for node in nodes],
             [node.parent for node in nodes],
+            flops=flops,
+            bytes=moved,
             confidence=[node.chance for node in nodes],
-            **self._counted(depth, depth),
         )
 
     def _level_by_level(self, tokens: Sequence[int], depth: int) -> Draft:
@@ -116,11 +118,13 @@ class HeadDrafter(Drafter):
         order = sorted(range(len(made)), key=lambda place: -made[place][3])
         kept = sorted(order[: worth([made[place][3] for place in order], self._ratio)])
         place = {-1: -1, **{old: new for new, old in enumerate(kept)}}
+        flops, moved = self._counted(asked, level)
         return Draft(
             [made[old][0] for old in kept],
             [place[made[old][1]] for old in kept],
+            flops=flops,
+            bytes=moved,
             confidence=[made[old][2] for old in kept],
-            **self._counted(asked, level),
         )
 
     def _begin(self, tokens: Sequence[int]) -> tuple[Tensor, ...]:
@@ -139,20 +143,21 @@ class HeadDrafter(Drafter):
         logits = logits.float()
         return tokens, (logits.gather(1, places) - logits.logsumexp(-1, keepdim=True)).exp().tolist()
 
-    def _counted(self, rows: int, passes: int) -> dict[str, int]:
+    def _counted(self, rows: int, passes: int) -> tuple[int, int]:
+        """Operations and bytes of so many rows in so many passes."""
         item = self._unembedding.element_size()
         unembedded = self._unembedding.numel() * item
         read = passes * self._elements * item
         if self.heads.independent:
             # The unembedding is read once for all heads.
             read -= (passes - 1) * unembedded
-        return {"flops": 2 * rows * self._elements, "bytes": read}
+        return 2 * rows * self._elements, read
 
 
 def _multiply_with(multiply: Callable[..., Tensor], heads: DraftHeads) -> None:
     """The model's product serves the heads' own linear maps from now on."""
     for linear in (each for each in heads.modules() if isinstance(each, nn.Linear)):
-        linear.forward = partial(_product, multiply, linear)
+        linear.forward = partial(_product, multiply, linear)  # type: ignore[method-assign]
 
 
 def _product(multiply: Callable[..., Tensor], linear: nn.Linear, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ Hardware-Aware Parallel Prompt Decoding, 2024, arXiv 2405.18628.
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,15 +56,14 @@ def best_nodes(chances: Sequence[Sequence[float]], most: int) -> list[Node]:
     nodes: list[Node] = []
     # Entries are ordered by chance, then by age; a sibling of the next rank enters when its elder leaves.
     heap: list[tuple[float, int, Node]] = []
+    ages = itertools.count()
 
     def offer(parent: int, depth: int, rank: int) -> None:
         if depth <= len(chances) and rank < len(chances[depth - 1]):
             chance = chances[depth - 1][rank]
             path = chance * (nodes[parent].path if parent >= 0 else 1.0)
-            heapq.heappush(heap, (-path, offer.age, Node(parent, depth, rank, chance, path)))
-            offer.age += 1
+            heapq.heappush(heap, (-path, next(ages), Node(parent, depth, rank, chance, path)))
 
-    offer.age = 0
     offer(-1, 1, 0)
     while heap and len(nodes) < most:
         node = heapq.heappop(heap)[2]
@@ -154,7 +154,7 @@ def nodes_and_rows(
     """
     most = len(ratio) - 1
     ends, expected = [1.0], 1.0
-    best, chosen = 0.0, (0, [])
+    best, chosen = 0.0, (0, list[tuple[int, int]]())
     for count in range(min(len(nodes), most) + 1):
         if count:
             node = nodes[count - 1]

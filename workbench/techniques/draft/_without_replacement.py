@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 from torch import Tensor
 
@@ -57,7 +58,7 @@ class TreeWithoutReplacement(Draft):
             distribution /= distribution.sum()
         return like.new_zeros(like.shape).index_copy_(0, tokens, distribution)
 
-    def pruned(self, kept: Sequence[int]) -> Draft:
+    def pruned(self, kept: Sequence[int]) -> Self:
         """See :meth:`workbench.engine.Draft.pruned`."""
         if not self.distribution_of:
             return super().pruned(kept)
@@ -157,15 +158,16 @@ class GrowingTree:
 
     def draft(self) -> Draft:
         """The tree as it stands, and what it cost."""
-        cost = {"flops": self._drafter.flops, "bytes": self._drafter.bytes, "confidence": self.chances}
-        if self._sampler.greedy:
-            return Draft(self.tokens, self.parents, **cost)
-        distributions = {
-            "distributions": self._distributions,
-            "distribution_of": self._distribution_of,
-            "drawn": self._drawn,
-        }
-        return TreeWithoutReplacement(self.tokens, self.parents, **cost, **distributions)
+        made = TreeWithoutReplacement(
+            self.tokens, self.parents, None, self._drafter.flops, self._drafter.bytes, self.chances
+        )
+        if not self._sampler.greedy:
+            made.distributions, made.distribution_of, made.drawn = (
+                self._distributions,
+                self._distribution_of,
+                self._drawn,
+            )
+        return made
 
     def _add(self, nodes: Sequence[int], logits: Tensor) -> None:
         tokens, distributions = self._drafter.distribution(logits, self._sampler, self._width)

@@ -31,6 +31,7 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.engine import Draft, Run, Sampler
+from workbench.engine.slots import AcceptPolicy
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
 from workbench.techniques.draft._drafter import Drafter
@@ -95,7 +96,7 @@ class DynamicTree(Technique):
         return cls(model="/2", budget=3, deepen=0.0)
 
 
-class _Grower(Drafter):
+class _Grower(Drafter, AcceptPolicy):
     """A tree for every step, and its verification."""
 
     def __init__(self, technique: DynamicTree, drafter: ModelDrafter, sampler: Sampler) -> None:

@@ -35,6 +35,7 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.engine import Draft, Lookahead, Run, Sampler, Verification
+from workbench.engine.slots import AcceptPolicy
 from workbench.errors import ArtifactError
 from workbench.models import Model
 from workbench.parts.loading import part_tensors
@@ -93,7 +94,7 @@ class LexicalUnits(Technique):
         return part.requires_grad_(False)
 
 
-class _Units(Drafter):
+class _Units(Drafter, AcceptPolicy):
     """The unit to come, and the padding rows that look for the one after it."""
 
     def __init__(self, technique: LexicalUnits, part: Padding | None, run: Run) -> None:

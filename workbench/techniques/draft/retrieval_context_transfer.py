@@ -34,6 +34,7 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.engine import Draft, Run
+from workbench.engine.slots import LogitsPolicy
 from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
 from workbench.techniques.draft._context_drafter import ContextDrafter
@@ -83,7 +84,7 @@ class RetrievalContextTransfer(Technique):
         )
 
 
-class _Teacher(Drafter):
+class _Teacher(Drafter, LogitsPolicy):
     def __init__(self, technique: RetrievalContextTransfer, drafter: ContextDrafter, temperature: float) -> None:
         self.drafter, self._settings, self._temperature = drafter, technique, temperature
 

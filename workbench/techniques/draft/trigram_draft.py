@@ -158,7 +158,8 @@ class _Search(Drafter):
                 context = (draft.tokens[parent] if parent >= 0 else self._last[1], draft.tokens[row - 1])
             self._learn(self.pairs, context, tokens, weights)
             self._learn(self.singles, context[1], tokens, weights)
-        self._last = (self._last[1], *verification.tokens)[-2:]
+        before, last = (self._last[1], *verification.tokens)[-2:]
+        self._last = before, last
 
     def _learn(self, table: dict, context: object, tokens: Sequence[int], weights: Sequence[float]) -> None:
         rate = self._settings.rate

@@ -34,6 +34,7 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.engine import Chance, Draft, Run, Sampler
+from workbench.engine.slots import AcceptPolicy
 from workbench.errors import SettingError
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
@@ -112,7 +113,7 @@ class WithoutReplacementTree(Technique):
         return cls(model="/2", beam=2, depth=2)
 
 
-class _Recursive(Drafter):
+class _Recursive(Drafter, AcceptPolicy):
     """A tree for every step, and its verification."""
 
     def __init__(self, technique: WithoutReplacementTree, drafter: ModelDrafter, sampler: Sampler) -> None:
@@ -151,7 +152,7 @@ def best(tree: GrowingTree, layer: Sequence[int], beam: int) -> list[int]:
     """The ``beam`` most probable continuations of ``layer``."""
     heap = [(-tree.value(parent) * tree.left(parent), parent) for parent in layer]
     heapq.heapify(heap)
-    taken = []
+    taken: list[int] = []
     while len(taken) < beam and heap and heap[0][0] < 0:
         parent = heap[0][1]
         taken.append(tree.take(parent))
@@ -177,7 +178,7 @@ def stochastic_beam(
     """
     heap = [(-noisy[parent], parent) for parent in layer]
     heapq.heapify(heap)
-    taken, kept = [], {}
+    taken, kept = list[int](), dict[int, float]()
     while len(taken) < beam and heap:
         value, parent = heapq.heappop(heap)
         node = tree.take(parent)

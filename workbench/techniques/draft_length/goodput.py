@@ -40,6 +40,7 @@ from pydantic import Field
 
 from workbench.cost.roofline import step_seconds
 from workbench.engine import Draft, Run, Verification, VerifyCost, verify_cost
+from workbench.engine.slots import DraftLengthPolicy
 from workbench.engine.verify_cost import modelled_on, steady
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
@@ -91,7 +92,7 @@ class Goodput(Technique):
         return cls(cost="modelled"), cls(longest=3, cost="modelled"), cls(cost="modelled", estimator="smartspec")
 
 
-class _Goodput:
+class _Goodput(DraftLengthPolicy):
     """Averages over the run so far, and the two decisions made from them."""
 
     _FADE = 0.9
@@ -144,7 +145,7 @@ class _Goodput:
         return length
 
     def prune(self, draft: Draft) -> Draft:
-        if not self._cuts:
+        if not isinstance(self._chance, CalibratedRate):
             return draft
         depths = draft.depths()
         self._proposed_depth = max(depths)

@@ -8,10 +8,11 @@ import math
 import torch
 from torch import Tensor
 
+from workbench.engine.slots import EvictPolicy
 from workbench.engine.state import KeyValueCache, KeyValueState
 
 
-class PromptEviction(abc.ABC):
+class PromptEviction(EvictPolicy, abc.ABC):
     """Policy of the slot ``evict`` that keeps a share of the prompt's keys, the same number for every KV head.
 
     A technique gives the scores; everything else is the same for all of them, so that they compare at equal budgets.
@@ -46,5 +47,5 @@ class PromptEviction(abc.ABC):
         window = torch.arange(earlier, held, device=best.device).expand(best.shape[0], -1)
         cache.keep(torch.cat((best, window), -1))
 
-    def settled(self, cache: KeyValueCache) -> None:  # noqa: B027  nothing to do is the rule, not a gap
+    def settled(self, cache: KeyValueCache) -> None:
         """Nothing: what is generated stays."""

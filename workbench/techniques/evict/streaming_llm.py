@@ -28,6 +28,7 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.engine import KeyValueCache, KeyValueState, Run
+from workbench.engine.slots import EvictPolicy
 from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.models.rotate import Rope, rotate
@@ -92,7 +93,7 @@ class _Sinks:
     positions: Tensor
 
 
-class _Stream:
+class _Stream(EvictPolicy):
     """Evicts the oldest tokens behind the sinks, and brings the sinks up to those that stay."""
 
     def __init__(self, sinks: int, window: int, rotations: _Rotations) -> None:

@@ -41,6 +41,7 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.engine import Run
+from workbench.engine.slots import LogitsPolicy
 from workbench.errors import SettingError
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
@@ -98,7 +99,7 @@ class LogitsProcessors(Technique):
         return cls(repetition_penalty=1.3, min_p=0.1), cls(no_repeat_ngram=2, epsilon_cutoff=0.02)
 
 
-class _Processors:
+class _Processors(LogitsPolicy):
     def __init__(self, technique: LogitsProcessors, run: Run) -> None:
         self._settings, self._temperature, self._prompt = technique, run.sampler.temperature, len(run.prompt)
         self._never, self._first = _tokens(technique.suppress_tokens), _tokens(technique.begin_suppress_tokens)

@@ -29,6 +29,7 @@ from typing import Annotated, Self
 from pydantic import Field
 
 from workbench.engine import Run, Verification
+from workbench.engine.slots import SwitchPolicy
 from workbench.models import Model
 from workbench.models.companion import companion
 from workbench.settings import outside, settings
@@ -76,7 +77,7 @@ class EntropyAdaptive(Technique):
         return cls(small="/2", threshold=3.0, window=2, dwell=1), cls(small="/3", threshold=32.0)
 
 
-class _Switch:
+class _Switch(SwitchPolicy):
     LARGE, SMALL = 0, 1
 
     def __init__(self, settings: EntropyAdaptive, models: tuple[Model, Model]) -> None:

@@ -90,7 +90,7 @@ class _SuffixDraft(Drafter):
         self._own = SuffixAutomaton()
         self._in_corpus = (0, 0)
         self._trust = _Trust()
-        self._matched, self._said = 0, []
+        self._matched, self._said = 0, list[int]()
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
         copied = self._longest(tokens, limit)
