@@ -49,9 +49,9 @@ def drafter_model(main: Model, name: str = "auto") -> Model:
         If there is none, or the two do not share a vocabulary.
     """
     if name in ("auto", "distilled") or name.endswith(".safetensors"):
-        found = distilled.load(main, name if name.endswith(".safetensors") else "bundled")
-        if found is not None:
-            return found
+        distilled_model = distilled.load(main, name if name.endswith(".safetensors") else "bundled")
+        if distilled_model is not None:
+            return distilled_model
         if name == "distilled":
             raise SettingError(f"no draft model was trained for {main.name}: see `workbench train draft_model`")
     return second_model(main, _HALF if name == "auto" else name)

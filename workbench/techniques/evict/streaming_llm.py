@@ -129,11 +129,11 @@ class _Stream(EvictPolicy):
     def _move(self, index: int, layer: KeyValueState, oldest: int) -> None:
         """Let the sinks stand directly before the position ``oldest`` of the window's first token."""
         if self._sinks:
-            came = self._came[index]
-            ahead = oldest - 1 - int(came.positions[0, -1])
+            sinks = self._came[index]
+            ahead = oldest - 1 - int(sinks.positions[0, -1])
             rope = self._rotations.forward(index, ahead)
-            keys = None if rope is None else rotate(came.keys, rope)
-            layer.rewrite(slice(self._sinks), keys, positions=came.positions + ahead)
+            keys = None if rope is None else rotate(sinks.keys, rope)
+            layer.rewrite(slice(self._sinks), keys, positions=sinks.positions + ahead)
 
 
 class _Rotations:

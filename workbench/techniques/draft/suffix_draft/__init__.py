@@ -104,9 +104,9 @@ class _SuffixDraft(Drafter):
 
     def verified(self, verification: Verification) -> None:
         # Whatever was verified, the tokens that came say whether the copy was right.
-        for step, (said, came) in enumerate(zip(self._said, verification.tokens)):
-            self._trust.saw(self._matched + step, said == came)
-            if said != came:
+        for step, (copied, token) in enumerate(zip(self._said, verification.tokens)):
+            self._trust.saw(self._matched + step, copied == token)
+            if copied != token:
                 break
         self._said = []
         if self._auxiliary is not None:
