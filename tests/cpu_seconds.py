@@ -13,11 +13,9 @@ from pathlib import Path
 import pytest
 
 BUDGET = 3.0
-"""CPU seconds of a test on real weights that is not marked ``slow``."""
-SLOW_TEST = 10.0
-"""Other tests that take longer are named, too: each is a part of every run."""
-
-MARKS = {"bundled", "browser", "slow"}
+"""CPU seconds of a test on real weights; ``@pytest.mark.bundled(seconds=30)`` gives more to one that needs them."""
+LONGEST = 10.0
+"""CPU seconds of any other test."""
 
 
 def now() -> float:
@@ -66,7 +64,7 @@ class Clock:
             began, shared = item.stash[_STARTED]
             shared = self._shared - shared
             item.user_properties.append(("cpu_seconds", round(now() - began - shared, 3)))
-            item.user_properties.append(("marks", sorted(MARKS & {mark.name for mark in item.iter_markers()})))
+            item.user_properties.append(("allowed", allowed(item)))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session):
@@ -82,14 +80,14 @@ class Clock:
     def pytest_runtest_logreport(self, report):
         if self._worker is None and report.when == "teardown":
             said = dict(report.user_properties)
-            self._tests[report.nodeid] = {"cpu": said.get("cpu_seconds", 0.0), "marks": said.get("marks", [])}
+            self._tests[report.nodeid] = {"cpu": said.get("cpu_seconds", 0.0), "allowed": said.get("allowed")}
 
     def pytest_terminal_summary(self, terminalreporter):
         if self._worker is not None:
             return
         lines = list(over_budget(self._tests))
         if lines:
-            terminalreporter.section(f"CPU seconds: over {BUDGET:g} on real weights, over {SLOW_TEST:g} elsewhere")
+            terminalreporter.section(f"CPU seconds: over {BUDGET:g} on real weights, over {LONGEST:g} elsewhere")
             for line in lines:
                 terminalreporter.write_line(line)
         path = self._config.getoption("--cpu-seconds")
@@ -107,11 +105,19 @@ class Clock:
         }
 
 
+def allowed(item: pytest.Item) -> float | None:
+    """CPU seconds that a test may take; None for those that are marked ``slow``, and for those in a browser, where
+    the last of a file is charged for the browser that all of them drove."""
+    if item.get_closest_marker("slow") or item.get_closest_marker("browser"):
+        return None
+    real = item.get_closest_marker("bundled")
+    return real.kwargs.get("seconds", BUDGET) if real else LONGEST
+
+
 def over_budget(tests: dict[str, dict[str, object]]):
-    """A line for every test that takes more than it has, the longest first; those marked ``slow`` may."""
+    """A line for every test that takes more than it may, the longest first."""
     for name, test in sorted(tests.items(), key=lambda item: -item[1]["cpu"]):
-        allowed = BUDGET if "bundled" in test["marks"] else SLOW_TEST
-        if test["cpu"] > allowed and "slow" not in test["marks"]:
+        if test["allowed"] is not None and test["cpu"] > test["allowed"]:
             yield f"{test['cpu']:6.1f} s  {name}"
 
 

@@ -23,7 +23,7 @@ def test_notebook_is_its_source(path):
     assert all(not c.get("outputs") for c in stored.cells), "stored without outputs: they go stale"
 
 
-@pytest.mark.bundled
+@pytest.mark.bundled(seconds=60)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path):
     notebook = nbformat.read(path, 4)

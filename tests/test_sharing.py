@@ -19,6 +19,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "bundled: of real weights")
+    config.addinivalue_line("markers", "slow: left out elsewhere")
     config.pluginmanager.register(cpu_seconds.Clock(config))
     config.pluginmanager.register(sharing)
 """
@@ -39,10 +40,11 @@ BURN = "import time; end = time.process_time() + 0.4\\nwhile time.process_time()
 def model():
     exec(BURN)
 
-@pytest.mark.bundled
+@pytest.mark.bundled(seconds=0.2)
 def test_a_child(model):
     subprocess.run([sys.executable, "-c", BURN], check=True)
 
+@pytest.mark.slow
 def test_light(model):
     pass
 """
@@ -71,7 +73,8 @@ def test_two_processes_share_and_their_seconds_are_written(project):
     result.assert_outcomes(passed=8)
     record = json.loads((project.path / "seconds.json").read_text("utf-8"))
     assert record["workers"] == 2 and len(record["tests"]) == 8
-    assert record["tests"]["test_real.py::test_a_child"]["marks"] == ["bundled"]
+    assert {test["allowed"] for test in record["tests"].values()} == {0.2, 10.0, None}
+    assert "test_real.py::test_a_child" in result.stdout.str().partition("CPU seconds: over")[2]
     assert record["tests"]["test_real.py::test_a_child"]["cpu"] >= 0.4, "seconds of a child are the test's"
     assert record["tests"]["test_real.py::test_light"]["cpu"] < 0.2, "those of a session's fixture are no test's"
     assert record["cpu"] > sum(test["cpu"] for test in record["tests"].values())
@@ -83,10 +86,9 @@ def test_two_processes_share_and_their_seconds_are_written(project):
 
 def test_what_is_over_its_budget_is_named_the_longest_first():
     tests = {
-        "light": {"cpu": 1.0, "marks": ["bundled"]},
-        "heavy": {"cpu": 4.0, "marks": ["bundled"]},
-        "slow": {"cpu": 40.0, "marks": ["bundled", "slow"]},
-        "of no model": {"cpu": 4.0, "marks": []},
-        "endless": {"cpu": 50.0, "marks": []},
+        "light": {"cpu": 1.0, "allowed": 3.0},
+        "heavy": {"cpu": 4.0, "allowed": 3.0},
+        "slow": {"cpu": 40.0, "allowed": None},
+        "endless": {"cpu": 50.0, "allowed": 10.0},
     }
     assert list(over_budget(tests)) == ["  50.0 s  endless", "   4.0 s  heavy"]

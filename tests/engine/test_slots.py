@@ -113,6 +113,12 @@ def test_drafts_change_nothing_where_each_row_is_chosen_for_by_itself(compiled):
     assert sum(step.flops for step in alone) < sum(step.flops for step in steps_of(model))
 
 
+def test_a_mask_of_another_shape_is_refused():
+    technique = Given(lambda run: Neurons(lambda block, x: torch.ones(1, width(block), dtype=torch.bool)), "mlp")
+    with pytest.raises(SettingError, match=r"the slot 'mlp' chose with a mask of \(1, 48\), not of \(24, 48\)"):
+        steps_of(tiny("llama"), [technique])
+
+
 def test_no_choice_is_the_baseline():
     model = tiny("llama")
     assert tokens_of(steps_of(model, [Given(lambda run: Neurons(lambda *_: None), "mlp")])) == tokens_of(

@@ -75,15 +75,16 @@ def test_other_rows_say_something_else():
     assert not torch.equal(said(model, parts)[1], said(model, PROMPT)[1])
 
 
-def test_transformers_says_the_same_of_the_same_rows():
-    for family in ("llama", "gpt2", "gemma3_text", "granite"):
-        model = tiny(family)
-        rows = torch.randn(9, 32, generator=torch.Generator().manual_seed(3))
-        whole = torch.cat((model.hf.get_input_embeddings()(torch.tensor(PROMPT[:5])), rows))
-        with torch.no_grad():
-            expected = model.hf(inputs_embeds=whole[None]).logits[0, -1]
-        found = said(model, [PROMPT[:5], EmbeddingSegment(rows)], new=1)[1][0]
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4, msg=family)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_says_the_same_of_the_same_rows(family):
+    """They are what it calls ``inputs_embeds``."""
+    model = tiny(family)
+    rows = torch.randn(9, 32, generator=torch.Generator().manual_seed(3))
+    whole = torch.cat((model.hf.get_input_embeddings()(torch.tensor(PROMPT[:5])), rows))
+    with torch.no_grad():
+        expected = model.hf(inputs_embeds=whole[None]).logits[0, -1]
+    found = said(model, [PROMPT[:5], EmbeddingSegment(rows)], new=1)[1][0]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

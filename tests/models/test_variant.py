@@ -6,8 +6,8 @@ import threading
 import pytest
 import torch
 
-from workbench.engine import Decoder
-from workbench.errors import SettingError
+from workbench.engine import Decoder, generate
+from workbench.errors import PromptError, SettingError
 from workbench.models import FAMILIES, fingerprint
 from workbench.models.projection import Projection
 from workbench.models.tiny import tiny
@@ -64,7 +64,7 @@ def test_blocks_are_taken_in_the_order_given_and_numbered_anew():
     view = model.variant([3, 0, 0])
     assert [block.index for block in view.anatomy.blocks] == [0, 1, 2] and view.layers == 3
     assert [block.index for block in model.anatomy.blocks] == [0, 1, 2, 3]
-    assert view.name == "tiny-llama variant" and view.proof == {} and not view.changed
+    assert view.name == "tiny-llama layers 3,0,0" and view.proof == {} and not view.changed
     for block, layer in zip(view.anatomy.blocks, (3, 0, 0)):
         assert block.up is model.anatomy.blocks[layer].up
     assert torch.equal(logits(model.variant(range(2))), logits(model.variant([0, 1], name="lower")))
@@ -76,7 +76,7 @@ def test_a_block_that_is_replaced_is_one_of_the_view_alone():
     before, block = logits(model), model.anatomy.blocks[1]
     double = dataclasses.replace(block, down=Projection(2 * block.down.weight))
     view = model.variant([1, 2, 1], replace={2: double})
-    assert view.changed and view.anatomy.blocks[0].down is block.down
+    assert view.changed and view.anatomy.blocks[0].down is block.down and view.name == "tiny-llama layers 1,2,1 variant"
     assert view.anatomy.blocks[2].down.weight is double.down.weight and view.anatomy.blocks[2].index == 2
     assert double.index == 1 and model.anatomy.blocks[1] is block
     assert not torch.equal(logits(view), logits(model.variant([1, 2, 1])))
@@ -167,6 +167,9 @@ def test_moving_copies_within_containers_and_leaves_what_is_no_tensor():
         ({"blocks": [0, 4]}, "there is no layer 4 among the 4"),
         ({"blocks": [-1]}, "there is no layer -1"),
         ({"replace": {2: None}, "blocks": [0, 1]}, "there is no block 2"),
+        ({"replace": {2: tiny("llama").anatomy.blocks[2].mixer}}, "replaced by a Block, not by Attention"),
+        ({"draft_vocabulary": torch.tensor([3, 96])}, r"take 0 … 95"),
+        ({"draft_vocabulary": torch.tensor([], dtype=torch.long)}, r"take 0 … 95"),
         ({"weights": {"layers.0.up": torch.zeros(1)}}, r"there is no weight 'layers\.0\.up'.*named layers\.0"),
         ({"weights": {"final_norm.weight": torch.zeros(31)}}, r"final_norm.weight has shape \[32\], not \[31\]"),
     ],
@@ -188,3 +191,19 @@ def test_a_view_with_other_weights_has_a_fingerprint_of_its_own():
     block = model.anatomy.blocks[2]
     scaled = dataclasses.replace(block, residual_multiplier=0.5)
     assert fingerprint.of_model(model.variant(replace={2: scaled})) not in (whole, fingerprint.of_model(one))
+
+
+def test_a_state_goes_on_with_the_view_that_made_it_alone():
+    model = tiny("llama")
+    weight = named_weights(model.anatomy)["layers.1.down.weight"]
+    views = [model.variant(weights={"layers.1.down.weight": factor * weight}) for factor in (2, 3)]
+    views += [model.variant([0, 1, 2]), model.variant([0, 2, 1])]
+    for place, view in enumerate(views):
+        stream = generate(view, PROMPT, max_new_tokens=3, stop_tokens=())
+        said = list(stream)
+        assert (
+            len(said) == 3 and len(list(generate(view, [5], max_new_tokens=2, stop_tokens=(), past=stream.state))) == 2
+        )
+        for other in [model, *views[:place], *views[place + 1 :]]:
+            with pytest.raises(PromptError, match="cannot go on with"):
+                generate(other, [5], past=stream.state)

@@ -33,3 +33,17 @@ def test_a_walk_has_a_gradient():
     x = anatomy.embed(torch.tensor(TOKENS), positions).detach().requires_grad_()
     walk(anatomy.blocks, x, anatomy.rope(positions), causal)[0, 2].sum().backward()
     assert x.grad[0, :3].abs().sum(1).gt(0).all() and not x.grad[0, 3:].any()
+
+
+def test_a_recurrent_block_goes_through_the_text_from_an_empty_state():
+    from toys.recurrent import with_recurrent_layers
+
+    from workbench.engine import Decoder
+
+    model = with_recurrent_layers(tiny("llama"))
+    anatomy, positions = model.anatomy, torch.arange(6)
+    decoder = Decoder(model)
+    decoder.prefill(TOKENS[0])
+    with torch.inference_mode():
+        x = walk(anatomy.blocks, anatomy.embed(torch.tensor(TOKENS), positions), anatomy.rope(positions), causal)
+    torch.testing.assert_close(x[0], decoder.hidden, rtol=1e-4, atol=1e-4)

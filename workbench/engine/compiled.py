@@ -50,9 +50,11 @@ class CompiledSteps:
         self._warm_up(anatomy)
 
     def usable(self, index: int, upcoming: int | None) -> bool:
-        """Whether the step from one block to the next is compiled: both are dense, and compiling worked."""
-        dense = self._blocks[index].router is None
-        return not self.failure and upcoming is not None and dense
+        """Whether the step from one block to the next is compiled: the first is dense, both attend, and compiling
+        worked."""
+        if self.failure or upcoming is None or self._blocks[index].router is not None:
+            return False
+        return not (self._blocks[index].mixer.recurrent or self._blocks[upcoming].mixer.recurrent)
 
     def leave_and_enter(
         self, index: int, upcoming: int, x: Tensor, attended: Tensor, ropes: dict[str, Rope]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from workbench.engine.block_cost import block_cost
 from workbench.engine.ledger import MODEL, Ledger
 from workbench.engine.mlp_choice import MlpChoice
-from workbench.engine.state import KeyValueState
+from workbench.engine.state import KeyValueState, RecurrentState
 from workbench.models import Block
 
 
@@ -64,6 +64,19 @@ class Counts:
         flops = cost.flops(tokens, keys_read, ran.experts_per_token) - ran.spared_flops
         moved = cost.bytes(tokens, touched, ran.experts_run, layer.entry_bytes) - ran.spared_bytes
         self.ledger.count(MODEL, flops, moved)
+
+    def count_recurrent(
+        self, index: int, tokens: int, layer: RecurrentState, choice: MlpChoice | None, states: int
+    ) -> None:
+        """The same for a block with a recurrent mixer, whose state was read and written ``states`` times."""
+        cost, ran = self._costs[index], choice or MlpChoice
+        self.layers_run.append(index)
+        self.keys_read.append(0.0)
+        self.experts_run += [ran.experts_run] if cost.expert else []
+        state = sum(tensor.numel() * tensor.element_size() for tensor in layer.tensors.values())
+        flops = cost.flops(tokens, 0.0, ran.experts_per_token) - ran.spared_flops
+        moved = cost.bytes(tokens, 0, ran.experts_run, 0.0) - ran.spared_bytes
+        self.ledger.count(MODEL, flops, moved + 2 * states * state)
 
     def count_fill(self, index: int, tokens: int, who: str, layer: KeyValueState) -> None:
         """Write down that keys and values of so many tokens were computed and stored, queries beside them."""

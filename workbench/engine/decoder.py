@@ -136,7 +136,7 @@ class Decoder(Counts):
         self.shelf.crop(self.cache.length)
         relation = relation or related(parents, len(tokens))
         self.attend.prompt = prompt
-        self._open = Pass(self, tokens, relation, inputs, length, prefill, last_chunk)
+        self._open = Pass(self, tokens, relation, inputs, length, prefill, last_chunk, prompt)
         return self._open
 
     @torch.inference_mode()

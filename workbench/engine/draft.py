@@ -144,6 +144,12 @@ class Draft:
         """Tokens from the first drafted one down to ``node``; none for -1."""
         return [] if node < 0 else [*self.path_to(self.parent(node)), self.tokens[node]]
 
+    def nodes(self, path: Sequence[int]) -> tuple[tuple[int, int, bool, float | None], ...]:
+        """What a step says of every node once those of ``path`` are kept, see :attr:`workbench.engine.Step.nodes`."""
+        kept = set(path)
+        chances = self.confidence or [None] * len(self.tokens)
+        return tuple((token, self.parent(node), node in kept, chances[node]) for node, token in enumerate(self.tokens))
+
     def depths(self) -> list[int]:
         """Distance of every node from the last accepted token; its children have 1."""
         depths: list[int] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from workbench.engine.composition import name_of
 from workbench.engine.draft import Draft
 from workbench.engine.recipe import Recipe
 from workbench.errors import PromptError
@@ -16,11 +17,11 @@ def check_reads_embeddings(recipe: Recipe) -> None:
     ------
     PromptError
     """
-    for technique in recipe.techniques:
+    for technique in recipe.members:
         slots = sorted(_READ_TOKENS & set(technique.slots))
         if slots and not getattr(technique, "segments", False):
             raise PromptError(
-                f"{recipe.names(slots[0])} reads the tokens of the prompt, and this one has rows that are embeddings: "
+                f"{name_of(technique)} reads the tokens of the prompt, and this one has rows that are embeddings: "
                 "leave it out, or give the prompt as tokens"
             )
 

@@ -205,7 +205,7 @@ class Loop:
             cache_bytes=sum(each.cache.note_peak() for each in self.decoders.values()),
             entropy=self._entropies[-1] if self._entropies else None,
             verify_seconds=verify_seconds,
-            nodes=_nodes(draft, path),
+            nodes=draft.nodes(path),
             policy_flops=policies.flops,
             policy_bytes=policies.bytes,
             policy_seconds=policies.seconds,
@@ -295,9 +295,3 @@ class Loop:
             if self.finished:
                 return tokens[:place]
         return tokens
-
-
-def _nodes(draft: Draft, path: Sequence[int]) -> tuple[tuple[int, int, bool, float | None], ...]:
-    kept = set(path)
-    chances = draft.confidence or [None] * len(draft.tokens)
-    return tuple((token, draft.parent(node), node in kept, chances[node]) for node, token in enumerate(draft.tokens))

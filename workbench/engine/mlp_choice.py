@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from workbench.errors import SettingError
 from workbench.models import Block
 from workbench.models.experts import Expert
 
@@ -58,6 +59,9 @@ class MlpChoice:
     def _spare(self, chosen: Tensor, rows: int) -> None:
         up, down = self._block.up, self._block.down
         neurons = down.weight.shape[1]
+        if chosen.dtype == torch.bool and chosen.shape != (rows, neurons):
+            given, name = tuple(chosen.shape), type(self._policy).__name__
+            raise SettingError(f"{name} of the slot 'mlp' chose with a mask of {given}, not of {(rows, neurons)}")
         if chosen.dtype == torch.bool:
             multiplied, read = int(chosen.sum()), int(chosen.any(0).sum())
         else:

@@ -36,8 +36,8 @@ class Pass(Running):
         Where the pass ended before the last layer, the layer that would have come next.
     shelf : Shelf
         Rows that :meth:`keep` left out.
-    prefill, last_chunk : bool
-        Whether these are prompt tokens, and the last of them.
+    prefill, last_chunk, prompt : bool
+        As of :meth:`workbench.engine.Decoder.forward`.
 
     Notes
     -----
@@ -55,11 +55,6 @@ class Pass(Running):
     def __repr__(self) -> str:
         at = "at its end" if self.layer is None else f"before layer {self.layer}"
         return f"<Pass of {len(self.tokens)} tokens after {self.start:,}, {len(self.rows)} rows {at}>"
-
-    @property
-    def count(self) -> int:
-        """Tokens of the pass."""
-        return len(self.tokens)
 
     def exit(self) -> None:
         """Run no more blocks: go from here to the unembedding."""
@@ -203,10 +198,12 @@ class Pass(Running):
         x = self.streams(rows) if x is None else x
         tables, straight = self._tables(self._positions(rows)), rows[-1] - rows[0] == len(rows) - 1
         for index in layers:
-            block = self.decoder.anatomy.blocks[index]
+            block, layer = self.decoder.anatomy.blocks[index], self.decoder.cache.layers[index]
+            if layer.recurrent:
+                raise PassError(f"layer {index} carries a state: there are no keys and values to fill")
             _, key, value = block.enter(x[None], tables.get(block.rope_kind))
             self._append(index, key, value, rows, straight)
-            self.decoder.count_fill(index, len(rows), who, self.decoder.cache.layers[index])
+            self.decoder.count_fill(index, len(rows), who, layer)
 
     @torch.inference_mode()
     def unembed(
@@ -272,6 +269,8 @@ class Pass(Running):
             return
         self.finished, cache = True, self.decoder.cache
         for layer in cache.layers:
-            if layer.rows:
+            if layer.rows and not layer.recurrent:
                 layer.crop(layer.appended)
+        for layer, snapshot in self._recurrent:
+            layer.restore(snapshot)
         cache.read_as = self._read_as

@@ -37,8 +37,8 @@ class Recipe:
         for technique in self.techniques:
             check_slots(technique.slots, name_of(technique))
         self._parts = [part for technique in self.techniques for part in parts_of(technique)]
-        for technique in self._all:
-            for other in self._all:
+        for technique in self.members:
+            for other in self.members:
                 if other is not technique and name_of(other) in technique.excludes:
                     raise IncompatibleTechniques(f"{name_of(technique)} does not go together with {name_of(other)}")
         for technique in self.techniques:
@@ -54,13 +54,14 @@ class Recipe:
         return f"<Recipe: {' + '.join(map(repr, self.techniques)) or 'the model alone'}>"
 
     @property
-    def _all(self) -> list[TechniqueLike]:
+    def members(self) -> list[TechniqueLike]:
+        """The techniques, and those that they are made of."""
         return [*self.techniques, *self._parts]
 
     @property
     def stepwise(self) -> bool:
         """Whether anything acts between tokens, so that tokens must be fed one by one to be faithful."""
-        return any(technique.stepwise for technique in self._all)
+        return any(technique.stepwise for technique in self.members)
 
     @property
     def slack(self) -> int:

@@ -12,8 +12,10 @@ from workbench.engine.mlp_choice import choice_of
 from workbench.engine.relations import Relation
 from workbench.engine.rotation import ropes
 from workbench.engine.shelf import Shelf
+from workbench.engine.state import RecurrentState
 from workbench.engine.visibility import Visibility
 from workbench.errors import WorkbenchError
+from workbench.models.block import Block
 from workbench.models.rotate import Rope
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ class Running:
         What enters the first block in place of the tokens' embeddings.
     length : int or None
         Tokens of the text that these are read as a part of.
-    prefill, last_chunk : bool
+    prefill, last_chunk, prompt : bool
     """
 
     _postponed = False
@@ -53,8 +55,9 @@ class Running:
         length: int | None,
         prefill: bool,
         last_chunk: bool,
+        prompt: bool = False,
     ) -> None:
-        cache = decoder.cache
+        cache, self.prompt = decoder.cache, prompt
         self.decoder, self.tokens, self.relation = decoder, list(tokens), relation
         self.start, self.prefill, self.last_chunk = cache.length, prefill, last_chunk
         self.shelf, self.finished = Shelf(), False
@@ -62,10 +65,11 @@ class Running:
         self._evicted: set[int] = set()
         if not self.start:
             self._length = cache.read_as = length or len(self.tokens)
+        self._recurrent = [(layer, layer.snapshot()) for layer in cache.layers if layer.recurrent]
         for index, layer in enumerate(cache.layers):
             layer.rows = []
             # Entries that an earlier run left: there are more of them than tokens.
-            if decoder.depth is not None and layer.length > self.start:
+            if decoder.depth is not None and not layer.recurrent and layer.length > self.start:
                 decoder.repeated.add(index)
         self._embed(range(len(self.tokens)), inputs)
         if self._watch is not None:
@@ -75,6 +79,11 @@ class Running:
         if decoder.opened is not None:
             decoder.opened(self)
         self._go_on(-1)
+
+    @property
+    def count(self) -> int:
+        """Tokens of the pass."""
+        return len(self.tokens)
 
     @torch.inference_mode()
     def run(self, until: int | None = None) -> None:
@@ -157,6 +166,9 @@ class Running:
         block, layer = decoder.anatomy.blocks[index], decoder.cache.layers[index]
         if decoder.context is not None and self.prefill:
             self._select(index)
+        if layer.recurrent:
+            self._recur(index, block, layer)
+            return
         rows = self.x.shape[1]
         rope = self._ropes.get(block.rope_kind)
         query, key, value = self._carried or block.enter(self.x, rope)
@@ -184,6 +196,18 @@ class Running:
             self.x = block.leave(self.x, attended, self._watch_layer(index), choice)
             self._go_on(index)
         decoder.count_block(index, rows, keys_read, layer, choice)
+        if self._watch is not None:
+            self._watch("residual", index, self.x)
+
+    def _recur(self, index: int, block: Block, layer: RecurrentState) -> None:
+        """A block whose mixer carries a state from row to row, of a draft from each row's parent."""
+        decoder, choice = self.decoder, choice_of(block, self.decoder.mlp, self.decoder.experts)
+        rows, parents = self.x.shape[1], None if self.relation.chain else self.relation.parents
+        mixed = layer.advance(block.advance, self.x, self.rows, parents, revocable=not self.prompt)
+        self.x = block.add(self.x, mixed, self._watch_layer(index), choice)
+        self._carried = None
+        self._go_on(index)
+        decoder.count_recurrent(index, rows, layer, choice, 1 if self.prompt else rows)
         if self._watch is not None:
             self._watch("residual", index, self.x)
 

@@ -13,7 +13,7 @@ from workbench.engine.state import KeyValueCache, state_maker
 from workbench.engine.step import Step
 from workbench.errors import PromptError, WorkbenchError
 from workbench.models import Model
-from workbench.models.fingerprint import of_tensor
+from workbench.models.fingerprint import of_model, of_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -159,7 +159,8 @@ class Generation(Iterator[Step]):
 
 def key_of(model: Model) -> ModelKey:
     """What tells one model's cache from another's."""
-    return model.name, model.revision, str(model.dtype).removeprefix("torch."), str(model.device)
+    revision = f"{model.revision} {of_model(model)[:12]}" if model.changed else model.revision
+    return model.name, revision, str(model.dtype).removeprefix("torch."), str(model.device)
 
 
 def _entries_of(layer: Any) -> list[list[int]]:

@@ -51,6 +51,8 @@ class Visibility:
         self.relation, self.rows, self.start, self.positions = relation, rows, start, positions
         self.evicted = set() if evicted is None else evicted
         self.repeated = set() if repeated is None else repeated
+        # The common case, looked at in every layer.
+        self.plain = (relation.chain or len(rows) == 1) and rows[0] >= 0
         self._made: dict[Any, Any] = {}
 
     @property
@@ -115,7 +117,11 @@ class Visible:
     def chain(self) -> bool:
         """Whether they are the last of a chain of entries: each sees itself and everything before it, but for the
         window."""
-        seen = self._pass
+        seen, layer = self._pass, self.layer
+        if seen.plain and not (seen.evicted or seen.repeated) and layer.valid is None:
+            visits = layer.rows
+            if len(visits) == 1 and visits[0] is seen.rows:
+                return True
         if not (seen.relation.chain or len(seen.rows) == 1):
             return False
         if self.alone:

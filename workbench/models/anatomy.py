@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,8 @@ class Anatomy:
     final_norm : Norm
     head : LinearMap [vocabulary, width]
         The unembedding.
+    multiply : Multiply
+        Forms the products of all dense weights.
     softcap : float or None
         Final logits are ``softcap * tanh(logits / softcap)``.
     logit_scale : float
@@ -65,7 +68,7 @@ class Anatomy:
         If the family has no row in the table, or a configuration value is one that its steps do not cover.
     """
 
-    def __init__(self, hf: nn.Module) -> None:
+    def __init__(self, hf: Any) -> None:
         config = hf.config
         if config.model_type not in FAMILIES:
             raise UnsupportedModel(unknown_family(config.model_type))
@@ -104,7 +107,7 @@ class Anatomy:
         self.growing = tuple(kind for kind in kinds if grows(config, kind))
         anew = self.family.reads_anew and self.growing
         self.switch: int | None = original_positions(config, self.growing[0]) if anew else None
-        self._ropes: dict[str, Rope | GrowingTable] = {}
+        self._ropes: dict[str, Any] = {}
 
     @property
     def layers(self) -> int:
@@ -187,7 +190,7 @@ class Anatomy:
         like = torch.empty(0, dtype=self.dtype, device=self.device)
         return functools.partial(_rope_rows, kind, self.family.rotary_half, like)
 
-    def _block(self, index: int, module: nn.Module) -> Block:
+    def _block(self, index: int, module: Any) -> Block:
         family, multiply = self.family, self.multiply
         experts = find(module, family.experts)
         parallel = family.parallel_residual
@@ -208,7 +211,7 @@ class Anatomy:
             residual_multiplier=number(self.config, family.residual_multiplier),
         )
 
-    def _attention(self, index: int, module: nn.Module) -> Attention:
+    def _attention(self, index: int, module: Any) -> Attention:
         family, config = self.family, self.config
         attention = attrgetter(family.attention)(module)
         heads = config.num_attention_heads

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from workbench.models.activation import Activation, ClampedSwiglu
 from workbench.models.attention import Scoring
 from workbench.models.experts import Expert, Router, SharedExpert, apply_experts
-from workbench.models.mixers import Mixer, RecurrentState
+from workbench.models.mixers import RecurrentState
 from workbench.models.neurons import some_neurons
 from workbench.models.norm import Norm
 from workbench.models.projection import LinearMap
@@ -66,7 +66,7 @@ class Block:
     """
 
     index: int
-    mixer: Mixer
+    mixer: Any  # Attention or RecurrentMixer: ``mixer.recurrent`` says which
     parallel: bool
     gated: bool
     attention_norm: Norm | None
@@ -211,7 +211,7 @@ class Block:
         """Bytes of the weights of the same maps, as they are kept, that so many rows read."""
         return sum(part.bytes(rows) for part in self._counted())
 
-    def _counted(self) -> Iterator[Mixer | LinearMap | Expert]:
+    def _counted(self) -> Iterator[Any]:
         yield self.mixer
         if self.router is None:
             yield self.up

@@ -187,7 +187,7 @@ class Model:
         if not 2 <= layers <= self.layers:
             raise SettingError(f"{self.name} can be cut to 2 … {self.layers} layers, not {layers}")
         cut = self.variant(evenly(self.layers, layers), name=f"{self.name}/{layers}")
-        return dataclasses.replace(cut, notes=(), draft_vocabulary=None)
+        return dataclasses.replace(cut, notes=())
 
     def variant(
         self,
@@ -218,7 +218,8 @@ class Model:
         device : str or torch.device, optional
             Where it runs.
         name : str, optional
-            By default this model's, with ``" variant"`` behind it where blocks or weights are others.
+            By default this model's, with the layers behind it if they were named (``tiny layers 0,2``), and ``variant``
+            where blocks or weights are others.
 
         Returns
         -------
@@ -237,14 +238,15 @@ class Model:
         >>> model.variant(replace={3: replace(model.anatomy.blocks[3], up=up)})           # doctest: +SKIP
         """
         changed = bool(replace or weights) or draft_vocabulary is not None
-        other = changed or blocks is not None
+        taken = "" if blocks is None else f" layers {','.join(map(str, blocks))}"
+        name = name or self.name + taken + " variant" * changed
         anatomy = varied(self.anatomy, blocks, replace, weights, draft_vocabulary, device)
         tokens = self.draft_vocabulary if draft_vocabulary is None else draft_vocabulary
         return dataclasses.replace(
             self,
             anatomy=anatomy,
-            name=name or self.name + " variant" * other,
-            proof={} if other else self.proof,
+            name=name,
+            proof={} if changed or taken else self.proof,
             draft_vocabulary=None if tokens is None else tokens.to(anatomy.device),
             changed=self.changed or changed,
         )

@@ -6,6 +6,7 @@ What reads the same input is laid side by side in one tensor, and the module's o
 from __future__ import annotations
 
 from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,12 @@ from workbench.models.norm import Norm
 from workbench.models.projection import Projection
 
 
-def get(module: nn.Module, path: str | None):
+def get(module: Any, path: str | None):
     """What stands at a dotted path; None for no path."""
     return None if path is None else attrgetter(path)(module)
 
 
-def find(module: nn.Module, path: str | None):
+def find(module: Any, path: str | None):
     """What stands at a path; None if nothing does."""
     try:
         return get(module, path)
@@ -36,7 +37,7 @@ def number(config, name: str | None) -> float:
     return 1.0 if name is None else float(getattr(config, name))
 
 
-def read_norm(module: nn.Module | None, family: Family) -> Norm | None:
+def read_norm(module: Any | None, family: Family) -> Norm | None:
     if module is None:
         return None
     if isinstance(module, nn.LayerNorm):
@@ -47,7 +48,7 @@ def read_norm(module: nn.Module | None, family: Family) -> Norm | None:
     return Norm("rms", module.weight, None, eps, late_cast=family.norm_weight == "late")
 
 
-def fused(modules: list[nn.Module], multiply: Multiply) -> Projection:
+def fused(modules: list[Any], multiply: Multiply) -> Projection:
     """One projection of several side by side; the modules' own parameters become views of it."""
     if len(modules) == 1:
         (module,) = modules
@@ -77,7 +78,7 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return joined
 
 
-def read_router(gate: nn.Module, experts: nn.Module, family: Family, multiply: Multiply) -> Router:
+def read_router(gate: Any, experts: Any, family: Family, multiply: Multiply) -> Router:
     """A router and its experts, whose weights [experts, out, in] are each a view of what is stored."""
     stored = (experts.gate_up_proj, experts.down_proj)
     gate_up, down = (_by_row(each) if family.experts_by_column else each.detach() for each in stored)
@@ -99,7 +100,7 @@ def _by_row(parameter: nn.Parameter) -> Tensor:
     return turned
 
 
-def read_shared(module: nn.Module, family: Family, multiply: Multiply) -> SharedExpert | None:
+def read_shared(module: Any, family: Family, multiply: Multiply) -> SharedExpert | None:
     mlp, gate = get(module, family.shared_expert), get(module, family.shared_expert_gate)
     if mlp is None:
         return None
@@ -108,7 +109,7 @@ def read_shared(module: nn.Module, family: Family, multiply: Multiply) -> Shared
     return SharedExpert(gate_up, down, None if gate is None else Projection(gate.weight, None, multiply))
 
 
-def read_activation(module: nn.Module, experts: nn.Module | None, family: Family) -> Activation | ClampedSwiglu:
+def read_activation(module: Any, experts: Any | None, family: Family) -> Activation | ClampedSwiglu:
     if experts is None:
         return Activation(get(module, family.activation))
     return ClampedSwiglu(experts.alpha, experts.limit) if family.experts_by_column else Activation(experts.act_fn)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,6 @@ from workbench.models.block import Block
 from workbench.models.device import device_named
 from workbench.models.multiply import Multiply
 from workbench.models.projection import some_outputs
-
-T = TypeVar("T")
 
 # Sites of an anatomy that are not blocks: those that have names, and those that only move.
 _NAMED, _OTHERS = ("final_norm", "head"), ("_embedding", "_positions", "_rotary")
@@ -56,12 +54,19 @@ def varied(
         if not 0 <= layer < anatomy.layers:
             raise SettingError(f"there is no layer {layer} among the {anatomy.layers}: take 0 … {anatomy.layers - 1}")
     others = others or {}
-    for place in others:
+    for place, block in others.items():
         if not 0 <= place < len(layers):
             raise SettingError(f"there is no block {place} to be replaced: take 0 … {len(layers) - 1}")
+        if not isinstance(block, Block):
+            raise SettingError(
+                f"a block is replaced by a Block, not by {type(block).__name__}: give dataclasses.replace(block, …)"
+            )
     sources = [others.get(place, anatomy.blocks[layer]) for place, layer in enumerate(layers)]
     view.blocks = [replace(block, index=place) for place, block in enumerate(sources)]
     if draft_vocabulary is not None:
+        rows = anatomy.unembedding.shape[0]
+        if not len(draft_vocabulary) or not 0 <= int(draft_vocabulary.min()) <= int(draft_vocabulary.max()) < rows:
+            raise SettingError(f"a draft vocabulary is of tokens that the model gives logits of: take 0 … {rows - 1}")
         view.head = some_outputs(anatomy.head, draft_vocabulary.long())
     if weights:
         _set(view, weights)
@@ -70,7 +75,7 @@ def varied(
     return view
 
 
-def rebuilt(value: T, change: Callable[[str, Any], Any], name: str = "") -> T:
+def rebuilt(value: Any, change: Callable[[str, Any], Any], name: str = "") -> Any:
     """``value`` with ``change(name, part)`` in the place of everything in it that is neither a dataclass nor a list.
 
     What does not change is the same object as before.
@@ -81,8 +86,8 @@ def rebuilt(value: T, change: Callable[[str, Any], Any], name: str = "") -> T:
         different = {field: part for field, part in made.items() if part is not held[field]}
         return replace(value, **different) if different else value
     if isinstance(value, list):
-        made = [rebuilt(part, change, _below(name, str(place))) for place, part in enumerate(value)]
-        return made if any(one is not other for one, other in zip(made, value)) else value
+        parts = [rebuilt(part, change, _below(name, str(place))) for place, part in enumerate(value)]
+        return parts if any(one is not other for one, other in zip(parts, value)) else value
     return change(name, value)
 
 

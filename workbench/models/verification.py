@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from workbench.errors import CorruptModel, UnsupportedModel
 from workbench.models.anatomy import Anatomy
@@ -17,7 +19,7 @@ _TOKENS = 24
 
 
 @torch.no_grad()
-def untouched(hf: nn.Module) -> tuple[Tensor, Tensor]:
+def untouched(hf: Any) -> tuple[Tensor, Tensor]:
     """A short sequence and the logits that a transformers model gives it, before an `Anatomy` has laid hands on it.
 
     An anatomy joins parameters in place, so that a model seen afterwards would share its faults.
@@ -50,7 +52,7 @@ def untouched(hf: nn.Module) -> tuple[Tensor, Tensor]:
     return tokens, logits
 
 
-def _not_finite(hf: nn.Module) -> CorruptModel | UnsupportedModel:
+def _not_finite(hf: Any) -> CorruptModel | UnsupportedModel:
     """Why a model's logits are not finite: a damaged file, or a number format that is too narrow."""
     half = hf.dtype != torch.float32
     for name, weight in hf.named_parameters():
@@ -66,7 +68,7 @@ def _not_finite(hf: nn.Module) -> CorruptModel | UnsupportedModel:
 
 
 @torch.no_grad()
-def verify(hf: nn.Module, anatomy: Anatomy, expected: tuple[Tensor, Tensor] | None = None) -> dict[str, float]:
+def verify(hf: Any, anatomy: Anatomy, expected: tuple[Tensor, Tensor] | None = None) -> dict[str, float]:
     """Run a short sequence through the anatomy's steps, and compare with what the model gave before and gives now.
 
     Rotary tables that hang on the length of the text are compared with the model's own on both sides of the length from

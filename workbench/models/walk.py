@@ -43,9 +43,8 @@ def walk(
     for block in blocks:
         if see is not None:
             see(block.index, x)
-        mixer = getattr(block, "mixer", None)
-        if mixer is not None and mixer.recurrent:
-            x = block.add(x, block.advance(x, SimpleNamespace(tensors=mixer.new_state())))
-            continue
-        x = block.leave(x, attend(block, *block.enter(x, ropes.get(block.rope_kind))))
+        if block.mixer.recurrent:
+            x = block.add(x, block.advance(x, SimpleNamespace(tensors=block.mixer.new_state())))
+        else:
+            x = block.leave(x, attend(block, *block.enter(x, ropes.get(block.rope_kind))))
     return x

@@ -3,6 +3,4 @@
 from workbench.models.mixers.attention import Attention
 from workbench.models.mixers.recurrent import RecurrentMixer, RecurrentState
 
-__all__ = ["Attention", "Mixer", "RecurrentMixer", "RecurrentState"]
-
-Mixer = Attention | RecurrentMixer
+__all__ = ["Attention", "RecurrentMixer", "RecurrentState"]
