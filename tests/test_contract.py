@@ -8,7 +8,7 @@ techniques, not as that of pairs or of families:
 - A free run and a teacher-forced one are compared on five kinds of blocks, but on one where teacher forcing leaves the
   technique out: there only the baseline runs twice, and that the technique's text is the baseline's is shown on all.
 - An error in the middle is thrown at five kinds of blocks, at two where the technique only drafts, accepts or stops: it
-  has nothing in the blocks that could be left there, and a companion is cut from either in the same way.
+  has nothing in the blocks that could be left there, and a second model is cut from either in the same way.
 - Two techniques together are :mod:`test_contract_pairs`.
 """
 

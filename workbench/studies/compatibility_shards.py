@@ -105,14 +105,14 @@ def shards(folder: str | Path | Traversable | None = None) -> dict[str, Shard]:
     """
     place = files("workbench_data").joinpath(FOLDER) if folder is None else folder
     place = Path(place) if isinstance(place, str) else place
-    found = {}
+    by_name = {}
     for file in sorted(place.iterdir(), key=lambda file: file.name) if place.is_dir() else ():
         if file.name.endswith(".json") and not file.name.startswith("."):
             shard = Shard.from_json(file.read_text("utf-8"))
-            found[shard.technique["name"]] = shard
+            by_name[shard.technique["name"]] = shard
             if file.name != f"{shard.technique['name']}.json":
                 raise TraceError(f"{file.name} holds the verdicts on {shard.technique['name']}")
-    return found
+    return by_name
 
 
 def merged(known: Mapping[str, Shard]) -> xr.DataTree:
@@ -200,7 +200,7 @@ def refresh(
     folder, trial = Path(folder), Trial(model_of(model) if isinstance(model, str) else model)
     stored = shards(folder) or shards()
     known = {} if anew else fresh(stored, trial.model)
-    codes, facts, found = _codes(), about(trial.model), {}
+    codes, facts, written = _codes(), about(trial.model), {}
     for name, verdicts in judge(trial, sorted(TECHNIQUES), progress, known):
         pairs = {other: verdicts[other, name] for other in _partners(name)}
         conditions = {condition: verdicts[name, condition] for condition in CONDITIONS}
@@ -209,11 +209,11 @@ def refresh(
                if key not in known]  # fmt: skip
         by = facts if ran or name not in stored else stored[name].about
         others = {other: codes[other] for other in pairs}
-        found[name] = Shard(described(name), by, codes[name], code_files.of_engine(), conditions, pairs, others)
-        write_atomically(folder / f"{name}.json", found[name].to_json())
-    for name in set(stored) - set(found):
+        written[name] = Shard(described(name), by, codes[name], code_files.of_engine(), conditions, pairs, others)
+        write_atomically(folder / f"{name}.json", written[name].to_json())
+    for name in set(stored) - set(written):
         (folder / f"{name}.json").unlink(missing_ok=True)
-    return found
+    return written
 
 
 def _codes() -> dict[str, str]:
