@@ -8,7 +8,7 @@ techniques, not as that of pairs or of families:
 - A free run and a teacher-forced one are compared on five kinds of blocks, but on one where teacher forcing leaves the
   technique out: there only the baseline runs twice, and that the technique's text is the baseline's is shown on all.
 - An error in the middle is thrown at five kinds of blocks, at two where the technique only drafts, accepts or stops: it
-  has nothing in the blocks that could be left there, and a companion is cut from either in the same way.
+  has nothing in the blocks that could be left there, and a second model is cut from either in the same way.
 - Two techniques together are :mod:`test_contract_pairs`.
 """
 
@@ -18,10 +18,12 @@ import itertools
 import pytest
 import torch
 from contract_cases import (
+    ENTERING,
     EXAMPLES,
     KINDS,
     NEW,
     PROMPT,
+    UNFORCED,
     alone,
     baseline,
     example,
@@ -60,6 +62,11 @@ def logits(model, continuation, techniques=(), seed=0):
 @functools.cache
 def plain_logits(family):
     return logits(tiny(family), CONTINUATION)
+
+
+def test_every_slot_is_known_to_enter_the_model_or_not():
+    """A new slot is sorted in ``contract_cases``: its techniques meet every family or only the kinds."""
+    assert ENTERING | UNFORCED | {"logits", "switch"} == set(SLOTS)
 
 
 @pytest.mark.parametrize("name", TECHNIQUES)

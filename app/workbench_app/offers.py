@@ -118,7 +118,7 @@ class Offers:
         if path is not None:
             return path
         if what == "model":
-            return value if wb.models.companion.is_cut(value) else self.model(value)
+            return value if wb.models.second_model.is_cut(value) else self.model(value)
         known = ", ".join([*_OWN[what], *self.names(what)]) or "nothing"
         raise SettingError(f"{value[:LONGEST_NAME]!r} is not among what this page offers for it: {known}")
 

@@ -4,7 +4,7 @@ import os
 
 import gradio as gr
 import pytest
-from models.test_companion import write
+from models.test_second_model import write
 
 from workbench.errors import SettingError
 from workbench.registry import PROBES, TECHNIQUES

@@ -9,8 +9,8 @@ from workbench.errors import UnsupportedModel
 from workbench.models.anatomy import Anatomy
 from workbench.models.attention import attention_rows
 from workbench.models.families import FAMILIES
-from workbench.models.proof import prove
 from workbench.models.tiny import tiny
+from workbench.models.verification import verify
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -72,7 +72,7 @@ def test_a_wrong_row_does_not_pass_the_proof(family, wrong, monkeypatch):
     hf = tiny(family).hf
     monkeypatch.setitem(FAMILIES, family, dataclasses.replace(FAMILIES[family], **wrong))
     with pytest.raises(UnsupportedModel):
-        prove(hf, Anatomy(hf))
+        verify(hf, Anatomy(hf))
 
 
 def test_an_unknown_family_is_refused_and_the_known_ones_are_named():

@@ -1,11 +1,11 @@
-"""Prompts, shallow cuts, companions, and loading from a folder."""
+"""Prompts, shallow cuts, second models, and loading from a folder."""
 
 import pytest
 import torch
 
 from workbench.errors import ModelError, PromptError, SettingError
-from workbench.models.companion import companion
 from workbench.models.load import dtype_named, load, wrap
+from workbench.models.second_model import second_model
 from workbench.models.tiny import tiny
 
 
@@ -27,18 +27,18 @@ def test_a_shallow_model_shares_weights_and_keeps_the_ends():
 
 
 @pytest.mark.parametrize(("name", "layers"), [("/2", 2), ("/0.5", 3), ("/1.0", 6)])
-def test_companion_cuts_by_number_or_share(name, layers):
-    assert companion(tiny("llama", layers=6), name).layers == layers
+def test_a_second_model_cuts_by_number_or_share(name, layers):
+    assert second_model(tiny("llama", layers=6), name).layers == layers
 
 
-def test_companion_of_another_vocabulary_is_refused(monkeypatch):
-    import workbench.models.companion as module
+def test_a_second_model_of_another_vocabulary_is_refused(monkeypatch):
+    import workbench.models.second_model as module
 
     other = tiny("gpt2")
     monkeypatch.setattr(other.anatomy, "vocabulary", 95)
     monkeypatch.setattr(module, "_loaded", lambda *_: other)
     with pytest.raises(SettingError, match="share a vocabulary"):
-        companion(tiny("llama"), "other")
+        second_model(tiny("llama"), "other")
 
 
 def test_unknown_dtype_is_refused():

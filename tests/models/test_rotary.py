@@ -8,9 +8,9 @@ from scaled import OLD, SCALINGS, SWITCH, scaled
 
 from workbench.errors import UnsupportedModel
 from workbench.models.anatomy import Anatomy
-from workbench.models.proof import prove
 from workbench.models.rotary import GrowingTable, original_positions, usable_positions
 from workbench.models.tiny import tiny
+from workbench.models.verification import verify
 
 USABLE = {"yarn": 128, "linear": 64, "dynamic": 64, "llama3": 64, "longrope": 256}
 
@@ -111,11 +111,11 @@ def test_only_phi_computes_its_cache_anew():
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_the_proof_sees_tables_that_do_not_know_the_length(kind, monkeypatch):
     hf = scaled(kind, "phi3").hf
-    prove(hf, Anatomy(hf))
+    verify(hf, Anatomy(hf))
     known = GrowingTable._of
     monkeypatch.setattr(GrowingTable, "_of", lambda self, positions, length: known(self, positions, self.original))
     with pytest.raises(UnsupportedModel, match="rotary tables of Phi-3"):
-        prove(hf, Anatomy(hf))
+        verify(hf, Anatomy(hf))
 
 
 def test_the_proof_sees_factors_chosen_by_the_position(monkeypatch):
@@ -123,7 +123,7 @@ def test_the_proof_sees_factors_chosen_by_the_position(monkeypatch):
     known = GrowingTable.__call__
     monkeypatch.setattr(GrowingTable, "__call__", lambda self, positions, _: known(self, positions, positions + 1))
     with pytest.raises(UnsupportedModel, match="49 tokens"):
-        prove(hf, Anatomy(hf))
+        verify(hf, Anatomy(hf))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 from helpers import applicable, random_tokens, tokens_of
 from scaled import scaled
 from tokenizers_of_kinds import byte_level
+from toys.recurrent import with_recurrent_layers
 
 from workbench.engine import Draft, generate, teacher_force
 from workbench.engine.embedded import only_tokens
@@ -144,6 +145,12 @@ def test_a_cache_that_is_computed_anew():
     phi = scaled("longrope", "phi3")
     prompt = random_tokens(44)
     same(said(phi, segments(phi, prompt)), said(phi, prompt))
+
+
+@pytest.mark.parametrize("options", [{}, {"prefill_chunk": 7}])
+def test_a_model_with_recurrent_layers(options):
+    model = with_recurrent_layers(tiny("llama"))
+    same(said(model, segments(model), **options), said(model, PROMPT, **options))
 
 
 def test_a_cancelled_prompt_leaves_nothing_half_read():

@@ -200,10 +200,8 @@ def test_a_state_goes_on_with_the_view_that_made_it_alone():
     views += [model.variant([0, 1, 2]), model.variant([0, 2, 1])]
     for place, view in enumerate(views):
         stream = generate(view, PROMPT, max_new_tokens=3, stop_tokens=())
-        said = list(stream)
-        assert (
-            len(said) == 3 and len(list(generate(view, [5], max_new_tokens=2, stop_tokens=(), past=stream.state))) == 2
-        )
+        assert len(list(stream)) == 3
+        assert len(list(generate(view, [5], max_new_tokens=2, stop_tokens=(), past=stream.state))) == 2
         for other in [model, *views[:place], *views[place + 1 :]]:
             with pytest.raises(PromptError, match="cannot go on with"):
                 generate(other, [5], past=stream.state)

@@ -5,7 +5,7 @@ import torch
 from helpers import random_tokens
 from safetensors.torch import load_file
 
-from workbench import artifacts
+from workbench import artifacts, training
 from workbench.engine import Chance, Run, Sampler
 from workbench.errors import ArtifactError, SettingError
 from workbench.models.tiny import tiny
@@ -13,6 +13,7 @@ from workbench.parts.heads import DraftHeads
 from workbench.parts.loading import part_tensors
 from workbench.parts.trained import ROWS
 from workbench.registry import TECHNIQUES
+from workbench.settings import describe
 from workbench.techniques import HiddenTransfer, ParallelPrompt
 from workbench.techniques.draft._drafter import Drafter
 from workbench.techniques.draft._trained_tree import TrainedTreeTechnique
@@ -29,6 +30,19 @@ def start(technique, model):
 @techniques
 def test_its_recipe_is_named_like_it_and_trains_its_part(kind):
     assert RECIPES[kind.name].kind is kind.kind and kind.kind in ROWS
+    assert getattr(training, kind.__name__) is RECIPES[kind.name]
+    assert RECIPES[kind.name].__doc__.strip() and RECIPES[kind.name].paper == kind.kind.paper
+
+
+def test_a_recipe_that_there_is_not_is_no_attribute():
+    with pytest.raises(AttributeError, match="no attribute 'Telepathy'"):
+        training.Telepathy  # noqa: B018
+
+
+def test_a_part_s_own_settings_join_those_of_its_kind():
+    match, shared = describe(RECIPES["hidden_transfer"]), describe(RECIPES["parallel_prompt"])
+    assert list(match) == [*shared, "layer", "match"]
+    assert match["learning_rate"]["default"] == 2e-4 and shared["learning_rate"]["default"] == 5e-3
 
 
 def test_a_part_of_no_kind_has_no_recipe():

@@ -1,7 +1,7 @@
 """Whatever is given as the name of a file, a folder or a model: it is used, or refused in one line."""
 
 import pytest
-from models.test_companion import write
+from models.test_second_model import write
 
 import workbench as wb
 from workbench.errors import WorkbenchError

@@ -82,6 +82,12 @@ def test_only_what_changed_is_run_again(three, ran, codes, tmp_path, tiny):
     assert len(again(anew=True)[0]) == 3
 
 
+def test_what_failed_is_run_again(three, ran, codes, tmp_path, tiny):
+    made = refresh(tmp_path, tiny("llama"))
+    broken = replace(made["snap_kv"], pairs={**made["snap_kv"].pairs, "prompt_lookup": ("fails", "no memory")})
+    assert stale({**made, "snap_kv": broken}, tiny("llama")) == [("prompt_lookup", "snap_kv")]
+
+
 def test_verdicts_on_another_model_are_not_taken(three, ran, codes, tmp_path, tiny):
     refresh(tmp_path, tiny("llama"))
     assert fresh(shards(tmp_path), tiny("llama")) and not fresh(shards(tmp_path), tiny("gpt2"))

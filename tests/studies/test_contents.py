@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from models.test_companion import write
+from models.test_second_model import write
 from studies.made_up import MACHINE
 
 from workbench import artifacts

@@ -12,7 +12,6 @@ from workbench.techniques import Technique
 
 class HostState(PackedState):
     label = "in the host"
-    form = "host"
 
     def encode(self, kind, entries):
         return {"entries": entries.cpu()}

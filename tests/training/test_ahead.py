@@ -7,9 +7,10 @@ from helpers import random_tokens
 from workbench.engine import Decoder, Lookahead
 from workbench.models.tiny import tiny
 from workbench.parts.lookahead import HiddenMaps, PromptTokens
+from workbench.parts.lookahead.base import entering_rows
 from workbench.training import RECIPES
 from workbench.training._accuracy import note_ranks
-from workbench.training._ahead import chosen_places, entering_rows, logits, read, run_rows
+from workbench.training._ahead import chosen_places, logits, read, run_rows
 from workbench.training._draft_heads import DraftHeadsRecipe
 
 FAMILIES = ("llama", "gpt2", "gemma2", "gemma3_text", "gpt_neox", "gpt_oss", "granite", "mixtral", "opt", "smollm3")

@@ -40,8 +40,8 @@ def part_of(owner: Any, setting: str, within: tuple[str, ...] = ()) -> Any | Non
         return named[0]
     fitting = (name for name, kind in kinds.items() if set(kind.slots) <= slots and name not in inside)
     raise SettingError(
-        f"{name_of(owner)}: {setting}={spec!r} must name one other technique, which claims nothing but "
-        f"{' and '.join(owner.slots)} and has {name_of(owner)} as no part of its own: {next(fitting, 'none')}, say"
+        f"{name_of(owner)}: {setting}={spec!r} must name one other technique that claims no slot but "
+        f"{' and '.join(owner.slots)}, and not {' or '.join(inside)}; take {next(fitting, 'none')}, say"
     )
 
 

@@ -132,10 +132,10 @@ class Draft:
 
     def children(self) -> dict[int, list[int]]:
         """Node, or -1 for the last accepted token, -> its children, in the order in which they are to be tried."""
-        found: dict[int, list[int]] = {}
+        children: dict[int, list[int]] = {}
         for node in range(len(self.tokens)):
-            found.setdefault(self.parent(node), []).append(node)
-        return found
+            children.setdefault(self.parent(node), []).append(node)
+        return children
 
     def parent(self, node: int) -> int:
         return node - 1 if self.parents is None else self.parents[node]

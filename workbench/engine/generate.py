@@ -90,7 +90,8 @@ def generate(
     past : State, optional
         ``Generation.state`` of an earlier run. This one goes on after its text and computes only what its caches do not
         hold yet; what was evicted stays evicted, and nothing more of the prompt is: the new tokens are a question. Keys
-        stay as they were rotated when they came, except where the cache is computed anew.
+        stay as they were rotated when they came, except where the cache is computed anew, and are kept in the form that
+        this run's slot ``store`` gives them.
 
     Notes
     -----

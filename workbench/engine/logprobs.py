@@ -28,9 +28,9 @@ def top_logprobs(logits: Tensor, tokens: Sequence[int], k: int) -> tuple[TokenLo
     """
     rows = logits.float().log_softmax(-1)
     best = rows.topk(min(k, rows.shape[-1]), -1)
-    found = []
+    reported = []
     for row, token, ids, values in zip(rows, tokens, best.indices.tolist(), best.values.tolist(), strict=True):
         if token not in ids:
             ids, values = [*ids, token], [*values, float(row[token])]
-        found.append((tuple(ids), tuple(values)))
-    return tuple(found)
+        reported.append((tuple(ids), tuple(values)))
+    return tuple(reported)

@@ -1,4 +1,4 @@
-"""What a model is: the table of families, its proof at load, the offline models, and loading."""
+"""What a model is: the table of families, its verification at load, the offline models, and loading."""
 
 from workbench.models.anatomy import SITES, Anatomy
 from workbench.models.block import Block

@@ -75,10 +75,10 @@ class Anatomy:
         self.family: Family = FAMILIES[config.model_type]
         for name, value in self.family.required:
             known = value if isinstance(value, tuple) else (value,)
-            found = getattr(config, name, known[0])
-            if found not in known:
+            attribute = getattr(config, name, known[0])
+            if attribute not in known:
                 raise UnsupportedModel(
-                    f"{self.family.title} with {name}={found!r} is not supported; only {name}={known[-1]!r} is"
+                    f"{self.family.title} with {name}={attribute!r} is not supported; only {name}={known[-1]!r} is"
                 )
         self.hf = hf
         self.config = config

@@ -124,10 +124,10 @@ class Detokeniser:
 def pieces(decode: Callable[[Sequence[int]], str], tokens: Iterable[int]) -> list[str]:
     """The text that each token adds (see :class:`Detokeniser`); what is incomplete at the end goes to the last one."""
     stream = Detokeniser(decode)
-    found = [stream.add(token) for token in tokens]
-    if found:
-        found[-1] += stream.flush()
-    return found
+    texts = [stream.add(token) for token in tokens]
+    if texts:
+        texts[-1] += stream.flush()
+    return texts
 
 
 def label(tokenizer: Any, token: int, decode: Callable[[Sequence[int]], str]) -> str:

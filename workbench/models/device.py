@@ -32,5 +32,5 @@ def device_named(name: str | torch.device, real: bool = True) -> torch.device:
 
 def devices() -> list[str]:
     """Names of the devices of this machine."""
-    found = ["cpu", *(f"cuda:{place}" for place in range(torch.cuda.device_count()))]
-    return found + ["mps"] * torch.backends.mps.is_available()
+    available = ["cpu", *(f"cuda:{place}" for place in range(torch.cuda.device_count()))]
+    return available + ["mps"] * torch.backends.mps.is_available()

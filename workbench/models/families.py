@@ -1,7 +1,7 @@
 """The table of supported architectures: one row says where a family keeps what.
 
 Adding a family is adding a row. Every path is dotted; paths of a block are relative to that block. The rows are
-proven when a model is loaded (:mod:`workbench.models.proof`), so a wrong row is an error at load, not a wrong number.
+verified when a model is loaded (:mod:`workbench.models.verification`): a wrong row is an error, no wrong number.
 """
 
 from __future__ import annotations

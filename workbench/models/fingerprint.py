@@ -71,9 +71,9 @@ def of_tensor(tensor: Tensor) -> str:
     import torch
 
     held = tensor.detach().contiguous().cpu()
-    found = hashlib.sha256(f"{held.dtype} {list(held.shape)}".encode())
-    found.update(held.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+    digest = hashlib.sha256(f"{held.dtype} {list(held.shape)}".encode())
+    digest.update(held.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def forget(model: Model) -> None:

@@ -63,9 +63,9 @@ def asked_for(settings: Any) -> list[str]:
         how.append(f"the run's settings {', '.join(options)}")
     if not how and not without:
         return []
-    said = "generation_config.json asks for more than its stop tokens, which a run does only when told"
-    said += f": switch it on with {' and '.join(how)}" if how else ""
-    return [said + (f"; without counterpart here: {', '.join(without)}" if without else "")]
+    note = "generation_config.json asks for more than its stop tokens, which a run does only when told"
+    note += f": switch it on with {' and '.join(how)}" if how else ""
+    return [note + (f"; without counterpart here: {', '.join(without)}" if without else "")]
 
 
 def _spelled(value: Any, bounds: tuple[float, float] | None) -> str:

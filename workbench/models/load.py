@@ -17,8 +17,8 @@ from workbench.models.device import device_named
 from workbench.models.families import FAMILIES
 from workbench.models.generation_settings import asked_for
 from workbench.models.model import Model
-from workbench.models.proof import prove, untouched
 from workbench.models.reading import read, readable
+from workbench.models.verification import untouched, verify
 
 _log = logging.getLogger("workbench")
 _CUT = re.compile(r"(.+)/([0-9]{1,9})")
@@ -93,7 +93,7 @@ def wrap(hf: Any, tokenizer: Any, name: str, revision: str = "") -> Model:
         hf.set_attn_implementation("eager")
     expected = None if row is None else untouched(hf)  # of others the anatomy says what it needs
     anatomy = Anatomy(hf)
-    proof = prove(hf, anatomy, expected)
+    proof = verify(hf, anatomy, expected)
     return Model(hf, tokenizer, anatomy, name, revision, proof)
 
 

@@ -78,16 +78,16 @@ def read(name: str, files: list[Path], dtype: torch.dtype) -> tuple[Any, Any, li
             _check_numbers(name, empty, contents)
             source["use_safetensors"] = True
         try:
-            hf, found = AutoModelForCausalLM.from_pretrained(
+            hf, loading_info = AutoModelForCausalLM.from_pretrained(
                 folder, config=config, dtype=dtype, ignore_mismatched_sizes=True,
                 output_loading_info=True, **source,
             )  # fmt: skip
         except RuntimeError:  # several tensors of the file make one of the model, and do not fit together
             refuse(name, *_compared(empty, contents))
             raise
-        if found["mismatched_keys"]:  # or fit, but are too few
+        if loading_info["mismatched_keys"]:  # or fit, but are too few
             refuse(name, *_compared(empty, contents))
-        refuse(name, found["missing_keys"], found["unexpected_keys"], found["mismatched_keys"])
+        refuse(name, loading_info["missing_keys"], loading_info["unexpected_keys"], loading_info["mismatched_keys"])
     return hf, tokenizer, notes
 
 
@@ -123,12 +123,12 @@ def has_tokenizer(folder: Path, contents: Contents) -> bool:
     """
     if "tokenizer.ggml.model" in contents.settings:
         return True
-    found = {name for name in _VOCABULARIES if next(folder.glob(name), None)}
-    if found == {"vocab.json"} and not (folder / "merges.txt").is_file():
+    files = {name for name in _VOCABULARIES if next(folder.glob(name), None)}
+    if files == {"vocab.json"} and not (folder / "merges.txt").is_file():
         raise CorruptModel(
             f"{folder} has vocab.json but no merges.txt, without which texts fall apart into bytes: add it."
         )
-    if found:
+    if files:
         return True
     left = [name for name in _MARKS if (folder / name).is_file()]
     if left and not contents.settings:
@@ -168,9 +168,9 @@ def _check_numbers(name: str, empty: Any, contents: list[Contents]) -> None:
     """Refuse weights that are whole numbers: cast as they are, quantised ones would make a model of noise."""
     parameters = {key for key, _ in empty.named_parameters()}
     integers = set().union(*(part.integers for part in contents))
-    if found := sorted(key for key in integers if key in parameters or key.endswith(".weight")):
+    if whole := sorted(key for key in integers if key in parameters or key.endswith(".weight")):
         raise CorruptModel(
-            f"{name} has weights of whole numbers ({_few(found)}), which are quantised or damaged; {QUANTISED}."
+            f"{name} has weights of whole numbers ({_few(whole)}), which are quantised or damaged; {QUANTISED}."
         )
 
 
@@ -189,12 +189,12 @@ def gguf_compared(empty: Any, contents: Contents) -> tuple[set[str], set[str]]:
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     kind = TENSOR_PROCESSORS.get(contents.settings["general.architecture"], TensorProcessor)
-    found = get_gguf_hf_weights_map(empty, kind(config=empty.config.to_dict()))
+    mapped = get_gguf_hf_weights_map(empty, kind(config=empty.config.to_dict()))
     held = {
-        name if name in found else name.removesuffix(".weight"): name for name in contents.names
+        name if name in mapped else name.removesuffix(".weight"): name for name in contents.names
     }  # experts have none
-    tied = {name for name, stored in found.items() if stored in empty.all_tied_weights_keys}
-    return found.keys() - held.keys() - tied, {name for key, name in held.items() if key not in found}
+    tied = {name for name, stored in mapped.items() if stored in empty.all_tied_weights_keys}
+    return mapped.keys() - held.keys() - tied, {name for key, name in held.items() if key not in mapped}
 
 
 def _few(keys: list[str]) -> str:

@@ -163,9 +163,9 @@ class GrowingTable:
         from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
         # As a tensor, so that every sum is rounded as transformers rounds it.
-        told = torch.tensor(length, device=self._device) if length > self.original else None
+        seq_len = torch.tensor(length, device=self._device) if length > self.original else None
         frequencies, _ = ROPE_INIT_FUNCTIONS[self._type](
-            self._config, self._device, seq_len=told, layer_type=self._layer_type
+            self._config, self._device, seq_len=seq_len, layer_type=self._layer_type
         )
         name = "inv_freq" if self._layer_type is None else f"{self._layer_type}_inv_freq"
         setattr(self._rotary, name, frequencies)

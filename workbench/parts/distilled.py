@@ -72,7 +72,7 @@ def assemble(main: Model, tensors: Mapping[str, Tensor]) -> Model:
         If they do not fit the main model.
     """
     named = {name.replace("/", "."): tensor for name, tensor in tensors.items() if name != "vocabulary"}
-    layers = len({found[1] for name in named if (found := re.match(r"layers\.(\d+)\.", name))})
+    layers = len({match[1] for name in named if (match := re.match(r"layers\.(\d+)\.", name))})
     if not 1 <= layers <= main.layers or "vocabulary" not in tensors:
         raise ArtifactError(f"the {NAME} holds {layers} layers; {main.name} has {main.layers}")
     vocabulary = tensors["vocabulary"].long().to(main.device)

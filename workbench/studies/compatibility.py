@@ -77,8 +77,8 @@ def compatibility(
     names = [TECHNIQUES[name].name for name in (TECHNIQUES if names is None else names)]
     trial = Trial(model_of(model) if isinstance(model, str) else model)
     verdicts: dict[tuple[str, str], Verdict] = {}
-    for _, found in judge(trial, names, progress, known):
-        verdicts |= found
+    for _, judged in judge(trial, names, progress, known):
+        verdicts |= judged
     return matrix(about(trial.model), [described(name) for name in names], verdicts)
 
 
@@ -93,15 +93,16 @@ def judge(
     due = {name: _due(name, names[:place]) for place, name in enumerate(names)}
     total, done = sum(key not in known for keys in due.values() for key in keys), itertools.count()
     for name, keys in due.items():
-        found = {}
+        verdicts = {}
         for key in keys:
-            if key not in known and progress is not None:
-                progress(
-                    next(done), total, f"{key[0]}, {key[1]}" if key[1] in CONDITIONS else f"{key[0]} with {key[1]}"
-                )
-            run = trial.condition if key[1] in CONDITIONS else trial.pair
-            found[key] = known[key] if key in known else run(*key)
-        yield name, found
+            if key in known:
+                verdicts[key] = known[key]
+                continue
+            alone = key[1] in CONDITIONS
+            if progress is not None:
+                progress(next(done), total, (", " if alone else " with ").join(key))
+            verdicts[key] = trial.condition(*key) if alone else trial.pair(*key)
+        yield name, verdicts
     if progress is not None and total:
         progress(total, total, "done")
 
@@ -144,13 +145,13 @@ def matrix(about: dict[str, Any], techniques: Sequence[dict[str, Any]], verdicts
         for (row, one), (column, other) in itertools.combinations(enumerate(names), 2):
             key = (one, other) if (one, other) in verdicts else (other, one)
             slot = one_slot(techniques[row], techniques[column])
-            said = verdicts[key] if key in verdicts or slot is None else ("excluded", BOTH.format(one, other, slot))
-            status[row, column] = status[column, row] = places.index(said[0])
-            reasons[one, other] = said[1]
+            verdict = verdicts[key] if key in verdicts or slot is None else ("excluded", BOTH.format(one, other, slot))
+            status[row, column] = status[column, row] = places.index(verdict[0])
+            reasons[one, other] = verdict[1]
         for (row, name), (column, condition) in itertools.product(enumerate(names), enumerate(CONDITIONS)):
-            said = verdicts[name, condition]
-            under[row, column] = places.index(said[0])
-            reasons[name, condition] = said[1]
+            verdict = verdicts[name, condition]
+            under[row, column] = places.index(verdict[0])
+            reasons[name, condition] = verdict[1]
     except (KeyError, ValueError) as error:
         raise TraceError(f"the matrix is not whole: {error}") from None
     data = {

@@ -28,8 +28,8 @@ def entries(tree: xr.DataTree) -> dict[str, list[dict[str, str]]]:
     status, under = (tree[f"compatibility/{name}"].values for name in ("status", "condition_status"))
 
     def entry(one: str, other: str, place: Any) -> dict[str, str]:
-        said = reasons.get(f"{one} + {other}", reasons.get(f"{other} + {one}", ""))
-        return {"one": one, "other": other, "status": places[int(place)], "reason": said}
+        reason = reasons.get(f"{one} + {other}", reasons.get(f"{other} + {one}", ""))
+        return {"one": one, "other": other, "status": places[int(place)], "reason": reason}
 
     pairs = zip(*np.triu_indices(len(names), 1))
     return {
@@ -87,8 +87,8 @@ def summary(tree: xr.DataTree) -> str:
     """One sentence of counts."""
     rows = entries(tree)
     counts = Counter(row["status"] for row in rows["pairs"])
-    said = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
-    return f"{len(rows['pairs'])} pairs of {len(techniques(tree))} techniques on {tree.attrs['model']}: {said}."
+    counted = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+    return f"{len(rows['pairs'])} pairs of {len(techniques(tree))} techniques on {tree.attrs['model']}: {counted}."
 
 
 def markdown(tree: xr.DataTree) -> str:
@@ -127,15 +127,16 @@ def markdown(tree: xr.DataTree) -> str:
     for name in slots:
         cells = [*(under[name, condition] for condition in CONDITIONS), *(_counts(met[name, slot]) for slot in columns)]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    said: dict[tuple[str, str], list[str]] = defaultdict(list)
+    by_reason: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in (*rows["conditions"], *rows["pairs"]):
         alike = row["other"] in by_name and one_slot(by_name[row["one"]], by_name[row["other"]])
         if row["reason"] and not alike:
-            said[row["status"], row["reason"]].append(f"`{row['one']}` with {row['other']}")
-    if said:
+            by_reason[row["status"], row["reason"]].append(f"`{row['one']}` with {row['other']}")
+    if by_reason:
         lines += ["", "| status | reason | where |", "| --- | --- | --- |"]
         lines += [
-            f"| {status} | {reason.replace('|', '/')} | {_some(where)} |" for (status, reason), where in said.items()
+            f"| {status} | {reason.replace('|', '/')} | {_some(where)} |"
+            for (status, reason), where in by_reason.items()
         ]
     return "\n".join(lines) + "\n"
 

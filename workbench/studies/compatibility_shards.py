@@ -105,14 +105,14 @@ def shards(folder: str | Path | Traversable | None = None) -> dict[str, Shard]:
     """
     place = files("workbench_data").joinpath(FOLDER) if folder is None else folder
     place = Path(place) if isinstance(place, str) else place
-    found = {}
+    by_name = {}
     for file in sorted(place.iterdir(), key=lambda file: file.name) if place.is_dir() else ():
         if file.name.endswith(".json") and not file.name.startswith("."):
             shard = Shard.from_json(file.read_text("utf-8"))
-            found[shard.technique["name"]] = shard
+            by_name[shard.technique["name"]] = shard
             if file.name != f"{shard.technique['name']}.json":
                 raise TraceError(f"{file.name} holds the verdicts on {shard.technique['name']}")
-    return found
+    return by_name
 
 
 def merged(known: Mapping[str, Shard]) -> xr.DataTree:
@@ -134,10 +134,12 @@ def merged(known: Mapping[str, Shard]) -> xr.DataTree:
         for name, version in shard.about["versions"].items():
             versions.setdefault(name, set()).add(version)
     facts = {**first, "versions": {name: " and ".join(sorted(each)) for name, each in versions.items()}}
-    order = list(SLOTS)
-    listed = sorted(
-        (shard.technique for shard in known.values()), key=lambda each: (order.index(each["slots"][0]), each["name"])
-    )
+    order = {slot: place for place, slot in enumerate(SLOTS)}
+
+    def place(technique: dict[str, Any]) -> tuple[int, str]:
+        return order.get(technique["slots"][0], len(order)), technique["name"]
+
+    listed = sorted((shard.technique for shard in known.values()), key=place)
     verdicts = {(name, key): verdict for name, shard in known.items() for key, verdict in shard.conditions.items()}
     verdicts |= {(other, name): verdict for name, shard in known.items() for other, verdict in shard.pairs.items()}
     return matrix(facts, listed, verdicts)
@@ -156,7 +158,8 @@ def shipped() -> xr.DataTree:
 
 def fresh(known: Mapping[str, Shard], model: Model) -> dict[tuple[str, str], Verdict]:
     """The verdicts of shards that are of today's code and of a model, as ``known`` of
-    :func:`workbench.studies.compatibility.compatibility`: a pair is there both ways round."""
+    :func:`workbench.studies.compatibility.compatibility`: a pair is there both ways round. What failed is run again,
+    as it may have been for want of memory."""
     codes, facts, verdicts = _codes(), about(model), {}
     for name, shard in known.items():
         same = all(shard.about[key] == facts[key] for key in _OF_MODEL)
@@ -164,7 +167,7 @@ def fresh(known: Mapping[str, Shard], model: Model) -> dict[tuple[str, str], Ver
             verdicts |= {(name, condition): verdict for condition, verdict in shard.conditions.items()}
             today = [other for other in shard.pairs if shard.others[other] == codes.get(other)]
             verdicts |= {pair: shard.pairs[other] for other in today for pair in ((other, name), (name, other))}
-    return verdicts
+    return {key: verdict for key, verdict in verdicts.items() if verdict[0] != "fails"}
 
 
 def stale(known: Mapping[str, Shard], model: Model) -> list[tuple[str, str]]:
@@ -197,7 +200,7 @@ def refresh(
     folder, trial = Path(folder), Trial(model_of(model) if isinstance(model, str) else model)
     stored = shards(folder) or shards()
     known = {} if anew else fresh(stored, trial.model)
-    codes, facts, found = _codes(), about(trial.model), {}
+    codes, facts, written = _codes(), about(trial.model), {}
     for name, verdicts in judge(trial, sorted(TECHNIQUES), progress, known):
         pairs = {other: verdicts[other, name] for other in _partners(name)}
         conditions = {condition: verdicts[name, condition] for condition in CONDITIONS}
@@ -206,11 +209,11 @@ def refresh(
                if key not in known]  # fmt: skip
         by = facts if ran or name not in stored else stored[name].about
         others = {other: codes[other] for other in pairs}
-        found[name] = Shard(described(name), by, codes[name], code_files.of_engine(), conditions, pairs, others)
-        write_atomically(folder / f"{name}.json", found[name].to_json())
-    for name in set(stored) - set(found):
+        written[name] = Shard(described(name), by, codes[name], code_files.of_engine(), conditions, pairs, others)
+        write_atomically(folder / f"{name}.json", written[name].to_json())
+    for name in set(stored) - set(written):
         (folder / f"{name}.json").unlink(missing_ok=True)
-    return found
+    return written
 
 
 def _codes() -> dict[str, str]:

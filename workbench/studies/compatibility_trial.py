@@ -81,24 +81,24 @@ class Trial:
         return self._alone[names]
 
     def _together(self, one: str, other: str) -> Verdict:
-        kinds, said = (TECHNIQUES[one], TECHNIQUES[other]), self._tokens(one, other)
+        kinds, tokens = (TECHNIQUES[one], TECHNIQUES[other]), self._tokens(one, other)
         stacked = any(SLOTS[slot] == "stack" for slot in set(kinds[0].slots) & set(kinds[1].slots))
-        if len(said) < NEW and not any("stop" in kind.slots for kind in kinds):
-            return "fails", f"it made {len(said)} of {NEW} tokens"
-        if not stacked and said != self._tokens(other, one):
+        if len(tokens) < NEW and not any("stop" in kind.slots for kind in kinds):
+            return "fails", f"it made {len(tokens)} of {NEW} tokens"
+        if not stacked and tokens != self._tokens(other, one):
             return "fails", "the text depends on the order of the two"
         if kinds[0].exact and kinds[1].exact:
-            alike = self._same("exact together", said, self._greedy(), "the baseline's")
+            alike = self._same("exact together", tokens, self._greedy(), "the baseline's")
             return alike if alike[0] == "fails" else self._distributed(one, other)
         for exact, changing in (kinds, kinds[::-1]):
             # What one makes of the model, an exact one must not change further, unless it acts between tokens.
             if exact.exact and not changing.stepwise:
-                return self._same("runs", said, self._greedy(changing.name), f"that of {changing.name} alone")
+                return self._same("runs", tokens, self._greedy(changing.name), f"that of {changing.name} alone")
         return "runs", ""
 
-    def _same(self, status: str, said: list[int], want: list[int], whose: str) -> Verdict:
-        parted = next((place for place, (a, b) in enumerate(zip(said, want)) if a != b), min(len(said), len(want)))
-        return (status, "") if said == want else ("fails", f"the text is not {whose} from token {parted} on")
+    def _same(self, status: str, tokens: list[int], want: list[int], whose: str) -> Verdict:
+        parted = next((place for place, (a, b) in enumerate(zip(tokens, want)) if a != b), min(len(tokens), len(want)))
+        return (status, "") if tokens == want else ("fails", f"the text is not {whose} from token {parted} on")
 
     def _whole(self, name: str) -> str:
         return "exact together" if TECHNIQUES[name].exact else "runs"
@@ -124,8 +124,8 @@ class Trial:
     def _stop_tokens(self, name: str) -> Verdict:
         text = self._greedy(name)
         place = max(text.index(token) for token in text[:-1])  # as late as a first occurrence can be
-        said = self._tokens(name, stop_tokens=(text[place],))
-        return self._same(self._whole(name), said, text[: place + 1], "the text up to the stop token")
+        tokens = self._tokens(name, stop_tokens=(text[place],))
+        return self._same(self._whole(name), tokens, text[: place + 1], "the text up to the stop token")
 
     def _cancellation(self, name: str) -> Verdict:
         cancel, steps = threading.Event(), []
@@ -136,10 +136,10 @@ class Trial:
                 cancel.set()
         if len(steps) > 2:
             return "fails", f"{len(steps) - 2} more steps ran after it was told to end"
-        said = [token for step in steps for token in step.tokens]
+        tokens = [token for step in steps for token in step.tokens]
         if self._tokens() != self._greedy():
             return "fails", "the baseline differs after it"
-        return self._same(self._whole(name), said, self._greedy(name)[: len(said)], "a beginning of the whole text")
+        return self._same(self._whole(name), tokens, self._greedy(name)[: len(tokens)], "a beginning of the whole text")
 
 
 def example(name: str) -> Any:

@@ -11,8 +11,8 @@ from workbench.errors import WorkbenchError
 from workbench.files import is_there
 from workbench.models import Model, fingerprint
 from workbench.models.bundled import BUNDLED
-from workbench.models.companion import is_cut, second
 from workbench.models.load import folder_and_layers
+from workbench.models.second_model import is_cut, load_beside
 from workbench.registry import TECHNIQUES
 from workbench.settings import Outside, parse, references
 from workbench.studies import code
@@ -82,4 +82,4 @@ def _of_name(model: Model, name: str) -> str:
         return fingerprint.of_path(base)
     bundled = BUNDLED.get(name.partition("/")[0])
     # A name on the hub is a branch, which moves.
-    return bundled.sha256 if bundled else fingerprint.of_model(second(name, model.dtype, str(model.device)))
+    return bundled.sha256 if bundled else fingerprint.of_model(load_beside(name, model.dtype, str(model.device)))

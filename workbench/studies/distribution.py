@@ -99,11 +99,11 @@ def distance(
         levels = max([levels, *depths])
 
     for new in news:
-        found = text_distribution(model, prompt, techniques, new, given=1, see=see, **sampling)
+        sampled = text_distribution(model, prompt, techniques, new, given=1, see=see, **sampling)
         plain = _plain(vocabulary, new, tuple(sorted(sampling.items())))
         if levels > 1 or walks > _FEW:
             break
-    return Distance(total_variation(found, plain), levels)
+    return Distance(total_variation(sampled, plain), levels)
 
 
 @functools.cache

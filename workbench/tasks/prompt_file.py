@@ -25,7 +25,7 @@ MAXIMUM_FILE_BYTES = 64 * 1024 * 1024
 MAXIMUM_LINE = 8 * 1024 * 1024  # characters; a million tokens are about half of that
 _NAMED = 5  # rows that a message names; the others are counted
 
-Reader = Callable[[dict[str, Any], str], Prompt]
+ParseRow = Callable[[dict[str, Any], str], Prompt]
 
 
 class PromptFileError(PromptError):
@@ -64,7 +64,7 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def parse_prompts(text: str, origin: str, read: Reader) -> list[Prompt]:
+def parse_prompts(text: str, origin: str, read: ParseRow) -> list[Prompt]:
     """The prompts of the lines of a text, in order; rows that cannot be read are left out.
 
     Parameters

@@ -123,13 +123,6 @@ def read(anatomy: Anatomy, tokens: Tensor, layer: int) -> Text:
     return Text(entering[0], keys, values, residual)
 
 
-@torch.no_grad()
-def entering_rows(model: Model) -> Tensor:
-    """Residual stream [vocabulary, width] in float32 that every token enters the first block as, at the first place."""
-    tokens = torch.arange(model.hf.get_input_embeddings().weight.shape[0], device=model.device)
-    return model.anatomy.embed(tokens[None], torch.zeros_like(tokens))[0].float()
-
-
 def chosen_places(answer: Tensor, count: int, orders: int) -> Tensor:
     """int Tensor [at most count], increasing: random places that answers of the batch follow after."""
     length = answer.shape[1]

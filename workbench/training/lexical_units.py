@@ -23,10 +23,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.models import Model
+from workbench.parts.lookahead.base import entering_rows
 from workbench.parts.lookahead.padding import Padding
 from workbench.settings import settings
 from workbench.training._accuracy import note_ranks
-from workbench.training._ahead import LookaheadRecipe, chosen_places, entering_rows, logits, read, run_rows
+from workbench.training._ahead import LookaheadRecipe, chosen_places, logits, read, run_rows
 from workbench.training._recipe import register
 
 

@@ -75,6 +75,17 @@ def test_another_place_changes_no_text(family):
     assert both == tokens_of(run(model, PROMPT, [SnapKV(keep=0.5, window=4)], NEW))
 
 
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_no_technique_sees_where_entries_are(name):
+    """What reads, evicts, rewrites or chooses entries does it through the state, so that the place changes no text."""
+    model, technique = tiny("llama"), TECHNIQUES[name].examples()[0]
+    steps, alone = (run(model, PROMPT, each, NEW) for each in ([technique, Host()], [technique]))
+    assert tokens_of(steps) == tokens_of(alone)
+    if "draft" not in technique.slots:
+        assert [step.keys_kept for step in steps] == [step.keys_kept for step in alone]
+        assert [step.keys_read for step in steps] == [step.keys_read for step in alone]
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
 def test_a_tail_that_holds_everything_is_the_baseline(family):
     model = tiny(family)

@@ -9,9 +9,9 @@ from helpers import applicable, run, tokens_of
 import workbench.techniques  # noqa: F401  fills the registry
 from workbench.engine.enumeration import text_distribution, total_variation
 from workbench.errors import SettingError
-from workbench.models import companion as module
-from workbench.models.companion import companion
+from workbench.models import second_model as module
 from workbench.models.fitted import fitted
+from workbench.models.second_model import second_model
 from workbench.models.tiny import tiny
 from workbench.registry import TECHNIQUES
 from workbench.settings import describe
@@ -126,9 +126,9 @@ def test_a_text_with_a_token_that_the_drafter_lacks_is_drafted_for(beside):
 def test_without_a_tokenizer_the_rows_decide(monkeypatch):
     monkeypatch.setattr(module, "_loaded", lambda *_: tiny("llama", seed=2, vocabulary=128))
     with pytest.raises(SettingError, match=r"no tokenizer to compare, and 128 and 96 rows"):
-        companion(tiny("llama"), "beside")
+        second_model(tiny("llama"), "beside")
     monkeypatch.setattr(module, "_loaded", lambda *_: tiny("llama", seed=2))
-    assert companion(tiny("llama"), "beside").anatomy.vocabulary == 96
+    assert second_model(tiny("llama"), "beside").anatomy.vocabulary == 96
 
 
 def test_other_words_are_refused_even_with_as_many_rows(beside, monkeypatch):
@@ -136,4 +136,4 @@ def test_other_words_are_refused_even_with_as_many_rows(beside, monkeypatch):
     other = dataclasses.replace(tiny("llama", seed=2), tokenizer=Words(89))
     monkeypatch.setattr(module, "_loaded", lambda *_: other)
     with pytest.raises(SettingError, match="share a vocabulary"):
-        companion(main, "beside")
+        second_model(main, "beside")

@@ -120,7 +120,7 @@ def test_a_small_model_with_too_few_positions_is_refused(monkeypatch):
     from workbench.techniques.switch import entropy_adaptive
 
     small = scaled("linear")
-    monkeypatch.setattr(entropy_adaptive, "companion", lambda *_: small)
+    monkeypatch.setattr(entropy_adaptive, "second_model", lambda *_: small)
     technique = EntropyAdaptive(small="other", threshold=32.0, window=1, dwell=1)
     with pytest.raises(SettingError, match="64 positions, too few for 20 prompt tokens and 46"):
         generate(tiny("llama"), PROMPT, [technique], max_new_tokens=46)

@@ -24,7 +24,8 @@ class PackedState(Entries):
     The newest entries stay as they came until at least ``tail + stride`` are together; then ``stride`` of them at a
     time, or a multiple of it, are encoded. It happens after a pass of the prompt, and before the first entries of
     any other: never to drafted tokens that may be dropped. With ``room`` no draft reaches beyond the next time, so
-    that a token reads what it would have read alone.
+    that a token reads what it would have read alone. Of a prompt that is read in chunks each reads those before it as
+    they are encoded.
 
     Parameters
     ----------
@@ -47,7 +48,7 @@ class PackedState(Entries):
     """
 
     label: ClassVar[str]
-    independent: ClassVar[bool] = True
+    independent: bool = True
 
     def __init__(self, reserve: int, tail: int = 32, stride: int = 32) -> None:
         super().__init__(reserve)

@@ -14,7 +14,7 @@ from workbench.engine.ledger import MODEL
 from workbench.engine.rotation import outgrown
 from workbench.errors import SettingError
 from workbench.models import Model
-from workbench.models.companion import companion
+from workbench.models.second_model import second_model
 from workbench.parts import distilled
 from workbench.settings import outside
 
@@ -36,7 +36,7 @@ def drafter_model(main: Model, name: str = "auto") -> Model:
     name : str
         ``distilled``: the small draft model trained for ``main``; a path that ends in ``.safetensors``: one trained by
         the user; ``auto``: the first where there is one, else half of the main model's own layers; anything else as
-        :func:`workbench.models.companion.companion` reads it.
+        :func:`workbench.models.second_model.second_model` reads it.
 
     Returns
     -------
@@ -49,12 +49,12 @@ def drafter_model(main: Model, name: str = "auto") -> Model:
         If there is none, or the two do not share a vocabulary.
     """
     if name in ("auto", "distilled") or name.endswith(".safetensors"):
-        found = distilled.load(main, name if name.endswith(".safetensors") else "bundled")
-        if found is not None:
-            return found
+        distilled_model = distilled.load(main, name if name.endswith(".safetensors") else "bundled")
+        if distilled_model is not None:
+            return distilled_model
         if name == "distilled":
             raise SettingError(f"no draft model was trained for {main.name}: see `workbench train draft_model`")
-    return companion(main, _HALF if name == "auto" else name)
+    return second_model(main, _HALF if name == "auto" else name)
 
 
 @dataclass

@@ -35,8 +35,8 @@ class CalibratedRate:
             parent = draft.parent(node)
             if parent >= 0 and parent not in kept:
                 continue
-            said = None if draft.confidence is None else draft.confidence[node]
-            for key in {self._key(depth, said), self._key(depth, None)}:
+            confidence = None if draft.confidence is None else draft.confidence[node]
+            for key in {self._key(depth, confidence), self._key(depth, None)}:
                 self._count(key, node in kept)
         for depth in range(1, min(max(depths, default=0), 1 + len(path)) + 1):
             self._count(("level", min(depth, 16)), depth <= len(path))

@@ -98,7 +98,7 @@ class _Stream(EvictPolicy):
 
     def __init__(self, sinks: int, window: int, rotations: _Rotations) -> None:
         self._sinks, self._window, self._rotations = sinks, window, rotations
-        self._came: dict[int, _Sinks] = {}
+        self._originals: dict[int, _Sinks] = {}
 
     def prefilled(self, layer: int, query: Tensor, cache: KeyValueState) -> None:
         held, most = cache.length, self._sinks + self._window
@@ -122,18 +122,18 @@ class _Stream(EvictPolicy):
                 self._move(index, layer, int(oldest.values[-1]))
 
     def _remember(self, index: int, layer: KeyValueState) -> None:
-        if index not in self._came and layer.length >= self._sinks:
+        if index not in self._originals and layer.length >= self._sinks:
             keys, _, positions = layer.read(0, self._sinks)
-            self._came[index] = _Sinks(keys.to(torch.float32, copy=True), positions.clone())
+            self._originals[index] = _Sinks(keys.to(torch.float32, copy=True), positions.clone())
 
     def _move(self, index: int, layer: KeyValueState, oldest: int) -> None:
         """Let the sinks stand directly before the position ``oldest`` of the window's first token."""
         if self._sinks:
-            came = self._came[index]
-            ahead = oldest - 1 - int(came.positions[0, -1])
+            sinks = self._originals[index]
+            ahead = oldest - 1 - int(sinks.positions[0, -1])
             rope = self._rotations.forward(index, ahead)
-            keys = None if rope is None else rotate(came.keys, rope)
-            layer.rewrite(slice(self._sinks), keys, positions=came.positions + ahead)
+            keys = None if rope is None else rotate(sinks.keys, rope)
+            layer.rewrite(slice(self._sinks), keys, positions=sinks.positions + ahead)
 
 
 class _Rotations:

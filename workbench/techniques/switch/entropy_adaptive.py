@@ -31,7 +31,7 @@ from pydantic import Field
 from workbench.engine import Run, Verification
 from workbench.engine.slots import SwitchPolicy
 from workbench.models import Model
-from workbench.models.companion import companion
+from workbench.models.second_model import second_model
 from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
 
@@ -44,7 +44,7 @@ class EntropyAdaptive(Technique):
     Parameters
     ----------
     small : str
-        See :func:`workbench.models.companion.companion`.
+        See :func:`workbench.models.second_model.second_model`.
     threshold : float
         Mean entropy [bits] from which on the large model writes; 0 never leaves it.
     window : int
@@ -64,7 +64,7 @@ class EntropyAdaptive(Technique):
     paper = "Simonds, Entropy Adaptive Decoding, 2025, arXiv 2502.06833"
 
     def start(self, run: Run) -> _Switch:
-        small = companion(run.model, self.small)
+        small = second_model(run.model, self.small)
         run.check_positions(small)
         return _Switch(self, (run.model, small))
 

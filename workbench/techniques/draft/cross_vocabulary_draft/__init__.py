@@ -28,7 +28,7 @@ from pydantic import Field
 
 from workbench.engine import Draft, Run
 from workbench.errors import SettingError
-from workbench.models.companion import second as _loaded
+from workbench.models.second_model import load_beside as _loaded
 from workbench.settings import outside, settings
 from workbench.techniques._technique import register
 from workbench.techniques.draft._drafter import Drafter, DraftTechnique

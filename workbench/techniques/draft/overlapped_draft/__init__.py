@@ -121,9 +121,9 @@ class _Overlapped(Drafter):
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
         new = list(tokens[self._base :])
         chain = Chain()
-        for found in self._ready():
-            if found.tokens[: len(new)] == new and len(found.tokens) > len(new):
-                chain = found.after(len(new)).first(limit)
+        for ready in self._ready():
+            if ready.tokens[: len(new)] == new and len(ready.tokens) > len(new):
+                chain = ready.after(len(new)).first(limit)
                 break
         first = min(self._technique.first, limit)
         if not chain.tokens and first:

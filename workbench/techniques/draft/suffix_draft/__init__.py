@@ -90,11 +90,11 @@ class _SuffixDraft(Drafter):
         self._own = SuffixAutomaton()
         self._in_corpus = (0, 0)
         self._trust = _Trust()
-        self._matched, self._said = 0, list[int]()
+        self._matched, self._proposed = 0, list[int]()
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
         copied = self._longest(tokens, limit)
-        self._said = list(copied.tokens)
+        self._proposed = list(copied.tokens)
         if self._auxiliary is None or (copied.tokens and self._matched >= self._settings.alone):
             return copied
         other = self._auxiliary.propose(tokens, limit)
@@ -104,11 +104,11 @@ class _SuffixDraft(Drafter):
 
     def verified(self, verification: Verification) -> None:
         # Whatever was verified, the tokens that came say whether the copy was right.
-        for step, (said, came) in enumerate(zip(self._said, verification.tokens)):
-            self._trust.saw(self._matched + step, said == came)
-            if said != came:
+        for step, (copied, token) in enumerate(zip(self._proposed, verification.tokens)):
+            self._trust.saw(self._matched + step, copied == token)
+            if copied != token:
                 break
-        self._said = []
+        self._proposed = []
         if self._auxiliary is not None:
             self._auxiliary.verified(verification)
 

@@ -1,4 +1,4 @@
-"""Prove at load that a model's anatomy is right, on its own weights."""
+"""Verify at load that a model's anatomy is right, on its own weights."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _not_finite(hf: Any) -> CorruptModel | UnsupportedModel:
 
 
 @torch.no_grad()
-def prove(hf: Any, anatomy: Anatomy, expected: tuple[Tensor, Tensor] | None = None) -> dict[str, float]:
+def verify(hf: Any, anatomy: Anatomy, expected: tuple[Tensor, Tensor] | None = None) -> dict[str, float]:
     """Run a short sequence through the anatomy's steps, and compare with what the model gave before and gives now.
 
     Rotary tables that hang on the length of the text are compared with the model's own on both sides of the length from

@@ -23,7 +23,7 @@ def is_cut(name: str) -> bool:
     return _CUT.fullmatch(name) is not None
 
 
-def companion(main: Model, name: str) -> Model:
+def second_model(main: Model, name: str) -> Model:
     """The model that ``name`` means next to ``main``.
 
     Parameters
@@ -52,7 +52,7 @@ def companion(main: Model, name: str) -> Model:
             f"{name!r} is neither a cut of {main.name} (write /12 for 12 of its layers, /0.5 for half of them) nor the "
             "path of a folder that is there"
         )
-    other = second(name, main.dtype, str(main.device))
+    other = load_beside(name, main.dtype, str(main.device))
     check_vocabulary(main, other)
     return fitted(other, main.anatomy.vocabulary)
 
@@ -82,7 +82,7 @@ def check_vocabulary(main: Model, other: Model) -> None:
         )
 
 
-def second(name: str, dtype: torch.dtype, device: str) -> Model:
+def load_beside(name: str, dtype: torch.dtype, device: str) -> Model:
     """A model beside the main one, loaded once for as long as its files stay as they are."""
     path, layers = folder_and_layers(name)
     model = _loaded(path, dtype, device, stamps(Path(path)) if is_there(path) else ())

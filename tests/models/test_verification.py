@@ -9,8 +9,8 @@ import workbench.models.parts as module
 from workbench.errors import UnsupportedModel
 from workbench.models.anatomy import Anatomy
 from workbench.models.load import wrap
-from workbench.models.proof import prove, untouched
 from workbench.models.tiny import tiny
+from workbench.models.verification import untouched, verify
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_joining_that_damages_the_model_is_seen(hf, monkeypatch):
     monkeypatch.setattr(module, "_joined", damaged)
     with pytest.raises(UnsupportedModel, match=r"the steps of Llama .* do not reproduce"):
         wrap(hf, None, "damaged")
-    assert prove(hf, Anatomy(hf))["logits"] < 1e-4  # a model compared with itself afterwards shows nothing
+    assert verify(hf, Anatomy(hf))["logits"] < 1e-4  # a model compared with itself afterwards shows nothing
 
 
 def test_joining_that_leaves_the_models_own_parameters_behind_is_seen(hf, monkeypatch):

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from workbench.engine import Run, Sampler
 from workbench.errors import SettingError
 from workbench.models import fingerprint
-from workbench.models.companion import companion, is_cut
 from workbench.models.load import load
+from workbench.models.second_model import is_cut, second_model
 from workbench.models.tiny import tiny
 from workbench.registry import TECHNIQUES
 from workbench.settings import build, describe, parse
@@ -68,7 +68,7 @@ def test_every_technique_takes_a_folder(name, setting, main, folder):
 @pytest.mark.parametrize("name", ["/half", "/nan", "/inf", "/1e5", "/-3", "/no/such/folder", "/²"])
 def test_what_is_neither_a_cut_nor_a_folder_is_said_to_be_neither(name, main):
     with pytest.raises(SettingError, match=r"cut|share|folder"):
-        companion(main, name)
+        second_model(main, name)
 
 
 @pytest.mark.parametrize(("name", "cut"), [("/2", True), ("/0.5", True), ("/.5", True), ("/2/", False), ("x/2", False)])
@@ -83,10 +83,10 @@ def test_a_folder_can_be_cut_where_it_is_loaded(folder):
 
 
 def test_changed_files_are_loaded_again(main, folder):
-    before = companion(main, str(folder))
-    assert companion(main, str(folder)) is before
+    before = second_model(main, str(folder))
+    assert second_model(main, str(folder)) is before
     write(folder, seed=5)
-    after = companion(main, str(folder))
+    after = second_model(main, str(folder))
     assert after is not before and fingerprint.of_model(after) != fingerprint.of_model(before)
 
 
