@@ -149,11 +149,11 @@ class Segments(Relation):
     def __init__(self, lengths: Sequence[int]) -> None:
         self._lengths, self.count = list(lengths), sum(lengths)
 
-    @property
+    @cached_property
     def depths(self) -> list[int]:
         return [depth for length in self._lengths for depth in range(length)]
 
-    @property
+    @cached_property
     def parents(self) -> list[int]:
         return [row - 1 if depth else -1 for row, depth in enumerate(self.depths)]
 
