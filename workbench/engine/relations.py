@@ -55,15 +55,16 @@ class Relation(abc.ABC):
         """Distance of a row from the first position of the pass; negative for earlier text."""
         return row if row < 0 else self.depths[row]
 
-    def sees(self, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
-        """bool Tensor [rows, columns] on the CPU: True where a row sees the column's."""
-        row, column = torch.tensor(list(rows))[:, None], torch.tensor(list(columns), dtype=torch.long)[None]
+    def sees(self, rows: Sequence[int], columns: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+        """bool Tensor [rows, columns]: True where a row sees the column's."""
+        row, column = _numbers(rows, device)[:, None], _numbers(columns, device)[None]
         seen = self._known(row, column)
-        text = (row < 0) | (column < 0)
-        return torch.where(text, column <= row, seen) if bool(text.any()) else seen
+        if min(rows) >= 0 and min(columns, default=0) >= 0:
+            return seen
+        return torch.where((row < 0) | (column < 0), column <= row, seen)
 
     def _known(self, row: Tensor, column: Tensor) -> Tensor:
-        return self.matrix[row.clamp(min=0), column.clamp(min=0)]
+        return self.matrix.to(row.device)[row.clamp(min=0), column.clamp(min=0)]
 
     def joined(self, parents: Sequence[int]) -> Relation:
         """With more rows, each of which sees itself and what its parent (any earlier row, or -1) sees."""
@@ -148,11 +149,11 @@ class Segments(Relation):
     def __init__(self, lengths: Sequence[int]) -> None:
         self._lengths, self.count = list(lengths), sum(lengths)
 
-    @property
+    @cached_property
     def depths(self) -> list[int]:
         return [depth for length in self._lengths for depth in range(length)]
 
-    @property
+    @cached_property
     def parents(self) -> list[int]:
         return [row - 1 if depth else -1 for row, depth in enumerate(self.depths)]
 
@@ -161,7 +162,7 @@ class Segments(Relation):
         return torch.block_diag(*(torch.ones(length, length).tril() for length in self._lengths)).bool()
 
     def _known(self, row: Tensor, column: Tensor) -> Tensor:
-        segment = torch.repeat_interleave(torch.tensor(self._lengths))
+        segment = torch.repeat_interleave(torch.tensor(self._lengths, device=row.device))
         return (segment[row.clamp(min=0)] == segment[column.clamp(min=0)]) & (column <= row)
 
 
@@ -194,3 +195,9 @@ def related(parents: Sequence[int] | None, count: int) -> Relation:
     if parents is None or list(parents) == list(range(-1, count - 1)):
         return Chain(count)
     return Tree(parents)
+
+
+def _numbers(rows: Sequence[int], device: torch.device | str) -> Tensor:
+    if isinstance(rows, range):
+        return torch.arange(rows.start, rows.stop, device=device)
+    return torch.tensor(list(rows), dtype=torch.long, device=device)

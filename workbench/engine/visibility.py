@@ -139,7 +139,7 @@ class Visible:
         """bool Tensor [rows, entries]: which of the entries that this pass added, the layer's last, each row sees."""
         entries = self._entries()
         return self._pass.once(
-            ("own", tuple(entries)), lambda: self._pass.relation.sees(self._pass.rows, entries).to(self._pass.device)
+            ("own", tuple(entries)), lambda: self._pass.relation.sees(self._pass.rows, entries, self._pass.device)
         )
 
     def drafted(self, chain: bool, make: Callable[[Tensor], T]) -> tuple[T, float]:
@@ -151,7 +151,7 @@ class Visible:
             if chain:
                 own = torch.ones(count, count, dtype=torch.bool, device=seen.device).tril()
             else:
-                own = seen.relation.sees(seen.rows, seen.rows).to(seen.device)
+                own = seen.relation.sees(seen.rows, seen.rows, seen.device)
             return make(own), float(own.sum()) / count
 
         return self._pass.once(("drafted", chain), pair)
