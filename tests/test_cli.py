@@ -443,7 +443,7 @@ def test_a_real_process_ends_with_one_line_and_its_code():
     assert result.stderr.count("\n") == 1 and "no technique named 'nothing'" in result.stderr
 
 
-@pytest.mark.bundled
+@pytest.mark.bundled(seconds=10)
 def test_compare_with_the_bundled_model(bundled, tmp_path, monkeypatch):
     monkeypatch.setattr(wb, "load", lambda *_: bundled)
     monkeypatch.setattr("workbench.cost.hardware.NAMES", ("RTX 4090",))

@@ -184,10 +184,11 @@ def test_nan_logits_are_an_error_with_advice(monkeypatch):
 
 
 @pytest.mark.bundled
-def test_float32_greedy_equals_transformers_on_twenty_real_prompts(bundled):
+@pytest.mark.parametrize("prompts", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_float32_greedy_equals_transformers_on_real_prompts(prompts, bundled):
     from workbench.tasks import encode_prompt, load_prompts
 
-    for prompt in load_prompts("mixed", limit=20):
+    for prompt in load_prompts("mixed", limit=prompts):
         ids = encode_prompt(bundled.tokenizer, prompt)[:120]
         ours = tokens_of(generate(bundled, ids, max_new_tokens=16))
         inputs = torch.tensor([ids])

@@ -31,7 +31,7 @@ from workbench.registry import TECHNIQUES
 from workbench.studies.distribution import distance, model_of, prompt_of
 from workbench.techniques import CandidateLength, DynamicTree, Goodput, SuffixDraft, WithoutReplacementTree
 from workbench.techniques.draft._draft_heads import DraftHeadsTechnique
-from workbench.techniques.draft._lookahead import LookaheadTechnique
+from workbench.techniques.draft._lookahead import ORDERS, LookaheadTechnique
 
 SETTINGS = (
     {"temperature": 1.5, "top_k": 2},
@@ -89,7 +89,7 @@ def drafter(name, vocabulary):
             part = technique.kind(model.anatomy.width, 2, torch.arange(vocabulary), 2)
             kept = {"vocabulary": part.vocabulary, "acceptance": torch.tensor([[0.9, 0.6]] * 2)}
         elif isinstance(technique, LookaheadTechnique):
-            part = technique.fresh(model)
+            part = technique.kind.untrained(model, ORDERS)
             kept = {"acceptance": torch.tensor([[0.9, 0.6]] * part.orders)}
         if part is None:
             return technique

@@ -126,7 +126,9 @@ def test_a_template_that_is_none(chat_tokenizer):
 
 
 @pytest.mark.bundled
-@pytest.mark.parametrize(("length", "depth", "seed"), [(500, 0.5, 0), (2000, 0.5, 5)])
+@pytest.mark.parametrize(
+    ("length", "depth", "seed"), [(500, 0.5, 0), pytest.param(2000, 0.5, 5, marks=pytest.mark.slow)]
+)
 def test_the_bundled_model_finds_the_needle(bundled, length, depth, seed):
     import torch
 

@@ -46,7 +46,7 @@ def test_an_error_is_shown_and_the_panel_stays():
     assert "no tokenizer" in panel._message.value and not panel._run.disabled
 
 
-@pytest.mark.bundled
+@pytest.mark.bundled(seconds=10)
 def test_panel_compares_and_explorer_draws(bundled):
     import workbench as wb
 
