@@ -5,7 +5,7 @@ import torch
 from helpers import random_tokens, run
 from torch.nn import functional as F
 
-from workbench.engine import Decoder, Run, Sampler, teacher_force
+from workbench.engine import Decoder, Run, Sampler, generate, teacher_force
 from workbench.errors import SettingError
 from workbench.models import FAMILIES
 from workbench.models.load import wrap
@@ -197,3 +197,20 @@ def test_it_stays_fluent_beyond_its_window_and_dropping_the_sinks_hurts(bundled)
     print(f"perplexity: all keys {full:.1f}, sinks and window {streaming:.1f}, window alone {window_alone:.1f}")
     assert streaming < 1.5 * full
     assert window_alone > 2 * streaming
+
+
+def test_sinks_of_an_earlier_run_are_moved_from_where_they_stood():
+    """However often they are moved: keys of the first layer are those of the token at the place where it stands."""
+    model, prompt = tiny("llama"), random_tokens(20)
+    first = generate(model, prompt, max_new_tokens=4, stop_tokens=())
+    list(first)
+    second = generate(model, [5], [StreamingLLM(sinks=2, window=8)], 9, stop_tokens=(), past=first.state)
+    list(second)
+    layer = second.state.caches[second.state.model].layers[0]
+    positions = layer.positions[0, :2]
+    # Of the 33 tokens that went through, the window begins at position 25.
+    assert positions.tolist() == [23, 24]
+    x = model.anatomy.embed(torch.tensor([prompt[:2]]), positions)
+    block = model.anatomy.blocks[0]
+    _, key, _ = block.enter(x, model.anatomy.rope(positions)[block.rope_kind])
+    torch.testing.assert_close(layer.keys[:, :, :2], key)
