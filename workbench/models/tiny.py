@@ -75,6 +75,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
 
 
 @functools.cache
+@torch.inference_mode(mode=False)  # whoever asks first, others may train it
 def tiny(
     family: str, seed: int = 0, layers: int = 4, dtype: torch.dtype = torch.float32, vocabulary: int = 96
 ) -> Model:
