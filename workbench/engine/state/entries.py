@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from workbench.engine.state.places import chosen, merge
+from workbench.engine.state.places import chosen, merge, settled
 from workbench.engine.state.stored import Stored
 from workbench.errors import WorkbenchError
 
@@ -73,17 +73,14 @@ class Entries(Stored):
 
         Rows below 0 are of earlier text, and stay.
         """
-        rows = [row for each in self.rows for row in each]
-        if not rows:
+        if not self.rows:
             return
-        new = {row: row for row in rows if row < 0} | {row: place for place, row in enumerate(kept)}
-        places = [place for place, row in enumerate(rows) if row in new]
-        passed = self.rows
-        if places == list(range(len(places))):
-            self.crop(len(rows) - len(places))
+        count, places, visits = settled(tuple(map(tuple, self.rows)), tuple(kept), self.device)
+        if isinstance(places, int):
+            self.crop(count - places)
         else:
-            self.keep_newest(len(rows), torch.tensor(places, device=self.device))
-        self.rows = [[new[row] for row in each if row in new] for each in passed]
+            self.keep_newest(count, places)
+        self.rows = list(visits)
 
     def keep_newest(self, count: int, kept: Tensor) -> None:
         """Of the last ``count`` entries keep those at ``kept`` (int Tensor, increasing) and drop the rest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,6 +25,27 @@ def at(entries: Tensor, index: Tensor) -> Tensor:
 def chosen(marks: Tensor, index: Tensor) -> Tensor:
     """Of ``marks`` [1 or kv_heads, n] those at ``index`` [chosen] or [kv_heads, chosen]."""
     return marks.index_select(1, index) if index.dim() == 1 else marks.expand(len(index), -1).gather(1, index)
+
+
+@functools.lru_cache(maxsize=4)
+def settled(
+    visits: tuple[tuple[int, ...], ...], kept: tuple[int, ...], device: torch.device
+) -> tuple[int, int | Tensor, tuple[tuple[int, ...], ...]]:
+    """What keeping the rows ``kept`` (increasing) of a pass does to the entries that its visits to a layer added; most
+    layers of a pass were visited alike.
+
+    Returns
+    -------
+    int, int or Tensor, tuple
+        Entries added; how many of them stay, where those are the first, or else int Tensor [staying], their places
+        among them; and the visits less what is dropped, rows numbered anew. Rows below 0, of earlier text, stay.
+    """
+    rows = [row for each in visits for row in each]
+    new = {row: row for row in rows if row < 0} | {row: place for place, row in enumerate(kept)}
+    places = [place for place, row in enumerate(rows) if row in new]
+    first = places == list(range(len(places)))
+    remaining = tuple(tuple(new[row] for row in each if row in new) for each in visits)
+    return len(rows), len(places) if first else torch.tensor(places, device=device), remaining
 
 
 def merge(state: Entries, groups: Tensor, weights: Tensor | None) -> None:
