@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
 SWEEPS = (
@@ -38,6 +39,7 @@ class Sharing(LoadScopeScheduling):
         return share(nodeid)
 
 
+@pytest.hookimpl(optionalhook=True)  # a run without processes has no such hook
 def pytest_xdist_make_scheduler(config, log):
     """In the process that hands out: ``--dist loadfile`` is this."""
     if config.getvalue("dist") == "loadfile":

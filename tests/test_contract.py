@@ -119,7 +119,7 @@ def test_a_free_run_and_a_teacher_forced_one_are_the_same_run(name, place, famil
 @pytest.mark.parametrize(("name", "place", "family"), met_by_example(lambda name: KINDS if forced(name) else KINDS[:2]))
 def test_an_error_in_the_middle_of_a_forward_leaves_the_model_as_it_was(name, place, family, monkeypatch):
     model, technique = tiny(family), example(name, place)
-    before, expected = checksum(model), list(map(facts, baseline(family)))
+    before, expected = (checksum(model), hooks(model)), list(map(facts, baseline(family)))
     calls, leave = itertools.count(), Block.leave
 
     def failing(*arguments, **keywords):
@@ -131,8 +131,8 @@ def test_an_error_in_the_middle_of_a_forward_leaves_the_model_as_it_was(name, pl
         patch.setattr(Block, "leave", failing)
         with pytest.raises(RuntimeError, match="the power went out"):
             run(model, PROMPT, [technique], NEW)
-    assert checksum(model) == before
-    assert hooks(model) == 0
+    # transformers itself leaves hooks on a model that was once asked for its hidden states.
+    assert (checksum(model), hooks(model)) == before
     assert list(map(facts, run(model, PROMPT, new=NEW))) == expected
 
 

@@ -44,7 +44,7 @@ def of_technique(kind: type) -> str:
     """
     try:
         file = Path(inspect.getsourcefile(kind) or "")
-    except TypeError:
+    except (TypeError, OSError):
         file = Path()
     return _hash(imported(file)) if file.is_file() else of_class(kind)[:_LETTERS]
 
