@@ -9,7 +9,7 @@ from engine.test_passes import FAMILIES, PROMPT, assert_same_entries, entries, r
 from helpers import run, tokens_of
 from toys.recurrent import with_recurrent_layers
 
-from workbench.engine import Draft, Look, generate
+from workbench.engine import Decoder, Draft, Look, generate
 from workbench.engine.running import PassError
 from workbench.engine.shelf import Shelf
 from workbench.errors import SettingError
@@ -225,3 +225,28 @@ def test_a_run_that_is_closed_before_its_first_step_lets_its_policies_go():
     generation = generate(tiny("llama"), PROMPT, [drafter])
     generation.close()
     assert closed == [1]
+
+
+@pytest.mark.parametrize(("kept", "logits"), [([0, 1], "last"), ([0, 2], "all")])
+def test_rows_that_were_dropped_for_good_have_no_logits(kept, logits):
+    """Those of another row would be taken for theirs."""
+    decoder = read(tiny("llama"))
+    opened = decoder.open([5, 6, 7])
+    opened.run(until=1)
+    opened.keep(kept, shelve=False)
+    with opened, pytest.raises(PassError, match="dropped for good"):
+        opened.finish(logits)
+    assert decoder.cache.length == decoder.cache.layers[0].length == len(PROMPT)
+    opened = decoder.open([5, 6, 7])
+    opened.run(until=1)
+    opened.keep([2], shelve=False)
+    assert opened.finish("last").shape[0] == 1
+
+
+def test_a_context_policy_keeps_the_last_token():
+    class Forgets:
+        def select(self, layer, x, positions):
+            return torch.arange(x.shape[1] - 1) if layer == 1 else None
+
+    with pytest.raises(PassError, match="dropped for good"):
+        Decoder(tiny("llama"), policies={"context": Forgets()}).prefill(PROMPT)

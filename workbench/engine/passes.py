@@ -252,8 +252,9 @@ class Pass(Running):
             As of :meth:`workbench.engine.Decoder.forward`.
         """
         self.run()
-        self._put_down()
         decoder, count = self.decoder, self.count
+        self._check_wanted(logits)
+        self._put_down()
         decoder.cache.length += count
         decoder.cache.note_peak()
         decoder.forwards += 1
@@ -269,6 +270,18 @@ class Pass(Running):
         out = decoder.anatomy.unembed(x)
         decoder.ahead = out[wanted:] if ahead else None
         return out[:wanted]
+
+    def _check_wanted(self, logits: str) -> None:
+        """Refuse to give logits of tokens whose rows were dropped for good; a prompt gives those that are left."""
+        if logits == "none" or (len(self.rows) >= self.count and self.rows[0] == 0 and self._straight):
+            return
+        left = {*self.rows, *self.shelf.rows()}
+        asked = range(self.count - 1, self.count) if logits == "last" or self.prefill else range(self.count)
+        gone = [row for row in asked if row not in left]
+        if gone:
+            raise PassError(
+                f"rows {gone} were dropped for good, and their logits are asked for: let keep() shelve them"
+            )
 
     def _check_streams(self, x: Tensor, rows: int) -> None:
         asked = rows, self.decoder.anatomy.width
