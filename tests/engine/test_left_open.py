@@ -250,3 +250,13 @@ def test_a_context_policy_keeps_the_last_token():
 
     with pytest.raises(PassError, match="dropped for good"):
         Decoder(tiny("llama"), policies={"context": Forgets()}).prefill(PROMPT)
+
+
+@pytest.mark.parametrize("chosen", [[3, 3], [-1], [48], [0.5], [[1, 2]]])
+def test_neurons_are_named_once_each(chosen):
+    class Neurons:
+        def neurons(self, block, x):
+            return torch.tensor(chosen)
+
+    with pytest.raises(SettingError, match=r"Neurons of the slot 'mlp' chose neurons with .* among 0 … 47"):
+        Decoder(tiny("llama"), policies={"mlp": Neurons()}).prefill(PROMPT)
