@@ -32,7 +32,8 @@ class Counts:
     def __init__(self, blocks: Sequence[Block], ledger: Ledger) -> None:
         self.ledger, self._blocks = ledger, blocks
         self._costs = [block_cost(block) for block in blocks]
-        self.reset_counts()
+        # A ledger that is shared holds what others spent in this step.
+        self.reset_counts(ledger=False)
 
     @property
     def flops(self) -> int:
@@ -44,13 +45,14 @@ class Counts:
         """Counted since :meth:`reset_counts`, policies included."""
         return self.ledger.bytes
 
-    def reset_counts(self) -> None:
-        """Start counting anew."""
+    def reset_counts(self, ledger: bool = True) -> None:
+        """Start counting anew; ``ledger`` with what was spent, which others may have written into already."""
         self.layers_run: list[int] = []
         self.keys_read: list[float] = []
         self.experts_run: list[int] = []
         self.forwards = 0
-        self.ledger.reset()
+        if ledger:
+            self.ledger.reset()
 
     def count_block(
         self, index: int, tokens: int, keys_read: float, layer: KeyValueState, choice: MlpChoice | None

@@ -15,7 +15,7 @@ from workbench.engine.layer_attention import LayerAttention
 from workbench.engine.ledger import Ledger
 from workbench.engine.passes import Pass
 from workbench.engine.relations import Relation, related
-from workbench.engine.running import PassError
+from workbench.engine.running import PassError, Running
 from workbench.engine.shelf import Shelf
 from workbench.engine.slots import check_slots
 from workbench.engine.state import KeyValueCache, new_cache
@@ -131,13 +131,27 @@ class Decoder(Counts):
         PassError
             While another one is open.
         """
-        if self._open is not None and not self._open.finished:
+        if self._open is not None:
             raise PassError("a pass of this decoder is open: finish or close it before opening another")
         self.shelf.crop(self.cache.length)
+        if not len(tokens):
+            raise PassError("a pass has at least one token")
         relation = relation or related(parents, len(tokens))
+        if relation.count != len(tokens):
+            raise PassError(f"{len(tokens)} tokens have a parent each, or a relation of as many; not {relation.count}")
         self.attend.prompt = prompt
         self._open = Pass(self, tokens, relation, inputs, length, prefill, last_chunk, prompt)
         return self._open
+
+    def close_open(self) -> None:
+        """Close the pass that somebody left open, if there is one."""
+        if self._open is not None:
+            self._open.close()
+
+    def let_go(self, ended: Running) -> None:
+        """A pass is over."""
+        if self._open is ended:
+            self._open = None
 
     @torch.inference_mode()
     def commit(self, passed: int, kept: Sequence[int]) -> None:
@@ -248,14 +262,15 @@ class Decoder(Counts):
         self, opened: Pass, logits: str = "last", ahead: Lookahead | None = None, looks: Sequence[Look] = ()
     ) -> Tensor | None:
         """Run a pass to its end, with looks at it and lookahead rows that join it on the way."""
-        for look in sorted(looks, key=lambda each: each.layer):
-            if ahead is not None and ahead.layer < look.layer:
-                ahead = self._join(opened, ahead)
-            opened.run(look.layer)
-            look.see(opened)
-        if ahead is not None:
-            self._join(opened, ahead)
-        return opened.finish(logits)
+        with opened:
+            for look in sorted(looks, key=lambda each: each.layer):
+                if ahead is not None and ahead.layer < look.layer:
+                    ahead = self._join(opened, ahead)
+                opened.run(look.layer)
+                look.see(opened)
+            if ahead is not None:
+                self._join(opened, ahead)
+            return opened.finish(logits)
 
     @staticmethod
     def _join(opened: Pass, ahead: Lookahead) -> None:

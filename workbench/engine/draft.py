@@ -120,14 +120,19 @@ class Draft:
         return only
 
     def resumed(self, decoder: Decoder, text: Sequence[int]) -> Pass | None:
-        """The paused pass, if it is one of this decoder after ``text`` and has read this draft; any other is closed."""
+        """The paused pass, if it is one of this decoder after ``text`` and has read this draft; any other is closed,
+        also one that somebody left open."""
         paused = self.paused
         if paused is None:
+            decoder.close_open()
             return None
         begins = paused.decoder is decoder and not paused.finished and paused.start == len(text) - 1
         if begins and paused.tokens == [text[-1], *self.tokens]:
-            return paused
+            nodes = range(len(self.tokens))
+            if paused.relation.parents[: paused.count] == [-1, *(self.parent(node) + 1 for node in nodes)]:
+                return paused
         paused.close()
+        decoder.close_open()
         return None
 
     def children(self) -> dict[int, list[int]]:
@@ -161,7 +166,7 @@ class Draft:
     def pruned(self, kept: Sequence[int]) -> Self:
         """The draft with only the nodes at ``kept`` (increasing, every node's parent among them); what drafting cost
         stays, and a paused pass loses the other nodes."""
-        if self.paused is not None:
+        if self.paused is not None and not self.paused.finished:
             self.paused.prune([0, *(node + 1 for node in kept)])
         place = {-1: -1, **{node: new for new, node in enumerate(kept)}}
         parents = None if self.parents is None else [place[self.parents[node]] for node in kept]

@@ -20,7 +20,7 @@ from workbench.engine.ledger import DRAFT, MODEL
 from workbench.engine.logprobs import top_logprobs
 from workbench.engine.memory_errors import plain_memory_errors
 from workbench.engine.options import Options
-from workbench.engine.recipe import Recipe
+from workbench.engine.recipe import Recipe, check_place
 from workbench.engine.rotation import outgrown, room
 from workbench.engine.run import Run
 from workbench.engine.sampling import check_adjusted, check_any_left, check_finite, entropy
@@ -104,7 +104,7 @@ class Loop:
         entropies [nats] in a step that ended so."""
         if self.switch is not None:
             chosen = self.switch.choose_model(entropies, verification)
-            self._place = self._place if chosen is None else chosen
+            self._place = self._place if chosen is None else check_place(chosen, self.models, self.recipe)
         place = self._place
         if place not in self.decoders:
             run = replace(self.run, model=self.models[place])
@@ -137,6 +137,8 @@ class Loop:
         """What another run can go on from, once this one is over."""
         before = self.past or State((), {}, key_of(self.run.model), ())
         held = before.caches | {key_of(each.model): each.cache for each in self.decoders.values()}
+        for each in self.decoders.values():
+            each.close_open()  # for a draft that nobody asks for any more
         turn = tuple(map(repr, self.recipe.techniques))
         text = (*self.prompt, *self.output)
         return State(text, held, before.model, (*before.recipes, turn), self.run.embeddings)
@@ -145,8 +147,9 @@ class Loop:
     def _turn(self, index: int) -> Step:
         start = time.perf_counter()
         text = self.prompt + self.output
+        self.run.ledger.reset()
         decoder = self.decoder(text, self._entropies, self._verification)
-        decoder.reset_counts()
+        decoder.reset_counts(ledger=False)  # what a switch spent on its choice is part of the step
         reads_text = decoder.cache.length == 0
         draft, draft_seconds = self._propose(text, decoder) if self.output else (Draft(), 0.0)
         forward_start = time.perf_counter()

@@ -62,12 +62,26 @@ class MlpChoice:
         if chosen.dtype == torch.bool and chosen.shape != (rows, neurons):
             given, name = tuple(chosen.shape), type(self._policy).__name__
             raise SettingError(f"{name} of the slot 'mlp' chose with a mask of {given}, not of {(rows, neurons)}")
+        if chosen.dtype != torch.bool:
+            self._check_numbers(chosen, neurons)
         if chosen.dtype == torch.bool:
             multiplied, read = int(chosen.sum()), int(chosen.any(0).sum())
         else:
             multiplied, read = rows * len(chosen), len(chosen)
         self.spared_flops = (up.flops(1) + down.flops(1)) * (rows * neurons - multiplied) // neurons
         self.spared_bytes = (up.bytes(rows) + down.bytes(rows)) * (neurons - read) // neurons
+
+    def _check_numbers(self, chosen: Tensor, neurons: int) -> None:
+        if chosen.dim() == 1 and not chosen.is_floating_point():
+            inside = not len(chosen) or (chosen.min() >= 0 and chosen.max() < neurons)
+            # One that is named twice would be added twice.
+            if inside and len(chosen.unique()) == len(chosen):
+                return
+        given = f"{str(chosen.dtype).removeprefix('torch.')} {list(chosen.shape)}"
+        raise SettingError(
+            f"{type(self._policy).__name__} of the slot 'mlp' chose neurons with {given}: give different numbers among "
+            f"0 … {neurons - 1} as int [chosen], or a bool mask"
+        )
 
 
 def choice_of(block: Block, mlp: MlpPolicy | None, experts: ExpertsPolicy | None) -> MlpChoice | None:

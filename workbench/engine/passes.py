@@ -109,6 +109,7 @@ class Pass(Running):
         self._refuse_ended()
         if (parents is None) == (positions is None):
             raise PassError("rows join either after parents or at positions of the text before the pass")
+        self._check_streams(x, len(positions if parents is None else parents))
         if parents is not None:
             first = self.relation.count
             self.relation = self.relation.joined(parents)
@@ -196,9 +197,12 @@ class Pass(Running):
         if self.finished:
             raise PassError("this pass is over: fill its rows before finish(), or postpone() them for a later one")
         if positions is not None:
-            rows = self._text_rows(positions)
+            rows = self._text_rows(positions) if positions else []
         rows = list(self.rows if rows is None else rows)
+        if not rows:
+            return
         x = self.streams(rows) if x is None else x
+        self._check_streams(x, len(rows))
         tables, straight = self._tables(self._positions(rows)), rows[-1] - rows[0] == len(rows) - 1
         for index in layers:
             block, layer = self.decoder.anatomy.blocks[index], self.decoder.cache.layers[index]
@@ -248,12 +252,13 @@ class Pass(Running):
             As of :meth:`workbench.engine.Decoder.forward`.
         """
         self.run()
-        self._put_down()
         decoder, count = self.decoder, self.count
+        self._check_wanted(logits)
+        self._put_down()
         decoder.cache.length += count
         decoder.cache.note_peak()
         decoder.forwards += 1
-        self.finished = True
+        self._end()
         ahead = sum(row >= count for row in self.rows) if self.rows[-1] >= count else 0
         decoder.hidden, decoder.ahead = self.x[0, : self.x.shape[1] - ahead], None
         if logits == "none":
@@ -266,14 +271,19 @@ class Pass(Running):
         decoder.ahead = out[wanted:] if ahead else None
         return out[:wanted]
 
-    def close(self) -> None:
-        """Take back what the pass added to the cache, if it is not finished."""
-        if self.finished:
+    def _check_wanted(self, logits: str) -> None:
+        """Refuse to give logits of tokens whose rows were dropped for good; a prompt gives those that are left."""
+        if logits == "none" or (len(self.rows) >= self.count and self.rows[0] == 0 and self._straight):
             return
-        self.finished, cache = True, self.decoder.cache
-        for layer in cache.layers:
-            if layer.rows and not layer.recurrent:
-                layer.crop(layer.appended)
-        for layer, snapshot in self._recurrent:
-            layer.restore(snapshot)
-        cache.read_as = self._read_as
+        left = {*self.rows, *self.shelf.rows()}
+        asked = range(self.count - 1, self.count) if logits == "last" or self.prefill else range(self.count)
+        gone = [row for row in asked if row not in left]
+        if gone:
+            raise PassError(
+                f"rows {gone} were dropped for good, and their logits are asked for: let keep() shelve them"
+            )
+
+    def _check_streams(self, x: Tensor, rows: int) -> None:
+        asked = rows, self.decoder.anatomy.width
+        if tuple(x.shape) != asked:
+            raise PassError(f"the residual stream of {rows} rows is a tensor {list(asked)}, not {list(x.shape)}")

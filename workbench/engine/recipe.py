@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.engine.composition import name_of, parts_of
 from workbench.engine.policy_check import check_policy
 from workbench.engine.run import Run, TechniqueLike
 from workbench.engine.slots import SLOTS, check_slots
-from workbench.errors import IncompatibleTechniques
+from workbench.errors import IncompatibleTechniques, SettingError
 from workbench.settings import several
+
+if TYPE_CHECKING:
+    from workbench.models import Model
 
 # Room in the cache for drafted tokens that will be rejected again.
 _DRAFT_SLACK = 64
@@ -106,6 +109,21 @@ class Recipe:
         """Let every started policy go; one that holds something says so with a ``close`` method."""
         _let_go([policy for started in self._started.values() for policy in started])
         self._started.clear()
+
+
+def check_place(chosen: int, models: Sequence[Model], recipe: Recipe) -> int:
+    """Refuse what a switch chose, where it is no place among its models.
+
+    Raises
+    ------
+    SettingError
+    """
+    if not 0 <= chosen < len(models):
+        raise SettingError(
+            f"{recipe.names('switch')}: choose_model gave {chosen}: give a place in models, 0 … {len(models) - 1}, or "
+            "None to stay with the last"
+        )
+    return chosen
 
 
 def _start(technique: TechniqueLike, run: Run) -> list[Any]:

@@ -63,6 +63,7 @@ class Running:
         self.shelf, self.finished = Shelf(), False
         self._watch, self._read_as, self._length = decoder.watch, cache.read_as, length
         self._evicted: set[int] = set()
+        self._pending = decoder.shelf.snapshot()
         if not self.start:
             self._length = cache.read_as = length or len(self.tokens)
         self._recurrent = [(layer, layer.snapshot()) for layer in cache.layers if layer.recurrent]
@@ -76,9 +77,13 @@ class Running:
             self._watch("embedding", -1, self.x)
         self.layer: int | None = 0
         self.stopped: int | None = None
-        if decoder.opened is not None:
-            decoder.opened(self)
-        self._go_on(-1)
+        try:
+            if decoder.opened is not None:
+                decoder.opened(self)
+            self._go_on(-1)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def count(self) -> int:
@@ -94,8 +99,22 @@ class Running:
             while self.layer is not None and (until is None or self.layer < until):
                 self._block(self.layer)
         except BaseException:
-            self.finished = True
+            self.close()
             raise
+
+    def close(self) -> None:
+        """Take back what the pass added to the cache and took from the decoder's shelf, if it is not finished."""
+        if self.finished:
+            return
+        self._end()
+        cache = self.decoder.cache
+        for layer in cache.layers:
+            if layer.rows and not layer.recurrent:
+                layer.crop(layer.appended)
+        for layer, snapshot in self._recurrent:
+            layer.restore(snapshot)
+        cache.read_as = self._read_as
+        self.decoder.shelf.restore(self._pending)
 
     def tap(self, site: str, callback: Tap) -> None:
         """From now on tell ``callback(layer, value)`` what passes at a site of :data:`workbench.models.SITES`."""
@@ -159,6 +178,11 @@ class Running:
         following = self.layer = index + 1 if index + 1 < decoder.anatomy.layers else None
         if decoder.depth is not None:
             self.layer = decoder.depth.next_layer(index, self.x)
+            if self.layer is not None and not 0 <= self.layer < decoder.anatomy.layers:
+                raise PassError(
+                    f"{type(decoder.depth).__name__} of the slot 'depth' chose layer {self.layer} after {index}: take "
+                    f"0 … {decoder.anatomy.layers - 1}, or None to go to the unembedding"
+                )
             self.stopped = following if self.layer is None else None
 
     def _block(self, index: int) -> None:
@@ -234,6 +258,11 @@ class Running:
     def _watch_layer(self, index: int) -> Callable[[str, Tensor], None] | None:
         watch = self._watch
         return None if watch is None else lambda site, value: watch(site, index, value)
+
+    def _end(self) -> None:
+        """The pass is over, and its decoder need not hold it, nor the masks that it made."""
+        self.finished = True
+        self.decoder.let_go(self)
 
     def _refuse_ended(self) -> None:
         if self.finished or self.layer is None:

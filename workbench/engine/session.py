@@ -139,6 +139,8 @@ class Generation(Iterator[Step]):
     def close(self) -> None:
         """End the run where it is."""
         self._steps.close()
+        # Of a run that never began the generator had nothing to put back.
+        self._loop.recipe.close()
         self._over = True
 
     @property

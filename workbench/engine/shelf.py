@@ -42,7 +42,8 @@ class Shelf:
 
     def put(self, rows: Iterable[int], x: Tensor, layer: int) -> None:
         """Put rows [rows, width] down that would have run ``layer`` next."""
-        self._rows.update((row, (layer, each)) for row, each in zip(rows, x))
+        # A row of its own: a view would keep all those alive that were put down together.
+        self._rows.update((row, (layer, each.clone())) for row, each in zip(rows, x))
 
     def take(self, rows: Sequence[int]) -> Tensor:
         """Residual stream [rows, width] of rows, which leave the shelf."""
@@ -56,6 +57,14 @@ class Shelf:
         others."""
         new = {first + row: first + place for place, row in enumerate(kept)}
         self._rows = {new.get(row, row): each for row, each in self._rows.items() if row < first or row in new}
+
+    def snapshot(self) -> dict[int, tuple[int, Tensor]]:
+        """What :meth:`restore` goes back to."""
+        return dict(self._rows)
+
+    def restore(self, snapshot: dict[int, tuple[int, Tensor]]) -> None:
+        """Hold what was held at the snapshot."""
+        self._rows = dict(snapshot)
 
     def crop(self, length: int) -> None:
         """Forget the rows from number ``length`` on."""
