@@ -58,27 +58,33 @@ class Counts:
         self, index: int, tokens: int, keys_read: float, layer: KeyValueState, choice: MlpChoice | None
     ) -> None:
         """Write down that a block ran for so many tokens, which read ``keys_read`` keys on average."""
-        cost, ran = self._costs[index], choice or MlpChoice
-        self.layers_run.append(index)
-        self.keys_read.append(keys_read)
-        self.experts_run += [ran.experts_run] if cost.expert else []
         touched = min(layer.length, keys_read) if tokens == 1 else layer.length
-        flops = cost.flops(tokens, keys_read, ran.experts_per_token) - ran.spared_flops
-        moved = cost.bytes(tokens, touched, ran.experts_run, layer.entry_bytes) - ran.spared_bytes
-        self.ledger.count(MODEL, flops, moved)
+        self._count(index, tokens, keys_read, touched, layer.entry_bytes, choice)
 
     def count_recurrent(
         self, index: int, tokens: int, layer: RecurrentState, choice: MlpChoice | None, states: int
     ) -> None:
         """The same for a block with a recurrent mixer, whose state was read and written ``states`` times."""
+        state = sum(tensor.numel() * tensor.element_size() for tensor in layer.tensors.values())
+        self._count(index, tokens, 0.0, 0, 0.0, choice, 2 * states * state)
+
+    def _count(
+        self,
+        index: int,
+        tokens: int,
+        keys_read: float,
+        touched: float,
+        entry_bytes: float,
+        choice: MlpChoice | None,
+        state_bytes: int = 0,
+    ) -> None:
         cost, ran = self._costs[index], choice or MlpChoice
         self.layers_run.append(index)
-        self.keys_read.append(0.0)
+        self.keys_read.append(keys_read)
         self.experts_run += [ran.experts_run] if cost.expert else []
-        state = sum(tensor.numel() * tensor.element_size() for tensor in layer.tensors.values())
-        flops = cost.flops(tokens, 0.0, ran.experts_per_token) - ran.spared_flops
-        moved = cost.bytes(tokens, 0, ran.experts_run, 0.0) - ran.spared_bytes
-        self.ledger.count(MODEL, flops, moved + 2 * states * state)
+        flops = cost.flops(tokens, keys_read, ran.experts_per_token) - ran.spared_flops
+        moved = cost.bytes(tokens, touched, ran.experts_run, entry_bytes) - ran.spared_bytes
+        self.ledger.count(MODEL, flops, moved + state_bytes)
 
     def count_fill(self, index: int, tokens: int, who: str, layer: KeyValueState) -> None:
         """Write down that keys and values of so many tokens were computed and stored, queries beside them."""

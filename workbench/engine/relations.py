@@ -55,6 +55,12 @@ class Relation(abc.ABC):
         """Distance of a row from the first position of the pass; negative for earlier text."""
         return row if row < 0 else self.depths[row]
 
+    def positions(self, rows: Sequence[int], start: int, device: torch.device) -> Tensor:
+        """int Tensor [rows]: where rows stand in the text, the first position of the pass being ``start``."""
+        if self.chain and isinstance(rows, range):
+            return torch.arange(start + rows[0], start + rows[-1] + 1, device=device)
+        return torch.tensor([start + self.depth(row) for row in rows], device=device)
+
     def sees(self, rows: Sequence[int], columns: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         """bool Tensor [rows, columns]: True where a row sees the column's."""
         row, column = _numbers(rows, device)[:, None], _numbers(columns, device)[None]

@@ -144,10 +144,7 @@ class Running:
         self._arrange(inputs[None], rows, positions)
 
     def _positions(self, rows: Sequence[int]) -> Tensor:
-        depth, start, device = self.relation.depth, self.start, self.decoder.anatomy.device
-        if self.relation.chain and isinstance(rows, range):
-            return torch.arange(start + rows[0], start + rows[-1] + 1, device=device)
-        return torch.tensor([start + depth(row) for row in rows], device=device)
+        return self.relation.positions(rows, self.start, self.decoder.anatomy.device)
 
     def _arrange(self, x: Tensor, rows: Sequence[int], positions: Tensor | None = None) -> None:
         """From here on these rows run, whose residual stream is ``x`` [1, rows, width]."""

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from workbench.engine.attention import mean_keys
 from workbench.engine.relations import Relation
 from workbench.engine.state import KeyValueState
 
@@ -71,9 +72,7 @@ class Visibility:
 
     def positions_of(self, rows: Sequence[int]) -> Tensor:
         """int Tensor [rows]: where rows of this pass stand in the text."""
-        if rows is self.rows:
-            return self.positions
-        return torch.tensor([self.start + self.relation.depth(row) for row in rows], device=self.device)
+        return self.positions if rows is self.rows else self.relation.positions(rows, self.start, self.device)
 
 
 class Visible:
@@ -175,10 +174,7 @@ class Visible:
     def keys_read(self) -> float:
         """Keys that a row sees on average, over rows and KV heads."""
         mask = self.mask()
-        if mask is None:
-            return float(self.layer.length)
-        key = "mean", id(mask)
-        return self._pass.once(key, lambda: float(mask.sum()) / (mask.numel() / mask.shape[-1]))
+        return self._pass.once(("mean", id(mask), self.layer.length), lambda: mean_keys(mask, self.layer.length))
 
     @property
     def _irregular(self) -> bool:

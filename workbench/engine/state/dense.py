@@ -100,22 +100,12 @@ class LayerCache(Entries):
         """Nothing: what stands behind ``length`` is overwritten."""
 
     def _select(self, index: Tensor) -> None:
-        keys, values = self.keys, self.values
-        if index.dim() == 1:
-            kept_keys, kept_values = keys.index_select(2, index), values.index_select(2, index)
-        else:
-            gather = index[None, :, :, None].expand(keys.shape[0], -1, -1, keys.shape[-1])
-            kept_keys, kept_values = keys.gather(2, gather), values.gather(2, gather)
-        kept = kept_keys.shape[2]
+        kept_keys, kept_values = self.gather(index[None] if index.dim() == 1 else index)
         # Let go of the old buffers before the new ones are made, so that both never stand beside each other in full.
-        del keys, values
-        self._free()
-        self._allocate(kept_keys, kept + self.reserve)
-        self._add(kept_keys, kept_values)
-
-    def _free(self) -> None:
         self._keys = self._values = None
         self.length = 0
+        self._allocate(kept_keys, kept_keys.shape[2] + self.reserve)
+        self._add(kept_keys, kept_values)
 
     def _select_newest(self, start: int, kept: Tensor) -> None:
         for buffer in (self._keys, self._values):

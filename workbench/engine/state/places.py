@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,6 +28,12 @@ def chosen(marks: Tensor, index: Tensor) -> Tensor:
     return marks.index_select(1, index) if index.dim() == 1 else marks.expand(len(index), -1).gather(1, index)
 
 
+def renumbered(rows: Iterable[int], kept: Sequence[int]) -> dict[int, int]:
+    """Number -> new number, increasing, of the rows of a pass of which ``kept`` (increasing) stay; rows below 0, of
+    earlier text, stay what they are."""
+    return {row: row for row in sorted(set(rows)) if row < 0} | {row: place for place, row in enumerate(kept)}
+
+
 @functools.lru_cache(maxsize=4)
 def settled(
     visits: tuple[tuple[int, ...], ...], kept: tuple[int, ...], device: torch.device
@@ -41,7 +48,7 @@ def settled(
         among them; and the visits less what is dropped, rows numbered anew. Rows below 0, of earlier text, stay.
     """
     rows = [row for each in visits for row in each]
-    new = {row: row for row in rows if row < 0} | {row: place for place, row in enumerate(kept)}
+    new = renumbered(rows, kept)
     places = [place for place, row in enumerate(rows) if row in new]
     first = places == list(range(len(places)))
     remaining = tuple(tuple(new[row] for row in each if row in new) for each in visits)

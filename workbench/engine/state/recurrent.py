@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from workbench.engine.state.places import renumbered
 from workbench.errors import WorkbenchError
 
 Tensors = dict[str, Tensor]
@@ -143,7 +144,7 @@ class RecurrentState:
         passed = {row for each in self.rows for row in each}
         if not passed or self._before is None:
             return
-        new = {row: row for row in sorted(passed) if row < 0} | {row: place for place, row in enumerate(kept)}
+        new = renumbered(passed, kept)
         ran = [row for row in new if row in passed]
         if len(ran) < len(passed) and ran and ran[-1] not in self._after:
             raise WorkbenchError("rows went through a recurrent layer in one piece: let its pass be revocable")

@@ -74,6 +74,27 @@ class LookaheadPart(nn.Module, abc.ABC):
         """Rows [rows, width] or [batch, rows, width] from the residual stream of their roots, which has that shape."""
 
 
+class EmbeddedPart(LookaheadPart):
+    """Base of parts with a trained embedding for every order, whose rows enter before the first block.
+
+    Parameters
+    ----------
+    embeddings : Tensor [orders, width]
+        First values.
+    ranks : int
+    """
+
+    layer = 0
+
+    def __init__(self, embeddings: Tensor, ranks: int = 8) -> None:
+        super().__init__(len(embeddings), ranks)
+        self.embeddings = nn.Parameter(embeddings.clone())
+
+    @property
+    def width(self) -> int:
+        return self.embeddings.shape[1]
+
+
 @torch.no_grad()
 def entering_rows(model: Model) -> Tensor:
     """Residual stream [vocabulary, width] in float32 that every token enters the first block as, at the first place."""

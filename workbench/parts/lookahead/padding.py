@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench.models import Model
-from workbench.parts.lookahead.base import LookaheadPart
+from workbench.parts.lookahead.base import EmbeddedPart
 
 
-class Padding(LookaheadPart):
+class Padding(EmbeddedPart):
     """The row of order k is the k-th padding embedding plus ``B_k silu(A x)`` of its root's embedding x.
 
     The second term tells every padding position directly which token came last; the model itself, which the paper
@@ -34,19 +34,10 @@ class Padding(LookaheadPart):
     """
 
     def __init__(self, embeddings: Tensor, rank: int, ranks: int = 1) -> None:
-        super().__init__(len(embeddings), ranks)
+        super().__init__(embeddings, ranks)
         orders, width = embeddings.shape
-        self.embeddings = nn.Parameter(embeddings.clone())
         self.inner = nn.Parameter(torch.randn(rank, width) / width**0.5)
         self.outer = nn.Parameter(torch.zeros(orders, width, rank))
-
-    @property
-    def layer(self) -> int:
-        return 0
-
-    @property
-    def width(self) -> int:
-        return self.embeddings.shape[1]
 
     @classmethod
     def untrained(cls, model: Model, orders: int) -> Self:

@@ -13,12 +13,12 @@ from typing import Annotated, Self
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from workbench.artifacts import fit
 from workbench.models import Model
 from workbench.parts.loading import sizes
-from workbench.parts.lookahead.base import LookaheadPart, entering_rows
+from workbench.parts.lookahead.base import EmbeddedPart, entering_rows
 from workbench.parts.trained import trained
 from workbench.settings import settings
 
@@ -37,7 +37,7 @@ class _Training:
 
 
 @trained("ParallelPrompt", "Chen et al., Parallel Prompt Decoding, 2024, arXiv 2405.18628")
-class PromptTokens(LookaheadPart):
+class PromptTokens(EmbeddedPart):
     """The row of order k is the k-th trained embedding, whatever its root.
 
     Parameters
@@ -47,18 +47,6 @@ class PromptTokens(LookaheadPart):
     """
 
     Training = _Training
-
-    def __init__(self, embeddings: Tensor, ranks: int = 8) -> None:
-        super().__init__(len(embeddings), ranks)
-        self.embeddings = nn.Parameter(embeddings.clone())
-
-    @property
-    def layer(self) -> int:
-        return 0
-
-    @property
-    def width(self) -> int:
-        return self.embeddings.shape[1]
 
     @classmethod
     def untrained(cls, model: Model, orders: int) -> Self:
