@@ -14,7 +14,7 @@ import os
 import torch
 from torch import Tensor
 
-from workbench_kernels import activation, few_rows, native, rms_norm
+from workbench_kernels import activation, few_rows, native, rms_norm, rotary
 from workbench_kernels.dispatch import BackendUnavailable
 from workbench_kernels.tree_attention import native as attention
 
@@ -45,8 +45,8 @@ def unavailable(dtype: torch.dtype) -> str:
         for kind in activation.KINDS:
             activation.compiled(kind, dtype)
         for weight in {dtype, torch.float32}:
-            if rms_norm.compiled(dtype, weight) is None:
-                return "the norm cannot be compiled here"
+            if rms_norm.compiled(dtype, weight) is None or rotary.compiled(dtype, weight) is None:
+                return "norm or rotation cannot be compiled here"
     except BackendUnavailable as error:
         return str(error)
     return ""
@@ -74,12 +74,11 @@ def name(dtype: torch.dtype, device: torch.device) -> str:
 
 
 def _instructions() -> str:
-    instructions = native.library(few_rows.SOURCE).few_rows_instructions
+    instructions = native.library(native.KERNELS).few_rows_instructions
     instructions.restype = ctypes.c_char_p
     return instructions().decode()
 
 
 @functools.cache
 def _digest() -> str:
-    sources = [few_rows.SOURCE, attention.SOURCE, activation.SOURCE, rms_norm.SOURCE, *native.headers()]
-    return hashlib.sha256(b"|".join(source.read_bytes() for source in sources)).hexdigest()[:8]
+    return hashlib.sha256(b"|".join(source.read_bytes() for source in native.sources())).hexdigest()[:8]

@@ -10,9 +10,9 @@ import torch
 from processors import TAKEN_AWAY
 
 from workbench_kernels.dispatch import BackendUnavailable
-from workbench_kernels.few_rows import SOURCE, FewRows
+from workbench_kernels.few_rows import FewRows
 from workbench_kernels.few_rows.reference import reference_product
-from workbench_kernels.native import library
+from workbench_kernels.native import KERNELS, library
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 4e-3}
 
@@ -86,7 +86,7 @@ def test_nothing_is_written_beside_the_result():
     for outputs in (1, 5, 17):
         x, weight = operands(3, 40, outputs, torch.float32)
         buffer = torch.full((3 * outputs + 64,), torch.nan)
-        kernel._run(x.data_ptr(), weight.data_ptr(), buffer[32:].data_ptr(), 3, 40, outputs)
+        kernel._run(x.data_ptr(), weight.data_ptr(), buffer[32:].data_ptr(), 3, 40, outputs, 2)
         assert buffer[:32].isnan().all() and buffer[32 + 3 * outputs :].isnan().all()
         assert not buffer[32 : 32 + 3 * outputs].isnan().any()
 
@@ -164,7 +164,7 @@ class TestCompiling:
         (tmp_path / "native").chmod(0o777)
         monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
         with pytest.raises(BackendUnavailable, match="changed by others"):
-            library(SOURCE, "-DOTHERS")
+            library(KERNELS, "-DOTHERS")
 
     def test_a_compiler_that_refuses_is_quoted(self, tmp_path):
         source = tmp_path / "broken.cpp"

@@ -21,6 +21,12 @@ class Counted(Protocol):
         """Bytes of weights, as they are kept, that so many rows read."""
 
 
+def attention_flops(tokens: int, keys_read: float, width: int) -> float:
+    """Operations of scores and weighted values, ``width`` being the heads' dimensions together: ``4 * tokens *
+    keys_read * width``."""
+    return 4 * tokens * keys_read * width
+
+
 @dataclass(frozen=True)
 class BlockCost:
     """Constants of one block.
@@ -44,17 +50,19 @@ class BlockCost:
     def flops(self, tokens: int, keys_read: float, experts_per_token: float = 0.0) -> int:
         """Operations of ``tokens`` tokens, each reading ``keys_read`` keys on average."""
         experts = 0 if self.expert is None else tokens * experts_per_token * self.expert.flops(1)
-        weights, _ = self._known.get(tokens) or self._ask(tokens)
-        return int(weights + experts + 4 * tokens * keys_read * self.heads * self.head_dim)
+        weights, _ = self.weights(tokens)
+        return int(weights + experts + attention_flops(tokens, keys_read, self.heads * self.head_dim))
 
     def bytes(self, tokens: int, keys_touched: float, experts_run: int = 0, entry_bytes: float = 0.0) -> int:
         """Bytes of weights and of keys and values read, and of new keys and values written: ``entry_bytes`` for a key
         and its value over all heads, as they are stored."""
         experts = 0 if self.expert is None else experts_run * self.expert.bytes(tokens)
-        _, weights = self._known.get(tokens) or self._ask(tokens)
+        _, weights = self.weights(tokens)
         return int(weights + experts + (keys_touched + tokens) * entry_bytes)
 
-    def _ask(self, tokens: int) -> tuple[int, int]:
-        """Operations and bytes of what every token multiplies, to be known from now on."""
-        known = self._known[tokens] = self.dense.flops(tokens), self.dense.bytes(tokens)
+    def weights(self, tokens: int) -> tuple[int, int]:
+        """Operations of ``tokens`` tokens with what every token multiplies, and bytes of it that they read."""
+        known = self._known.get(tokens)
+        if known is None:
+            known = self._known[tokens] = self.dense.flops(tokens), self.dense.bytes(tokens)
         return known

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
+from workbench.cost.count import attention_flops
 from workbench.engine.block_cost import block_cost
 from workbench.engine.ledger import MODEL, Ledger
 from workbench.engine.mlp_choice import MlpChoice
@@ -60,6 +62,20 @@ class Counts:
         """Write down that a block ran for so many tokens, which read ``keys_read`` keys on average."""
         touched = min(layer.length, keys_read) if tokens == 1 else layer.length
         self._count(index, tokens, keys_read, touched, layer.entry_bytes, choice)
+
+    def count_blocks(self, first: int, tokens: int, keys_read: Sequence[float], layers: Sequence[KeyValueState]) -> None:
+        """The same for whole dense blocks from ``first`` on, one for each of ``layers``; alike ones are counted at
+        once."""
+        alike = Counter(
+            (*cost.weights(tokens), cost.heads * cost.head_dim, read, layer.length, layer.entry_bytes)
+            for cost, read, layer in zip(self._costs[first:], keys_read, layers)
+        )
+        for (flops, moved, heads, read, length, entry), count in alike.items():
+            touched = min(length, read) if tokens == 1 else length
+            flops, moved = int(flops + attention_flops(tokens, read, heads)), int(moved + (touched + tokens) * entry)
+            self.ledger.count(MODEL, flops * count, moved * count)
+        self.layers_run += range(first, first + len(layers))
+        self.keys_read += keys_read
 
     def count_recurrent(
         self, index: int, tokens: int, layer: RecurrentState, choice: MlpChoice | None, states: int

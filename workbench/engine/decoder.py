@@ -11,6 +11,7 @@ from torch import Tensor
 
 from workbench.engine.counts import Counts
 from workbench.engine.draft import Look, Lookahead
+from workbench.engine.fused import fused_blocks
 from workbench.engine.layer_attention import LayerAttention
 from workbench.engine.ledger import Ledger
 from workbench.engine.passes import Pass
@@ -95,6 +96,8 @@ class Decoder(Counts):
         self.hidden: Tensor | None = None
         self.ahead: Tensor | None = None
         self.compiled_steps = None
+        plain = watch is None and self.depth is None and self.mlp is None
+        self.fused = fused_blocks(self.anatomy) if plain else None
         if compiled and watch is None and self.experts is None:
             from workbench.engine.compiled import compiled_steps
 

@@ -151,7 +151,7 @@ class Pass(Running):
         self.tokens += tokens
         before, rows = self.x, self.rows
         self._embed(range(first, self.count))
-        self._go_on(-1)
+        self.go_on(-1)
         self.run(layer)
         new = self.x[0]
         self.layer, self.stopped = layer, stopped

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from workbench.engine.fused import run_together
 from workbench.engine.mlp_choice import choice_of
 from workbench.engine.relations import Relation
 from workbench.engine.rotation import ropes
@@ -80,7 +81,7 @@ class Running:
         try:
             if decoder.opened is not None:
                 decoder.opened(self)
-            self._go_on(-1)
+            self.go_on(-1)
         except BaseException:
             self.close()
             raise
@@ -97,7 +98,8 @@ class Running:
             raise PassError("this pass is over: open another")
         try:
             while self.layer is not None and (until is None or self.layer < until):
-                self._block(self.layer)
+                if not run_together(self, until):
+                    self._block(self.layer)
         except BaseException:
             self.close()
             raise
@@ -150,7 +152,7 @@ class Running:
         """From here on these rows run, whose residual stream is ``x`` [1, rows, width]."""
         self.x, self.rows = x, rows
         self.positions = self._positions(rows) if positions is None else positions
-        self._ropes = self._tables(self.positions)
+        self.tables = self._tables(self.positions)
         self.visibility = Visibility(
             self.relation, rows, self.start, self.positions, self._evicted, self.decoder.repeated
         )
@@ -169,7 +171,7 @@ class Running:
     def _tables(self, positions: Tensor) -> dict[str, Rope]:
         return ropes(self.decoder.anatomy, self.decoder.cache, positions, self._length)
 
-    def _go_on(self, index: int) -> None:
+    def go_on(self, index: int) -> None:
         """Find the block to run after ``index``."""
         decoder = self.decoder
         following = self.layer = index + 1 if index + 1 < decoder.anatomy.layers else None
@@ -191,7 +193,7 @@ class Running:
             self._recur(index, block, layer)
             return
         rows = self.x.shape[1]
-        rope = self._ropes.get(block.rope_kind)
+        rope = self.tables.get(block.rope_kind)
         query, key, value = self._carried or block.enter(self.x, rope)
         self._carried = None
         self._append(index, key, value, self.rows, self._straight)
@@ -211,11 +213,11 @@ class Running:
         choice = choice_of(block, decoder.mlp, decoder.experts)
         fused = steps is not None and decoder.depth is None and decoder.mlp is None and rows == 1
         if fused and steps.usable(index, upcoming):
-            self.x, self._carried = steps.leave_and_enter(index, upcoming, self.x, attended, self._ropes)
+            self.x, self._carried = steps.leave_and_enter(index, upcoming, self.x, attended, self.tables)
             self.layer = upcoming
         else:
             self.x = block.leave(self.x, attended, self._watch_layer(index), choice)
-            self._go_on(index)
+            self.go_on(index)
         decoder.count_block(index, rows, keys_read, layer, choice)
         if self._watch is not None:
             self._watch("residual", index, self.x)
@@ -227,10 +229,16 @@ class Running:
         mixed = layer.advance(block.advance, self.x, self.rows, parents, revocable=not self.prompt)
         self.x = block.add(self.x, mixed, self._watch_layer(index), choice)
         self._carried = None
-        self._go_on(index)
+        self.go_on(index)
         decoder.count_recurrent(index, rows, layer, choice, 1 if self.prompt else rows)
         if self._watch is not None:
             self._watch("residual", index, self.x)
+
+    @property
+    def undisturbed(self) -> bool:
+        """Whether nobody watches, no block has been entered, and the rows follow one another."""
+        rows = self._straight and self.rows[0] >= 0
+        return rows and self._watch is None and self._carried is None and not (self.decoder.repeated or self._evicted)
 
     def _select(self, index: int) -> None:
         kept = self.decoder.context.select(index, self.x, self.positions)

@@ -20,15 +20,20 @@ class Activation:
     ----------
     function : callable
         f, as transformers has it.
+
+    Attributes
+    ----------
+    kind : str or None
+        Of the compiled kernel, see :data:`workbench_kernels.activation.KINDS`; None where there is none.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         self.function = function
-        self._kind = _KINDS.get(type(function).__name__)
+        self.kind: str | None = _KINDS.get(type(function).__name__)
 
     def __call__(self, inner: Tensor, gated: bool) -> Tensor:
-        if self._kind is not None and computes(inner):
-            return activate(inner, self._kind, gated)
+        if self.kind is not None and computes(inner):
+            return activate(inner, self.kind, gated)
         if not gated:
             return self.function(inner)
         gate, up = inner.chunk(2, -1)

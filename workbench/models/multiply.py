@@ -36,6 +36,11 @@ class Multiply:
         on_cpu = device is None or device.type == "cpu"
         self._kernel = FewRows(dtype) if dtype is not None and on_cpu and compiled(dtype) else None
 
+    @property
+    def compiled(self) -> bool:
+        """Whether products are the compiled kernel's."""
+        return self._kernel is not None
+
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         kernel = self._kernel
         if kernel is None or not (weight.dtype == x.dtype == kernel.dtype and weight.is_contiguous()):

@@ -10,6 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from workbench_kernels import rotary
+from workbench_kernels.arithmetic import computes
+
 Rope = tuple[Tensor, Tensor]
 """Cosine and signed sine, each [tokens, 1, rotary_dim]."""
 
@@ -21,6 +24,10 @@ def rotate(x: Tensor, rope: Rope) -> Tensor:
     unchanged.
     """
     cosine, sine = rope
+    if computes(x):
+        turned = rotary.rotate(x, cosine, sine)
+        if turned is not None:
+            return turned
     width = cosine.shape[-1]
     turned = x if width == x.shape[-1] else x[..., :width]
     first, second = turned.chunk(2, -1)

@@ -8,7 +8,6 @@ gated half.
 
 import ctypes
 import functools
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,7 +17,6 @@ from workbench_kernels.native import function
 
 __all__ = ["KINDS", "BackendUnavailable", "activate", "compiled"]
 
-SOURCE = Path(__file__).with_name("activation.cpp")
 KINDS = ("silu", "gelu", "gelu_tanh")
 """``silu``: x / (1 + exp(-x)). ``gelu``: x (1 + erf(x / √2)) / 2. ``gelu_tanh``: x (1 + tanh(√(2/π) (x + 0.044715 x³)))
 / 2. Hendrycks and Gimpel, Gaussian Error Linear Units, 2016, arXiv 1606.08415; the gate, Shazeer, GLU Variants Improve
@@ -31,8 +29,8 @@ def compiled(kind: str, dtype: torch.dtype, *flags: str) -> ctypes._CFuncPtr:
     """The function for a kind and dtype; :class:`workbench_kernels.dispatch.BackendUnavailable` where there is none."""
     if dtype not in _NAMES:
         raise BackendUnavailable(f"there is no compiled activation for {dtype}")
-    arguments = [ctypes.c_void_p] * 2 + [ctypes.c_long] * 2 + [ctypes.c_int]
-    return function(SOURCE, f"{kind}_{_NAMES[dtype]}", arguments, *flags)
+    arguments = [ctypes.c_void_p] * 2 + [ctypes.c_long] * 2 + [ctypes.c_int, ctypes.c_long]
+    return function(f"{kind}_{_NAMES[dtype]}", arguments, *flags)
 
 
 def activate(inner: Tensor, kind: str, gated: bool, *flags: str) -> Tensor:
@@ -58,7 +56,6 @@ def activate(inner: Tensor, kind: str, gated: bool, *flags: str) -> Tensor:
     inner = inner.contiguous()
     width = inner.shape[-1] // (2 if gated else 1)
     out = inner.new_empty(*inner.shape[:-1], width)
-    compiled(kind, inner.dtype, *flags)(
-        inner.data_ptr(), out.data_ptr(), inner.numel() // inner.shape[-1], width, gated
-    )
+    count, threads = inner.numel() // inner.shape[-1], torch.get_num_threads()
+    compiled(kind, inner.dtype, *flags)(inner.data_ptr(), out.data_ptr(), count, width, gated, threads)
     return out

@@ -8,7 +8,6 @@ are bit for bit those of decoding.
 """
 
 import ctypes
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,7 +17,6 @@ from workbench_kernels.native import function
 
 __all__ = ["BackendUnavailable", "FewRows"]
 
-SOURCE = Path(__file__).with_name("few_rows.cpp")
 _NAMES = {torch.float32: "few_rows_float32", torch.bfloat16: "few_rows_bfloat16"}
 
 
@@ -47,7 +45,7 @@ class FewRows:
         if dtype not in _NAMES:
             raise BackendUnavailable(f"there is no few-rows kernel for {dtype}; float32 and bfloat16 have one")
         self.dtype = dtype
-        self._run = function(SOURCE, _NAMES[dtype], [ctypes.c_void_p] * 3 + [ctypes.c_long] * 3, *flags)
+        self._run = function(_NAMES[dtype], [ctypes.c_void_p] * 3 + [ctypes.c_long] * 4, *flags)
 
     def __call__(self, rows: Tensor, weight: Tensor) -> Tensor:
         """``rows @ weight.T``.
@@ -80,5 +78,6 @@ class FewRows:
             )
         rows = rows.contiguous()
         out = rows.new_empty(rows.shape[0], weight.shape[0])
-        self._run(rows.data_ptr(), weight.data_ptr(), out.data_ptr(), *rows.shape, weight.shape[0])
+        threads = torch.get_num_threads()
+        self._run(rows.data_ptr(), weight.data_ptr(), out.data_ptr(), *rows.shape, weight.shape[0], threads)
         return out

@@ -24,8 +24,10 @@ from workbench_kernels.dispatch import BackendUnavailable
 from workbench_kernels.private_folder import private_folder
 
 _COMPILERS = ("c++", "g++", "clang++")
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC")
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-pthread", "-shared", "-fPIC")
 _HEADERS = Path(__file__).parent
+KERNELS = _HEADERS / "kernels.cpp"
+"""All kernels in one library, so that they share one team of threads."""
 # Seconds that a compiler may take: far more than it needs, since on a busy machine a process must not end up with
 # another arithmetic than its neighbours.
 _LIMIT = 600
@@ -58,16 +60,17 @@ def library(source: Path, *flags: str) -> ctypes.CDLL:
     return attempt
 
 
-def function(source: Path, name: str, arguments: Sequence[type], *flags: str) -> ctypes._CFuncPtr:
-    """A function of a :func:`library` that takes such arguments and returns nothing; it raises what that raises."""
-    function = getattr(library(source, *flags), name)
+def function(name: str, arguments: Sequence[type], *flags: str) -> ctypes._CFuncPtr:
+    """A function of :data:`KERNELS` that takes such arguments and returns nothing; it raises what :func:`library`
+    raises."""
+    function = getattr(library(KERNELS, *flags), name)
     function.argtypes, function.restype = list(arguments), None
     return function
 
 
-def headers() -> list[Path]:
-    """The files that every source may include."""
-    return sorted(_HEADERS.glob("*.hpp"))
+def sources() -> list[Path]:
+    """The files that the kernels are made of."""
+    return sorted(file for ending in ("hpp", "cpp") for file in _HEADERS.parent.glob(f"*/*.{ending}"))
 
 
 @functools.cache
@@ -86,8 +89,8 @@ def _loaded(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
         raise BackendUnavailable("there is no C++ compiler here (CXX, c++, g++ or clang++)")
     command = [compiler, *_FLAGS, f"-I{_HEADERS}", *flags]
     version = subprocess.run([compiler, "--version"], capture_output=True, timeout=_LIMIT, check=False).stdout
-    sources = [each.read_bytes() for each in (source, *headers())]
-    known = *sources, repr(command).encode(), version, _processor().encode()
+    texts = [each.read_bytes() for each in (source, *sources())]
+    known = *texts, repr(command).encode(), version, _processor().encode()
     made = private_folder("native") / f"{source.stem}-{hashlib.sha256(b'|'.join(known)).hexdigest()[:24]}.so"
     if not _whole(made):
         with FileLock(made.with_suffix(".lock"), timeout=_LIMIT):  # one process compiles, the others wait for it

@@ -4,6 +4,7 @@
 // results do not depend on the rows beside it, bit for bit.
 #pragma once
 
+#include "team.hpp"
 #include "vectors.hpp"
 
 namespace {
@@ -141,6 +142,65 @@ void pass(int count, const T* rows, const T* weight, Out* out, long inputs, long
         group<T, Out, ROWS, FETCH>(rows, weight, out, inputs, outputs, first, end);
     else if constexpr (ROWS > 1)
         pass<T, Out, FETCH, ROWS - 1>(count, rows, weight, out, inputs, outputs, first, end);
+}
+
+// Rows against the outputs from `first` to `end`, piece by piece: the products of `size` rows from `row` on with the
+// outputs from `from` to `to` are written to `place(row, from)`, row by row `stride` further on, and told to
+// `done(row, size, from, to)`. Pieces have `block` outputs.
+template <class T, class Place, class Done>
+void pieces(const T* rows, const T* weight, long count, long inputs, long first, long end, long block, long stride,
+            const Place& place, const Done& done) {
+    const long groups = (count + GROUP - 1) / GROUP;
+    for (long from = first; from < end; from += block) {
+        const long to = std::min(from + block, end);
+        for (long g = 0, row = 0; g < groups; g++) {
+            // Groups of nearly the same size: 9 rows are 5 and 4, not 8 and 1.
+            const int size = static_cast<int>((count - row + groups - g - 1) / (groups - g));
+            const T *mine = rows + row * inputs, *theirs = weight + from * inputs;
+            if (g == 0)
+                pass<T, T, true>(size, mine, theirs, place(row, from), inputs, stride, 0, to - from);
+            else
+                pass<T, T, false>(size, mine, theirs, place(row, from), inputs, stride, 0, to - from);
+            done(row, size, from, to);
+            row += size;
+        }
+    }
+}
+
+// How a product is cut into chunks: `outputs` outputs by `rows` rows each, and pieces of `piece` outputs within. Widths
+// are multiples of `unit`.
+struct Cut {
+    long outputs, rows, piece;
+
+    // Few rows: every weight is read from memory once, meets all rows while it is in the first-level cache, and a chunk
+    // is small enough for the threads to end together. Many: a chunk's weights stay in the second-level cache while all
+    // its rows pass over them.
+    static Cut of(long count, long inputs, long outputs, long bytes, long unit, long threads) {
+        constexpr long FEW = 48, NEAR = 24576, HELD = 262144, LEAST = 32768, MOST = 256;
+        const auto whole = [&](long wanted) { return std::max(unit, wanted / unit * unit); };
+        const long row = inputs * bytes;
+        if (count > FEW) {
+            const long block = std::min(whole(HELD / row), whole(outputs));
+            return {block, MOST, block};
+        }
+        const long chunk = std::max(whole(LEAST / row), whole((outputs + threads * 8 - 1) / (threads * 8)));
+        const long near = count <= GROUP ? chunk : std::min(chunk, whole(NEAR / row));
+        return {threads > 1 ? chunk : whole(outputs), std::max(1L, count), near};
+    }
+
+    long chunks(long count, long all) const {
+        return (all + outputs - 1) / outputs * ((count + rows - 1) / rows);
+    }
+};
+
+// work(row, count, first, end) for all chunks of a product of `count` rows with `outputs` outputs.
+template <class Work>
+void each(const Session& session, const Cut& cut, long count, long outputs, const Work& work) {
+    const long parts = (count + cut.rows - 1) / cut.rows;
+    session.run(cut.chunks(count, outputs), [&](long chunk) {
+        const long first = chunk / parts * cut.outputs, row = chunk % parts * cut.rows;
+        work(row, std::min(cut.rows, count - row), first, std::min(first + cut.outputs, outputs));
+    });
 }
 
 }  // namespace

@@ -5,10 +5,6 @@
 #include <cstdint>
 #include <cstring>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
@@ -156,15 +152,6 @@ inline Floats with_sign(Floats x, Floats sign) { return (Floats)((Words)x | ((Wo
 inline Floats hyperbolic_tangent(Floats x) {
     const Floats power = exponential(all(-2.0f) * magnitude(x));
     return with_sign((all(1.0f) - power) / (all(1.0f) + power), x);
-}
-
-// Threads that a kernel called now may start.
-inline long threads() {
-#ifdef _OPENMP
-    return omp_in_parallel() ? 1 : omp_get_max_threads();
-#else
-    return 1;
-#endif
 }
 
 }  // namespace

@@ -7,7 +7,6 @@ dtype before the weight multiplies it, or, where ``late`` is set (Gemma), after.
 
 import ctypes
 import functools
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,7 +16,6 @@ from workbench_kernels.native import function
 
 __all__ = ["BackendUnavailable", "compiled", "rms_norm"]
 
-SOURCE = Path(__file__).with_name("rms_norm.cpp")
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -26,9 +24,9 @@ def compiled(dtype: torch.dtype, weight: torch.dtype, *flags: str) -> ctypes._CF
     """The function for dtypes of rows and weight; None where it cannot be compiled or there is none."""
     if (dtype, weight) not in {(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.bfloat16, torch.float32)}:
         return None
-    arguments = [ctypes.c_void_p] * 3 + [ctypes.c_long] * 2 + [ctypes.c_float, ctypes.c_int]
+    arguments = [ctypes.c_void_p] * 3 + [ctypes.c_long] * 2 + [ctypes.c_float, ctypes.c_int, ctypes.c_long]
     try:
-        return function(SOURCE, f"rms_norm_{_NAMES[dtype]}_{_NAMES[weight]}", arguments, *flags)
+        return function(f"rms_norm_{_NAMES[dtype]}_{_NAMES[weight]}", arguments, *flags)
     except BackendUnavailable:
         return None
 
@@ -59,5 +57,6 @@ def rms_norm(rows: Tensor, weight: Tensor, eps: float, late: bool, *flags: str) 
     rows = rows.contiguous()
     out = torch.empty_like(rows)
     width = rows.shape[-1]
-    run(rows.data_ptr(), weight.data_ptr(), out.data_ptr(), rows.numel() // width, width, eps, late)
+    count, threads = rows.numel() // width, torch.get_num_threads()
+    run(rows.data_ptr(), weight.data_ptr(), out.data_ptr(), count, width, eps, late, threads)
     return out

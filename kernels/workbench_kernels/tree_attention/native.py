@@ -2,22 +2,20 @@
 
 import ctypes
 import functools
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from workbench_kernels.native import function
 
-SOURCE = Path(__file__).with_name("tree_attention.cpp")
 DTYPES = {torch.float32: "tree_attention_float32", torch.bfloat16: "tree_attention_bfloat16"}
 
 
 @functools.cache
 def compiled(dtype: torch.dtype, *flags: str) -> ctypes._CFuncPtr:
     """The compiled function for a dtype; :class:`workbench_kernels.dispatch.BackendUnavailable` where there is none."""
-    arguments = [ctypes.c_void_p] * 5 + [ctypes.c_long] * 12 + [ctypes.c_float] * 2 + [ctypes.c_void_p]
-    return function(SOURCE, DTYPES[dtype], arguments, *flags)
+    arguments = [ctypes.c_void_p] * 5 + [ctypes.c_long] * 12 + [ctypes.c_float] * 2 + [ctypes.c_void_p, ctypes.c_long]
+    return function(DTYPES[dtype], arguments, *flags)
 
 
 def native_attention(
@@ -84,6 +82,7 @@ def native_attention(
             scale,
             softcap or 0.0,
             None if taken is None else taken.data_ptr(),
+            torch.get_num_threads(),
         )
     return out
 

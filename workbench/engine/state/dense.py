@@ -32,12 +32,13 @@ class LayerCache(Entries):
         super().__init__(reserve)
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
+        self._entry_bytes = 0.0
 
     @classmethod
     def of(cls, keys: Tensor, values: Tensor, reserve: int) -> LayerCache:
         """A cache of its own that holds these entries [batch, kv_heads, n, head_dim] of a text's beginning."""
         made = LayerCache(reserve)
-        made._allocate(keys, keys.shape[2] + reserve)
+        made._allocate(keys, _sizes(keys), keys.shape[2] + reserve)
         made._add(keys, values)
         made.length = keys.shape[2]
         return made
@@ -77,10 +78,7 @@ class LayerCache(Entries):
 
     @property
     def entry_bytes(self) -> float:
-        if self._keys is None:
-            return 0.0
-        batch, heads, _, width = self._keys.shape
-        return 2.0 * batch * heads * width * self._keys.element_size()
+        return self._entry_bytes
 
     def copy(self, reserve: int) -> LayerCache:
         """The same entries in buffers of their own, with room for ``reserve`` more."""
@@ -88,11 +86,37 @@ class LayerCache(Entries):
         made._copy_marks(self)
         return made
 
-    def _add(self, key: Tensor, value: Tensor) -> None:
-        count = key.shape[2]
+    def open(self, like: Tensor, heads: int, width: int, count: int) -> tuple[int, int, int]:
+        """Make room behind the entries for ``count`` more, which somebody writes there and tells :meth:`written`.
+
+        Parameters
+        ----------
+        like : Tensor
+            Of the dtype and device of what is stored.
+        heads, width : int
+            KV heads and their dimension.
+        count : int
+
+        Returns
+        -------
+        int, int, int
+            Addresses of the first key and of the first value, and the numbers from one KV head to the next.
+        """
+        self._make_room(like, (1, heads, width), count)
+        return self._keys.data_ptr(), self._values.data_ptr(), self._keys.stride(1)
+
+    def written(self, count: int, positions: Tensor, rows: Sequence[int]) -> None:
+        """``count`` entries at ``positions``, of these rows of a pass, stand behind the others; see :meth:`open`."""
+        self._note(count, positions, rows)
+
+    def _make_room(self, like: Tensor, sizes: tuple[int, int, int], count: int) -> None:
         end = self.length + count
         if end > self.capacity:
-            self._allocate(key, int(1.25 * end) if self.length else end + self.reserve)
+            self._allocate(like, sizes, int(1.25 * end) if self.length else end + self.reserve)
+
+    def _add(self, key: Tensor, value: Tensor) -> None:
+        batch, heads, count, width = key.shape
+        self._make_room(key, (batch, heads, width), count)
         self._keys.narrow(2, self.length, count).copy_(key)
         self._values.narrow(2, self.length, count).copy_(value)
 
@@ -104,7 +128,7 @@ class LayerCache(Entries):
         # Let go of the old buffers before the new ones are made, so that both never stand beside each other in full.
         self._keys = self._values = None
         self.length = 0
-        self._allocate(kept_keys, kept_keys.shape[2] + self.reserve)
+        self._allocate(kept_keys, _sizes(kept_keys), kept_keys.shape[2] + self.reserve)
         self._add(kept_keys, kept_values)
 
     def _select_newest(self, start: int, kept: Tensor) -> None:
@@ -129,10 +153,16 @@ class LayerCache(Entries):
                 # The view: a slice from the end means the end of what is held.
                 buffer[:, :, : self.length][:, :, places] = entries.to(buffer.dtype)
 
-    def _allocate(self, like: Tensor, capacity: int) -> None:
-        batch, heads, _, width = like.shape
+    def _allocate(self, like: Tensor, sizes: tuple[int, int, int], capacity: int) -> None:
+        batch, heads, width = sizes
         keys, values = (like.new_empty(batch, heads, capacity, width) for _ in range(2))
         if self.length:
             keys[:, :, : self.length] = self.keys
             values[:, :, : self.length] = self.values
         self._keys, self._values = keys, values
+        self._entry_bytes = 2.0 * batch * heads * width * keys.element_size()
+
+
+def _sizes(entries: Tensor) -> tuple[int, int, int]:
+    batch, heads, _, width = entries.shape
+    return batch, heads, width

@@ -35,9 +35,12 @@ class Entries(Stored):
         rows : sequence of int, optional
             Rows of the pass that the entries are of; by default all of them, in order.
         """
-        count = key.shape[2]
-        end = self.length + count
         self._add(key, value)
+        self._note(key.shape[2], positions, rows)
+
+    def _note(self, count: int, positions: Tensor, rows: Sequence[int] | None) -> None:
+        """Write down that ``count`` entries were stored behind the others."""
+        end = self.length + count
         if self._positions is not None:
             if end > self._positions.shape[1]:
                 grown = self._positions.new_zeros(len(self._positions), int(1.25 * end) + self.reserve)

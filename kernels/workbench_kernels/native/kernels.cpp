@@ -1,0 +1,8 @@
+// All kernels as one library, so that they share one team of threads.
+
+#include "../activation/activation.cpp"
+#include "../blocks/blocks.cpp"
+#include "../few_rows/few_rows.cpp"
+#include "../rms_norm/rms_norm.cpp"
+#include "../rotary/rotary.cpp"
+#include "../tree_attention/tree_attention.cpp"
