@@ -252,7 +252,7 @@ def _forced(loop: Loop, continuation: list[int], cancel: threading.Event | None)
         text, entropies, verification = list(run.prompt), list[float](), None
         while len(text) < len(run.prompt) + len(continuation) and not loop.cancelled:
             done = len(text) - len(run.prompt)
-            decoder = loop.decoder(text, entropies, verification)
+            decoder = loop.decoders.next(text, entropies, verification)
             whole = done > 0 and not loop.recipe.stepwise and decoder.cache.length == len(text) - 1
             with torch.inference_mode():
                 if whole:
@@ -262,7 +262,7 @@ def _forced(loop: Loop, continuation: list[int], cancel: threading.Event | None)
                     logits = loop.advance(decoder, text)
                 if decoder.cache_policy is not None:
                     decoder.cache_policy.settled(decoder.cache)
-                if loop.switch is not None:
+                if loop.decoders.switch is not None:
                     entropies = [entropy(logits[-1])]
                     token, hidden = continuation[done + len(logits) - 1], decoder.hidden[-1:]
                     verification = Verification(Draft(), [], token, logits[-1:], hidden, None, decoder.cache)

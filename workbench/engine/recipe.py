@@ -11,7 +11,7 @@ from workbench.engine.composition import name_of, parts_of
 from workbench.engine.policy_check import check_policy
 from workbench.engine.run import Run, TechniqueLike
 from workbench.engine.slots import SLOTS, check_slots
-from workbench.errors import IncompatibleTechniques, SettingError
+from workbench.errors import IncompatibleTechniques, SettingError, WorkbenchError
 from workbench.settings import several
 
 if TYPE_CHECKING:
@@ -124,6 +124,20 @@ def check_place(chosen: int, models: Sequence[Model], recipe: Recipe) -> int:
             "None to stay with the last"
         )
     return chosen
+
+
+def check_reach(reach: int, limit: int, recipe: Recipe, slot: str, gave: str) -> None:
+    """Refuse a draft, or the length of one, that goes further than the limit that its policy was given.
+
+    Raises
+    ------
+    WorkbenchError
+    """
+    if reach > limit:
+        raise WorkbenchError(
+            f"{recipe.names(slot)}: the slot {slot!r} gave {gave} of {reach} tokens depth, and its limit was {limit}: "
+            "end it there, as the step adds a token of its own and must stay within the model's positions"
+        )
 
 
 def _start(technique: TechniqueLike, run: Run) -> list[Any]:
