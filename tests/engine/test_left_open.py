@@ -10,7 +10,7 @@ from helpers import run, tokens_of
 from toys.recurrent import with_recurrent_layers
 
 from workbench.engine import Decoder, Draft, Look, Lookahead, generate
-from workbench.engine.running import PassError
+from workbench.engine.rows import PassError
 from workbench.engine.shelf import Shelf
 from workbench.errors import SettingError, WorkbenchError
 from workbench.models import Block

@@ -15,7 +15,8 @@ from workbench.engine.layer_attention import LayerAttention
 from workbench.engine.ledger import Ledger
 from workbench.engine.passes import Pass
 from workbench.engine.relations import Relation, related
-from workbench.engine.running import PassError, Running
+from workbench.engine.rows import PassError
+from workbench.engine.running import Running
 from workbench.engine.shelf import Shelf
 from workbench.engine.slots import check_slots
 from workbench.engine.state import KeyValueCache, new_cache
