@@ -4,6 +4,7 @@ import pytest
 import torch
 from engine.test_passes import PROMPT, Twice, read
 
+from workbench.engine import Look, Lookahead
 from workbench.engine.rows import PassError
 from workbench.models.tiny import tiny
 
@@ -110,3 +111,22 @@ def test_rows_that_are_not_there_have_no_logits():
     opened.prune([0])
     with pytest.raises(PassError, match="no row to unembed"):
         opened.unembed()
+
+
+def test_rows_ahead_join_after_roots_that_have_left():
+    """Each goes on from its own root, wherever that lies."""
+    model, seen = tiny("llama"), []
+    decoder = read(model)
+    opened = decoder.open([5, 6, 8])
+
+    def see(paused):
+        streams = paused.streams([0, 2])
+        paused.keep([1, 2])
+        seen.append(streams)
+
+    def make(x, orders):
+        seen.append(x)
+        return x
+
+    decoder.complete(opened, "all", Lookahead([2, 0], [1, 1], make, layer=1), [Look(1, see)])
+    assert torch.equal(seen[1], seen[0].flip(0)) and decoder.ahead.shape[0] == 2

@@ -89,7 +89,8 @@ def generate(
         Let every step report the logits of each of its tokens: ``Step.logits``.
     past : State, optional
         ``Generation.state`` of an earlier run. This one goes on after its text and computes only what its caches do not
-        hold yet; what was evicted stays evicted, and nothing more of the prompt is: the new tokens are a question. Keys
+        hold yet; what was evicted stays evicted, and nothing more of the prompt is: the new tokens are a question. Rows
+        that a policy of the slot ``depth`` postponed stay pending, for this run's to take in. Keys
         stay as they were rotated when they came, except where the cache is computed anew, and are kept in the form that
         this run's slot ``store`` gives them.
 
