@@ -1,6 +1,6 @@
 """Stores that encode their older entries, against a plain list and the formula of their bytes."""
 
-from collections import deque
+from collections import deque, namedtuple
 from random import Random
 
 import pytest
@@ -194,7 +194,7 @@ class Noted(FourBitState):
     def __init__(self, reserve):
         super().__init__(reserve, 4, 4, 4, False)
         self.counts, self.seen, self.by_head = torch.zeros(3), [1, [2]], {0: torch.zeros(2), "places": {5}}
-        self.recent, self.pair = deque([[1]], maxlen=4), (torch.zeros(1), [])
+        self.recent, self.pair = deque([[1]], maxlen=4), Pair(torch.zeros(1), [torch.Size([2])])
         self.codebook, self.sketch = torch.ones(4), Sketch()
         self.attend = self.at_once
 
@@ -221,6 +221,9 @@ class Noted(FourBitState):
                     self.sketch.sums])  # fmt: skip
 
 
+Pair = namedtuple("Pair", "sums seen")
+
+
 class Sketch:
     def __init__(self, sums=()):
         self.sums = list(sums)
@@ -239,4 +242,4 @@ def test_a_copy_has_what_a_subclass_adds_to_itself(changed):
     assert other.own() == own != one.own() and torch.equal(other.keys, keys)
     assert copied.codebook is state.codebook, "it says that nothing changes it"
     assert copied.attend(None, None, None) is copied and state.attend(None, None, None) is state
-    assert copied.recent.maxlen == 4
+    assert copied.recent.maxlen == 4 and type(copied.pair) is Pair

@@ -15,7 +15,9 @@ def copied(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, tuple):
-        return tuple.__new__(type(value), map(copied, value))
+        parts = [copied(each) for each in value]
+        same = all(one is other for one, other in zip(parts, value))
+        return value if same else tuple.__new__(type(value), parts)
     if isinstance(value, MutableMapping | MutableSequence):
         made = copy.copy(value)
         for key, each in value.items() if isinstance(value, MutableMapping) else enumerate(value):
