@@ -5,9 +5,9 @@ from typing import Annotated
 import pytest
 import torch
 from engine.given import Given
-from helpers import facts, random_tokens
+from helpers import facts, random_tokens, tokens_of
 
-from workbench.engine import Chance, Draft, Run, Sampler, generate
+from workbench.engine import Chance, Draft, Run, Sampler, composition, generate
 from workbench.engine.composition import part_of, parts_of
 from workbench.engine.recipe import Recipe
 from workbench.errors import IncompatibleTechniques, SettingError
@@ -158,3 +158,11 @@ def test_a_part_serves_its_own_run():
     first, second = (list(map(facts, steps_of([Either()]))) for _ in range(2))
     assert first == second
     assert torch.equal(torch.tensor(first[0]["tokens"]), torch.tensor(second[0]["tokens"]))
+
+
+def test_what_a_setting_names_is_read_once(monkeypatch):
+    read = []
+    monkeypatch.setattr(composition, "parse", lambda spec, registry: read.append(spec) or parse(spec, registry))
+    nested = Either(second="suffix_draft:auxiliary=token_recycling")
+    assert tokens_of(steps_of([nested])) == tokens_of(steps_of([]))
+    assert read == ["prompt_lookup", "suffix_draft:auxiliary=token_recycling", "token_recycling"]

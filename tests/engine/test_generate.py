@@ -113,7 +113,7 @@ def test_new_tokens_never_exceed_what_was_asked():
     model, prompt = tiny("llama"), random_tokens(20)
     truth = greedy(model, prompt, NEW)
     for wanted in (1, 2, 5, 6):
-        drafter = Scripted(lambda tokens, limit: Draft(truth[len(tokens) - len(prompt) :][:4]))
+        drafter = Scripted(lambda tokens, limit: Draft(truth[len(tokens) - len(prompt) :][: min(4, limit)]))
         assert tokens_of(generate(model, prompt, [drafter], max_new_tokens=wanted, stop_tokens=())) == truth[:wanted]
 
 

@@ -9,10 +9,10 @@ from engine.test_passes import FAMILIES, PROMPT, assert_same_entries, entries, r
 from helpers import run, tokens_of
 from toys.recurrent import with_recurrent_layers
 
-from workbench.engine import Decoder, Draft, Look, generate
-from workbench.engine.running import PassError
+from workbench.engine import Decoder, Draft, Look, Lookahead, generate
+from workbench.engine.rows import PassError
 from workbench.engine.shelf import Shelf
-from workbench.errors import SettingError
+from workbench.errors import SettingError, WorkbenchError
 from workbench.models import Block
 from workbench.models.tiny import tiny
 from workbench.techniques import Technique
@@ -260,3 +260,51 @@ def test_neurons_are_named_once_each(chosen):
 
     with pytest.raises(SettingError, match=r"Neurons of the slot 'mlp' chose neurons with .* among 0 … 47"):
         Decoder(tiny("llama"), policies={"mlp": Neurons()}).prefill(PROMPT)
+
+
+def rows_ahead(roots, orders):
+    return Lookahead(roots, orders, lambda x, orders: x)
+
+
+@pytest.mark.parametrize(
+    "draft",
+    [
+        Draft([4, 5, 6, 7]),
+        Draft([4, 5, 6, 7], [-1, 0, 1, 2]),
+        Draft([4, 5, 6, 7, 8, 9], [-1, -1, 0, 2, 3, 0]),
+        Draft([4, 5, 6], ahead=rows_ahead([3], [1])),
+        Draft([4, 5], [-1, -1], ahead=rows_ahead([2, 2, 2], [1, 2, 3])),
+        Draft(ahead=rows_ahead([0, 0, 0, 0], [1, 2, 3, 4])),
+    ],
+)
+def test_a_draft_that_goes_further_than_its_limit_is_refused(draft):
+    """Four tokens depth, where after the prompt's token three more are wanted beside the model's own."""
+    drafter = Scripted(lambda text, limit: draft if limit == 3 else Draft())
+    stream = generate(tiny("llama"), PROMPT, [drafter], max_new_tokens=5, stop_tokens=())
+    next(stream)
+    with pytest.raises(WorkbenchError, match=r"scripted: the slot 'draft' gave a draft of 4 .* limit was 3"):
+        next(stream)
+
+
+def test_a_draft_as_deep_as_its_limit_may_have_more_nodes():
+    draft = Draft([4, 5, 6, 7, 8, 9], [-1, -1, 0, 2, 0, 1], ahead=rows_ahead([0, 0, 5], [1, 2, 1]))
+    drafter = Scripted(lambda text, limit: draft if limit == 3 else Draft())
+    plain, drafted = (tokens_of(run(tiny("llama"), PROMPT, each, new=5)) for each in ([], [drafter]))
+    assert draft.reach() == 3 and drafted == plain
+    assert drafter.verifications[1].draft is draft
+
+
+def test_a_length_beyond_its_limit_is_refused():
+    class Long:
+        def limit(self, text, limit):
+            return limit + 1
+
+        def prune(self, draft):
+            return draft
+
+        def measured(self, verification, draft_seconds, verify_seconds):
+            pass
+
+    techniques = [Scripted(lambda text, limit: Draft()), Own("draft_length", Long())]
+    with pytest.raises(WorkbenchError, match=r"own: the slot 'draft_length' gave a length of 4 .* limit was 3"):
+        list(generate(tiny("llama"), PROMPT, techniques, max_new_tokens=5, stop_tokens=()))

@@ -6,7 +6,7 @@ from engine.scripted import Scripted
 from helpers import random_tokens, run, tokens_of
 
 from workbench.engine import Decoder, Draft, Look
-from workbench.engine.running import PassError
+from workbench.engine.rows import PassError
 from workbench.models import Block
 from workbench.models.tiny import tiny
 from workbench.techniques import Goodput, PromptLookup, Technique

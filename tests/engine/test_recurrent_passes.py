@@ -8,7 +8,7 @@ from helpers import random_tokens, run, tokens_of
 from toys.recurrent import with_recurrent_layers
 
 from workbench.engine import Decoder, Draft
-from workbench.engine.running import PassError
+from workbench.engine.rows import PassError
 from workbench.models.tiny import tiny
 from workbench.techniques import PromptLookup, TokenRecycling
 

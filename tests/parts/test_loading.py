@@ -11,6 +11,8 @@ from workbench.errors import ArtifactError, SettingError
 from workbench.models.tiny import tiny
 from workbench.parts.heads import DraftHeads
 from workbench.parts.loading import part_tensors
+from workbench.parts.lookahead import PromptTokens
+from workbench.parts.lookahead.padding import Padding
 from workbench.parts.trained import ROWS
 from workbench.registry import TECHNIQUES
 from workbench.settings import describe
@@ -121,3 +123,18 @@ def test_rows_of_another_width_are_refused(tmp_path):
 
     with pytest.raises(ArtifactError, match="width 16"):
         start(ParallelPrompt(weights=stored(ParallelPrompt, tmp_path, change), cost="modelled"), tiny("llama"))
+
+
+@pytest.mark.parametrize("part", [PromptTokens(torch.ones(3, 8), 4), Padding(torch.ones(3, 8), 2, 4)])
+def test_parts_with_an_embedding_look_at_their_file_alike(part):
+    good = {name: value.bfloat16() for name, value in part.state_dict().items()}
+    again = type(part).of(good)
+    assert again.orders == 3 and again.acceptance.shape == (3, 4)
+    assert all(torch.equal(value, good[name]) for name, value in again.state_dict().items())
+    for name, value in good.items():
+        for wrong in (value[..., None], value.flatten(), value[:0], value[1:], None):
+            tensors = {**good, name: wrong} if wrong is not None else {key: good[key] for key in good if key != name}
+            with pytest.raises(ArtifactError, match=f"{name}|due"):
+                type(part).of(tensors)
+    with pytest.raises(ArtifactError, match="an unknown tensor more"):
+        type(part).of(good | {"more": good["embeddings"]})

@@ -5,16 +5,19 @@ import itertools
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
 from workbench.errors import TraceError
 from workbench.registry import TECHNIQUES
+from workbench.settings import outside, settings
 from workbench.studies import code_files
 from workbench.studies import compatibility_shards as module
 from workbench.studies.compatibility_file import entries, techniques
 from workbench.studies.compatibility_shards import Shard, fresh, merged, refresh, shards, shipped, stale
 from workbench.studies.compatibility_trial import Trial
+from workbench.techniques import Technique
 
 NAMES = ["draft_model", "prompt_lookup", "snap_kv"]
 REMAKE = "run: workbench compatibility --out data/workbench_data/compatibility, then tests/test_architecture.py"
@@ -168,6 +171,37 @@ def test_a_class_of_a_notebook_has_a_hash_too():
     made = {}
     exec("class Written:\n    def start(self, run):\n        return 1\n", {"__name__": "__main__"}, made)
     assert code_files.of_technique(made["Written"])
+
+
+def owner_of(named):
+    """A technique with a setting that names another one by default."""
+
+    @settings
+    class Owner(Technique):
+        part: Annotated[str, outside("technique", "a drafter")] = named
+
+        slots, exact, paper, name = ("draft",), True, "none", "owner"
+
+        def start(self, run):
+            return run.start_part(self, "part")
+
+        @classmethod
+        def neutral(cls):
+            return cls("")
+
+    return Owner
+
+
+def test_a_hash_follows_the_technique_that_a_setting_names_by_default(monkeypatch):
+    plain, owner, nested = map(owner_of, ("", "token_recycling", "suffix_draft:auxiliary=prompt_lookup"))
+    assert len(set(map(code_files.of_technique, (plain, owner, nested, owner_of("prompt_lookup"))))) == 4
+    assert code_files.of_technique(plain) == code_files._hash(code_files.imported(Path(__file__)))
+    code_files.of_technique.cache_clear()
+    monkeypatch.setattr(code_files, "_hash", lambda files, loaded=(): {file.stem for file in files})
+    own = code_files.of_technique(plain)
+    assert code_files.of_technique(owner) > own | {"token_recycling"}
+    assert code_files.of_technique(nested) > own | {"suffix_automaton", "prompt_lookup"}
+    code_files.of_technique.cache_clear()
 
 
 # The files that ship

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from workbench.errors import SettingError
 from workbench.registry import TECHNIQUES
@@ -45,8 +45,21 @@ def part_of(owner: Any, setting: str, within: tuple[str, ...] = ()) -> Any | Non
     )
 
 
+class Named(NamedTuple):
+    """A technique that a setting of its owner names."""
+
+    owner: Any
+    setting: str
+    part: Any
+
+
 def parts_of(technique: Any, within: tuple[str, ...] = ()) -> Iterator[Any]:
-    """All techniques that the settings of one name, those that they name in turn included.
+    """All techniques that the settings of one name, those that they name in turn included; see :func:`named_by`."""
+    return (each.part for each in named_by(technique, within))
+
+
+def named_by(technique: Any, within: tuple[str, ...] = ()) -> Iterator[Named]:
+    """The same with the settings that name them.
 
     Raises
     ------
@@ -56,5 +69,5 @@ def parts_of(technique: Any, within: tuple[str, ...] = ()) -> Iterator[Any]:
     for setting, what, _ in references(technique):
         part = part_of(technique, setting, within) if what == "technique" else None
         if part is not None:
-            yield part
-            yield from parts_of(part, (*within, name_of(technique)))
+            yield Named(technique, setting, part)
+            yield from named_by(part, (*within, name_of(technique)))

@@ -16,7 +16,8 @@ from workbench.engine.layer_attention import LayerAttention
 from workbench.engine.ledger import Ledger
 from workbench.engine.passes import Pass
 from workbench.engine.relations import Relation, related
-from workbench.engine.running import PassError, Running
+from workbench.engine.rows import PassError
+from workbench.engine.running import Running
 from workbench.engine.shelf import Shelf
 from workbench.engine.slots import check_slots
 from workbench.engine.state import KeyValueCache, new_cache
@@ -53,8 +54,6 @@ class Decoder(Counts):
     ----------
     repeated : set of int
         Layers that some row has visited twice.
-    shelf : Shelf
-        Rows that earlier passes postponed, by their place in the text; see :meth:`Pass.postpone`.
     attend : LayerAttention
     embeddings : Tensor [rows, width] or None
         Of placeholders, see :mod:`workbench.models.segments`.
@@ -87,7 +86,6 @@ class Decoder(Counts):
         self.watch = watch
         attention = policies.get("attention"), policies.get("prefill_attention")
         self.attend = LayerAttention(self.anatomy.device, self.anatomy.dtype, *attention)
-        self.shelf = Shelf()
         # A depth policy may wish to hold the pass that it is asked about.
         self.opened = getattr(self.depth, "opened", None)
         self._open: Pass | None = None
@@ -146,6 +144,11 @@ class Decoder(Counts):
         self._open = Pass(self, tokens, relation, inputs, length, prefill, last_chunk, prompt)
         return self._open
 
+    @property
+    def shelf(self) -> Shelf:
+        """Rows that earlier passes postponed, by their place in the text; the cache's."""
+        return self.cache.shelf
+
     def close_open(self) -> None:
         """Close the pass that somebody left open, if there is one."""
         if self._open is not None:
@@ -160,7 +163,6 @@ class Decoder(Counts):
     def commit(self, passed: int, kept: Sequence[int]) -> None:
         """After a verification of ``passed`` tokens keep those at places ``kept`` (increasing) in the cache and on the
         shelf, and drop the others."""
-        self.shelf.settle(self.cache.length - passed, kept)
         self.cache.commit(passed, kept)
 
     @torch.inference_mode()
@@ -281,7 +283,7 @@ class Decoder(Counts):
             return
         opened.run(ahead.layer)
         if opened.layer is not None:
-            opened.join(ahead.make(opened.x[0, ahead.roots], ahead.orders), ahead.parents(opened.count))
+            opened.join(ahead.make(opened.streams(ahead.roots), ahead.orders), ahead.parents(opened.count))
 
 
 def _parts(tokens: int, context: int, chunk: int | None) -> Iterator[tuple[int, int]]:

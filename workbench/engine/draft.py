@@ -163,6 +163,12 @@ class Draft:
             depths.append(1 if parent < 0 else depths[parent] + 1)
         return depths
 
+    def reach(self) -> int:
+        """How far the draft and the rows beside it stand from the last accepted token: what ``limit`` bounds."""
+        depths = [0, *(range(1, len(self.tokens) + 1) if self.parents is None else self.depths())]
+        ahead = [] if self.ahead is None else [depths[root] + k for root, k in zip(self.ahead.roots, self.ahead.orders)]
+        return max(*depths, *ahead, 0)
+
     def pruned(self, kept: Sequence[int]) -> Self:
         """The draft with only the nodes at ``kept`` (increasing, every node's parent among them); what drafting cost
         stays, and a paused pass loses the other nodes."""

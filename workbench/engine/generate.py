@@ -89,7 +89,8 @@ def generate(
         Let every step report the logits of each of its tokens: ``Step.logits``.
     past : State, optional
         ``Generation.state`` of an earlier run. This one goes on after its text and computes only what its caches do not
-        hold yet; what was evicted stays evicted, and nothing more of the prompt is: the new tokens are a question. Keys
+        hold yet; what was evicted stays evicted, and nothing more of the prompt is: the new tokens are a question. Rows
+        that a policy of the slot ``depth`` postponed stay pending, for this run's to take in. Keys
         stay as they were rotated when they came, except where the cache is computed anew, and are kept in the form that
         this run's slot ``store`` gives them.
 
@@ -252,7 +253,7 @@ def _forced(loop: Loop, continuation: list[int], cancel: threading.Event | None)
         text, entropies, verification = list(run.prompt), list[float](), None
         while len(text) < len(run.prompt) + len(continuation) and not loop.cancelled:
             done = len(text) - len(run.prompt)
-            decoder = loop.decoder(text, entropies, verification)
+            decoder = loop.decoders.next(text, entropies, verification)
             whole = done > 0 and not loop.recipe.stepwise and decoder.cache.length == len(text) - 1
             with torch.inference_mode():
                 if whole:
@@ -262,7 +263,7 @@ def _forced(loop: Loop, continuation: list[int], cancel: threading.Event | None)
                     logits = loop.advance(decoder, text)
                 if decoder.cache_policy is not None:
                     decoder.cache_policy.settled(decoder.cache)
-                if loop.switch is not None:
+                if loop.decoders.switch is not None:
                     entropies = [entropy(logits[-1])]
                     token, hidden = continuation[done + len(logits) - 1], decoder.hidden[-1:]
                     verification = Verification(Draft(), [], token, logits[-1:], hidden, None, decoder.cache)

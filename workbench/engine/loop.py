@@ -1,4 +1,4 @@
-"""One run of the decode loop: the models in play, the text so far, and the policies."""
+"""One run of the decode loop: a turn drafts, verifies and accepts, and says what it did."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ from torch import Tensor
 
 from workbench.engine.accept import accept
 from workbench.engine.decoder import Cancelled, Decoder
+from workbench.engine.decoders import Decoders
 from workbench.engine.draft import Draft, Verification
 from workbench.engine.embedded import only_tokens
 from workbench.engine.ledger import DRAFT, MODEL
 from workbench.engine.logprobs import top_logprobs
 from workbench.engine.memory_errors import plain_memory_errors
 from workbench.engine.options import Options
-from workbench.engine.recipe import Recipe, check_place
-from workbench.engine.rotation import outgrown, room
+from workbench.engine.recipe import Recipe, check_reach
+from workbench.engine.rotation import room
 from workbench.engine.run import Run
 from workbench.engine.sampling import check_adjusted, check_any_left, check_finite, entropy
-from workbench.engine.session import State, key_of
+from workbench.engine.session import State
 from workbench.engine.step import Step
-
-_DECODER_SLOTS = ("context", "depth", "mlp", "experts", "prefill_attention", "attention", "evict", "store")
 
 
 class Loop:
-    """One run: the models in play, the text so far, and the policies."""
+    """One run: its decoders, the text so far, and the policies that act between passes."""
 
     def __init__(
         self,
@@ -47,9 +46,6 @@ class Loop:
         self.prompt, self.output = list(run.prompt), list[int]()
         self._entropies: list[float] = []
         self._verification: Verification | None = None
-        self._place = 0
-        self.switch = recipe.policy("switch", run)
-        self.models = (run.model,) if self.switch is None else tuple(self.switch.models)
         self.logits = [*recipe.policies("logits", run), *self.options.masks(len(run.prompt))]
         stopper = recipe.policy("stop", run)
         if stopper is not None:
@@ -57,10 +53,7 @@ class Loop:
         self.acceptor = recipe.policy("accept", run)
         self.drafter = recipe.policy("draft", run)
         self.length = recipe.policy("draft_length", run)
-        # A technique that does not fit the model says so now, not at the first token.
-        for slot in ("weights", *_DECODER_SLOTS):
-            recipe.policies(slot, run)
-        self.decoders: dict[int, Decoder] = {}
+        self.decoders = Decoders(run, recipe, self.options, past)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
@@ -68,7 +61,7 @@ class Loop:
         with contextlib.ExitStack() as stack:
             stack.callback(self.recipe.close)
             changing = self.recipe.policies("weights", self.run)
-            for model in self.models if changing else ():
+            for model in self.decoders.models if changing else ():
                 for policy in changing:
                     stack.enter_context(policy.weights(model))
             yield
@@ -87,68 +80,21 @@ class Loop:
                     with plain_memory_errors():
                         step = self._turn(index)
                 except Cancelled:
-                    self._forget_half_read()
+                    self.decoders.forget_half_read()
                     return
                 yield step
                 index += 1
 
-    def _forget_half_read(self) -> None:
-        """A cache with a part of the prompt is none to go on from: policies act on a prompt that was read whole."""
-        length = len(self.prompt)
-        self.decoders = {place: each for place, each in self.decoders.items() if each.cache.length >= length}
-
-    def decoder(
-        self, text: Sequence[int], entropies: Sequence[float] = (), verification: Verification | None = None
-    ) -> Decoder:
-        """The decoder that takes the next step after ``text``, whose last tokens came from distributions of these
-        entropies [nats] in a step that ended so."""
-        if self.switch is not None:
-            chosen = self.switch.choose_model(entropies, verification)
-            self._place = self._place if chosen is None else check_place(chosen, self.models, self.recipe)
-        place = self._place
-        if place not in self.decoders:
-            run = replace(self.run, model=self.models[place])
-            # A question has its room beside the context, or beside what an earlier run left.
-            first = self.options.context_tokens if self.past is None else self.past.cached
-            reserve = self._reserve + (len(self.prompt) - first if first else 0)
-            self.decoders[place] = self._new_decoder(run, reserve)
-            if self.past is not None:
-                cache = self.past.copy_for(run.model, reserve, self.recipe.policy("store", run))
-                self.decoders[place].cache = cache or self.decoders[place].cache
-        if outgrown(self.decoders[place], len(text)):
-            # All is read anew, and policies see the text as it is now: they begin with what was the prompt.
-            left = len(self.prompt) + self.run.max_new_tokens - len(text)
-            run = replace(self.run, model=self.models[place], prompt=tuple(text), max_new_tokens=left)
-            self.recipe.start_anew(_DECODER_SLOTS, run)
-            self.decoders[place] = self._new_decoder(run, self._reserve)
-        return self.decoders[place]
-
-    @property
-    def _reserve(self) -> int:
-        return self.run.max_new_tokens + self.recipe.slack
-
-    def _new_decoder(self, run: Run, reserve: int) -> Decoder:
-        policies = {slot: self.recipe.policy(slot, run) for slot in _DECODER_SLOTS}
-        decoder = Decoder(run.model, reserve, policies, compiled=self.options.compiled, ledger=run.ledger)
-        decoder.embeddings = run.embeddings
-        return decoder
-
     def state(self) -> State:
         """What another run can go on from, once this one is over."""
-        before = self.past or State((), {}, key_of(self.run.model), ())
-        held = before.caches | {key_of(each.model): each.cache for each in self.decoders.values()}
-        for each in self.decoders.values():
-            each.close_open()  # for a draft that nobody asks for any more
-        turn = tuple(map(repr, self.recipe.techniques))
-        text = (*self.prompt, *self.output)
-        return State(text, held, before.model, (*before.recipes, turn), self.run.embeddings)
+        return self.decoders.state(self.output)
 
     @torch.inference_mode()
     def _turn(self, index: int) -> Step:
         start = time.perf_counter()
         text = self.prompt + self.output
-        self.run.ledger.reset()
-        decoder = self.decoder(text, self._entropies, self._verification)
+        (ledger := self.run.ledger).reset()
+        decoder = self.decoders.next(text, self._entropies, self._verification)
         decoder.reset_counts(ledger=False)  # what a switch spent on its choice is part of the step
         reads_text = decoder.cache.length == 0
         draft, draft_seconds = self._propose(text, decoder) if self.output else (Draft(), 0.0)
@@ -183,11 +129,11 @@ class Loop:
         if self.length is not None and index > 0 and not reads_text:
             self.length.measured(verification, draft_seconds, verify_seconds)
         self.output += produced
-        if self.switch is not None:
+        if self.decoders.switch is not None:
             self._entropies = [entropy(logits[row]) for row in rows[: len(produced)]]
             self._verification = verification
         self._wait(decoder)
-        (ledger := decoder.ledger).count(DRAFT, draft.flops, draft.bytes, draft_seconds)
+        ledger.count(DRAFT, draft.flops, draft.bytes, draft_seconds)
         policies = ledger.besides(MODEL, DRAFT)
         return Step(
             index=index,
@@ -205,7 +151,7 @@ class Loop:
             draft_seconds=draft_seconds,
             flops=ledger.flops,
             bytes=ledger.bytes,
-            cache_bytes=sum(each.cache.note_peak() for each in self.decoders.values()),
+            cache_bytes=sum(each.cache.note_peak() for each in self.decoders),
             entropy=self._entropies[-1] if self._entropies else None,
             verify_seconds=verify_seconds,
             nodes=draft.nodes(path),
@@ -263,8 +209,10 @@ class Loop:
         limit = min(limit, room(decoder, len(text)))
         start = time.perf_counter()
         if self.length is not None and limit > 0:
-            limit = self.length.limit(text, limit)
+            most, limit = limit, self.length.limit(text, limit)
+            check_reach(limit, most, self.recipe, "draft_length", "a length")
         draft = only_tokens(self.drafter.propose(text, limit)) if limit > 0 else Draft()
+        check_reach(draft.reach(), max(limit, 0), self.recipe, "draft", "a draft")
         if self.length is not None and self._may_prune(draft):
             draft = self.length.prune(draft)
         return draft, time.perf_counter() - start

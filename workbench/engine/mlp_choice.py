@@ -29,7 +29,8 @@ class MlpChoice:
     experts_per_token, experts_run : int
         Experts that a row went through, and how many different ones that were; 0 of a dense block.
     spared_flops, spared_bytes : int
-        Counted operations of a dense block's MLP that were left out, and bytes of its weights that were not read.
+        Counted operations of a dense block's MLP that were left out, and bytes of its weights that were not read; of
+        experts that were fetched, what the model's own would have cost more than these.
     """
 
     experts_per_token = experts_run = spared_flops = spared_bytes = 0
@@ -37,17 +38,28 @@ class MlpChoice:
     def __init__(self, block: Block, policy: Any = None) -> None:
         self._block, self._policy = block, policy
         self._fetch = getattr(policy, "fetch_expert", None)
+        self._rows: dict[int, int] = {}
+        self._asked = 0
 
     def experts(self, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`workbench.engine.slots.ExpertsPolicy.choose_experts`."""
         block, policy = self._block, self._policy
         weights, indices = block.route(logits) if policy is None else policy.choose_experts(block, x, logits)
-        self.experts_run, self.experts_per_token = int(indices.unique().numel()), indices.shape[1]
+        experts, rows = indices.unique(return_counts=True)
+        self.experts_run, self.experts_per_token = len(experts), indices.shape[1]
+        if self._fetch is not None:
+            self._asked, self._rows = len(x), dict(zip(experts.tolist(), rows.tolist()))
         return weights, indices
 
     def fetch(self, expert: int) -> Expert:
         """See :meth:`workbench.engine.slots.ExpertPlacesPolicy.fetch_expert`."""
-        return self._block.router.experts[expert] if self._fetch is None else self._fetch(self._block, expert)
+        if self._fetch is None:
+            return self._block.router.experts[expert]
+        fetched, counted, rows = self._fetch(self._block, expert), self._block.router.experts[0], self._rows[expert]
+        # A block's first expert stands for all in its cost, see :func:`workbench.engine.block_cost.block_cost`.
+        self.spared_flops += rows * counted.flops(1) - fetched.flops(rows)
+        self.spared_bytes += counted.bytes(self._asked) - fetched.bytes(rows)
+        return fetched
 
     def neurons(self, x: Tensor) -> Tensor | None:
         """See :meth:`workbench.engine.slots.MlpPolicy.neurons`."""

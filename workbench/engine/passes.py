@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from workbench.engine.ledger import MODEL, POLICY, head_cost
-from workbench.engine.running import PassError, Running
+from workbench.engine.rows import PassError
+from workbench.engine.running import Running
 
 
 class Pass(Running):
@@ -160,16 +161,26 @@ class Pass(Running):
 
     @torch.inference_mode()
     def prune(self, kept: Sequence[int]) -> None:
-        """Take all tokens but ``kept`` (increasing, each with its parent) out of the pass, and number them anew."""
-        if self.relation.count != self.count or self.rows[0] < 0:
+        """Take all tokens but ``kept`` (increasing, each with its parent) out of the pass, and number them anew.
+
+        Where all that is kept lies on the shelf, no block runs any more until rows are revived, join or are added.
+        """
+        if self.relation.count != self.count or (self.rows and self.rows[0] < 0):
             raise PassError("a pass is pruned before rows join")
+        kept, left = list(kept), {*self.rows, *self.shelf.rows()}
+        if not left & set(kept) or kept != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < self.count:
+            raise PassError(f"a pass is pruned to some of its rows, {sorted(left)}, in order, and not to {kept}")
         for layer in self.decoder.cache.layers:
             layer.settle(kept)
         new = {row: place for place, row in enumerate(kept)}
         places = [place for place, row in enumerate(self.rows) if row in new]
         self.relation, self.tokens = self.relation.of_rows(kept), [self.tokens[row] for row in kept]
         self.shelf.settle(0, kept)
-        self._arrange(self.x[:, places], [new[self.rows[place]] for place in places])
+        x, rows = self.x[:, places], [new[self.rows[place]] for place in places]
+        if rows:
+            self._arrange(x, rows)
+        else:
+            self.x, self.rows, self.positions = x, rows, self.positions[:0]
 
     @torch.inference_mode()
     def fill(
@@ -228,6 +239,8 @@ class Pass(Running):
             Whose work it is.
         """
         x = self.x[0] if rows is None else self.streams(rows)
+        if not len(x):
+            raise PassError("there is no row to unembed: name at least one that runs or lies on the shelf")
         ledger, anatomy = self.decoder.ledger, self.decoder.anatomy
         if head is None:
             ledger.product(who, len(x), anatomy.head)
@@ -282,8 +295,3 @@ class Pass(Running):
             raise PassError(
                 f"rows {gone} were dropped for good, and their logits are asked for: let keep() shelve them"
             )
-
-    def _check_streams(self, x: Tensor, rows: int) -> None:
-        asked = rows, self.decoder.anatomy.width
-        if tuple(x.shape) != asked:
-            raise PassError(f"the residual stream of {rows} rows is a tensor {list(asked)}, not {list(x.shape)}")

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from workbench.engine.composition import name_of, parts_of
+from workbench.engine.composition import name_of, named_by
 from workbench.engine.policy_check import check_policy
 from workbench.engine.run import Run, TechniqueLike
 from workbench.engine.slots import SLOTS, check_slots
-from workbench.errors import IncompatibleTechniques, SettingError
+from workbench.errors import IncompatibleTechniques, SettingError, WorkbenchError
 from workbench.settings import several
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Recipe:
         owners: dict[str, TechniqueLike] = {}
         for technique in self.techniques:
             check_slots(technique.slots, name_of(technique))
-        self._parts = [part for technique in self.techniques for part in parts_of(technique)]
+        self._named = [each for technique in self.techniques for each in named_by(technique)]
         for technique in self.members:
             for other in self.members:
                 if other is not technique and name_of(other) in technique.excludes:
@@ -59,7 +59,7 @@ class Recipe:
     @property
     def members(self) -> list[TechniqueLike]:
         """The techniques, and those that they are made of."""
-        return [*self.techniques, *self._parts]
+        return [*self.techniques, *(each.part for each in self._named)]
 
     @property
     def stepwise(self) -> bool:
@@ -87,7 +87,7 @@ class Recipe:
                 key = place, id(run.model)
                 if key not in self._started:
                     try:
-                        self._started[key] = _start(technique, run)
+                        self._started[key] = _start(technique, replace(run, parts=[], named=self._named))
                     except BaseException:
                         self.close()
                         raise
@@ -126,16 +126,29 @@ def check_place(chosen: int, models: Sequence[Model], recipe: Recipe) -> int:
     return chosen
 
 
+def check_reach(reach: int, limit: int, recipe: Recipe, slot: str, gave: str) -> None:
+    """Refuse a draft, or the length of one, that goes further than the limit that its policy was given.
+
+    Raises
+    ------
+    WorkbenchError
+    """
+    if reach > limit:
+        raise WorkbenchError(
+            f"{recipe.names(slot)}: the slot {slot!r} gave {gave} of {reach} tokens depth, and its limit was {limit}: "
+            "end it there, as the step adds a token of its own and must stay within the model's positions"
+        )
+
+
 def _start(technique: TechniqueLike, run: Run) -> list[Any]:
-    """The policy of a technique, and those that it is made of."""
-    own = replace(run, parts=[])
+    """The policy of a technique, and those that it is made of, in a run of its own."""
     try:
-        policy = technique.start(own)
+        policy = technique.start(run)
         check_policy(technique, policy)
     except BaseException:
-        _let_go(own.parts)
+        _let_go(run.parts)
         raise
-    return [policy, *own.parts]
+    return [policy, *run.parts]
 
 
 def _let_go(policies: Iterable[Any]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from workbench.engine.composition import name_of, part_of
+from workbench.engine.composition import Named, name_of, part_of
 from workbench.engine.ledger import Ledger
 from workbench.engine.policy_check import check_policy
 from workbench.engine.sampling import Sampler
@@ -51,6 +52,8 @@ class Run:
         Whether a technique of the recipe acts between tokens, so that the text may hang on how many a step verifies.
     within : tuple of str
         Names of the techniques that the one that is started is a part of.
+    named : sequence of Named
+        Techniques that settings of the recipe's name, as it has read them.
     parts : list of object
         Policies that were started as parts of others, see :meth:`start_part`.
     ledger : Ledger
@@ -67,6 +70,7 @@ class Run:
     seed: int
     stepwise: bool = False
     within: tuple[str, ...] = field(default=(), kw_only=True)
+    named: Sequence[Named] = field(default=(), repr=False, compare=False, kw_only=True)
     parts: list[Any] = field(default_factory=list, repr=False, compare=False, kw_only=True)
     ledger: Ledger = field(default_factory=Ledger, compare=False, repr=False)
     embeddings: Tensor | None = field(default=None, compare=False, repr=False)
@@ -80,7 +84,8 @@ class Run:
         SettingError
             See :func:`workbench.engine.composition.part_of`; or if the settings of the part do not fit the model.
         """
-        technique = part_of(owner, setting, self.within)
+        known = (each.part for each in self.named if each.owner is owner and each.setting == setting)
+        technique = next(known, None) or part_of(owner, setting, self.within)
         if technique is None:
             return None
         policy = technique.start(replace(self, within=(*self.within, name_of(owner))))

@@ -1,4 +1,4 @@
-"""The rows of a pass that run, and the step from one block to the next."""
+"""The way of a pass's rows through the blocks: the step from one to the next, and how it is taken back."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from torch import Tensor
 from workbench.engine.fused import run_together
 from workbench.engine.mlp_choice import choice_of
 from workbench.engine.relations import Relation
-from workbench.engine.rotation import ropes
+from workbench.engine.rows import PassError, Rows
 from workbench.engine.shelf import Shelf
 from workbench.engine.state import RecurrentState
-from workbench.engine.visibility import Visibility
-from workbench.errors import WorkbenchError
+from workbench.engine.state.places import in_order
 from workbench.models.block import Block
-from workbench.models.rotate import Rope
 
 if TYPE_CHECKING:
     from workbench.engine.decoder import Decoder
@@ -25,11 +23,7 @@ if TYPE_CHECKING:
 Tap = Callable[[int, Any], None]
 
 
-class PassError(WorkbenchError):
-    """Something was asked of a pass that it cannot do where it stands."""
-
-
-class Running:
+class Running(Rows):
     """Rows on their way through the blocks of a decoder's model; the base of :class:`workbench.engine.passes.Pass`,
     which documents the attributes.
 
@@ -44,8 +38,6 @@ class Running:
         Tokens of the text that these are read as a part of.
     prefill, last_chunk, prompt : bool
     """
-
-    _postponed = False
 
     def __init__(
         self,
@@ -68,6 +60,7 @@ class Running:
         if not self.start:
             self._length = cache.read_as = length or len(self.tokens)
         self._recurrent = [(layer, layer.snapshot()) for layer in cache.layers if layer.recurrent]
+        self._repeated = set(decoder.repeated)
         for index, layer in enumerate(cache.layers):
             layer.rows = []
             # Entries that an earlier run left: there are more of them than tokens.
@@ -86,18 +79,13 @@ class Running:
             self.close()
             raise
 
-    @property
-    def count(self) -> int:
-        """Tokens of the pass."""
-        return len(self.tokens)
-
     @torch.inference_mode()
     def run(self, until: int | None = None) -> None:
         """Run blocks from where the pass stands up to the first that is not below ``until``; by default to the end."""
         if self.finished:
             raise PassError("this pass is over: open another")
         try:
-            while self.layer is not None and (until is None or self.layer < until):
+            while self.layer is not None and self.rows and (until is None or self.layer < until):
                 if not run_together(self, until):
                     self._block(self.layer)
         except BaseException:
@@ -116,6 +104,7 @@ class Running:
         for layer, snapshot in self._recurrent:
             layer.restore(snapshot)
         cache.read_as = self._read_as
+        self.decoder.repeated = self._repeated
         self.decoder.shelf.restore(self._pending)
 
     def tap(self, site: str, callback: Tap) -> None:
@@ -129,47 +118,6 @@ class Running:
                 callback(layer, value)
 
         self._watch = watch
-
-    def streams(self, rows: Sequence[int]) -> Tensor:
-        """Residual stream [rows, width] of rows that run or lie on the shelf."""
-        places = {row: place for place, row in enumerate(self.rows)}
-        return torch.stack([self.x[0, places[row]] if row in places else self.shelf.look([row])[0] for row in rows])
-
-    def _embed(self, rows: Sequence[int], inputs: Tensor | None = None) -> None:
-        """Run these of the tokens, from before the first block on."""
-        anatomy = self.decoder.anatomy
-        positions = self._positions(rows)
-        if inputs is None:
-            tokens = torch.tensor([[self.tokens[row] for row in rows]], device=anatomy.device)
-            given = self.decoder.embeddings if min(self.tokens) < 0 else None
-            inputs = anatomy.embed(tokens, positions, given)[0]
-        self._arrange(inputs[None], rows, positions)
-
-    def _positions(self, rows: Sequence[int]) -> Tensor:
-        return self.relation.positions(rows, self.start, self.decoder.anatomy.device)
-
-    def _arrange(self, x: Tensor, rows: Sequence[int], positions: Tensor | None = None) -> None:
-        """From here on these rows run, whose residual stream is ``x`` [1, rows, width]."""
-        self.x, self.rows = x, rows
-        self.positions = self._positions(rows) if positions is None else positions
-        self.tables = self._tables(self.positions)
-        self.visibility = Visibility(
-            self.relation, rows, self.start, self.positions, self._evicted, self.decoder.repeated
-        )
-        self._straight = rows[-1] - rows[0] == len(rows) - 1
-        self._carried: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def _merge(self, rows: Sequence[int], x: Tensor) -> None:
-        """Let these rows [rows, width] run beside the others."""
-        both = [*self.rows, *rows]
-        joined = torch.cat((self.x, x[None]), 1)
-        order = sorted(range(len(both)), key=both.__getitem__)
-        if order != list(range(len(both))):
-            joined = joined[:, order]
-        self._arrange(joined, [both[place] for place in order])
-
-    def _tables(self, positions: Tensor) -> dict[str, Rope]:
-        return ropes(self.decoder.anatomy, self.decoder.cache, positions, self._length)
 
     def go_on(self, index: int) -> None:
         """Find the block to run after ``index``."""
@@ -257,8 +205,10 @@ class Running:
         # Entries in the order of the text, none missing, need no positions written beside them.
         if layer.contiguous and not (straight and layer.length == self.start + rows[-1] + 1):
             entries = [row for visit in layer.rows for row in visit]
-            text = torch.arange(layer.length - len(entries), device=positions.device)
-            layer.mark_positions(torch.cat((text, self._positions(entries))))
+            before = layer.length - len(entries)
+            whole = before + (in_order(entries) if before == self.start else 0)
+            text = torch.arange(before, device=positions.device)
+            layer.mark_positions(torch.cat((text, self._positions(entries))), whole)
 
     def _watch_layer(self, index: int) -> Callable[[str, Tensor], None] | None:
         watch = self._watch
@@ -268,36 +218,3 @@ class Running:
         """The pass is over, and its decoder need not hold it, nor the masks that it made."""
         self.finished = True
         self.decoder.let_go(self)
-
-    def _refuse_ended(self) -> None:
-        if self.finished or self.layer is None:
-            raise PassError("this pass has run to its end: rows change between blocks")
-
-    def _text_rows(self, positions: Sequence[int]) -> list[int]:
-        """Numbers of rows of the text before the pass."""
-        rows = [position - self.start for position in positions]
-        if not rows or rows[-1] >= 0 or rows != sorted(set(rows)):
-            raise PassError(f"{list(positions)} are no increasing positions of the {self.start:,} tokens before it")
-        return rows
-
-    def _put_down(self) -> None:
-        """Sort out who has not run to the end: pending rows go to the decoder, the pass's own are unembedded as they
-        stand, and rows of earlier text are not unembedded at all."""
-        if not self.shelf and self.rows[0] >= 0 and not (self._postponed and self.stopped is not None):
-            return
-        pending, start = self.decoder.shelf, self.start
-
-        def waits(row: int) -> bool:
-            return row < 0 or (self._postponed and row < self.count)
-
-        if self.stopped is not None:
-            places = [place for place, row in enumerate(self.rows) if waits(row)]
-            pending.put([start + self.rows[place] for place in places], self.x[0, places], self.stopped)
-        for row in filter(waits, self.shelf.rows()):
-            pending.put([start + row], self.shelf.look([row]), self.shelf.layer(row))
-        own = [row for row in self.shelf.rows() if row >= 0]
-        places = [place for place, row in enumerate(self.rows) if row >= 0]
-        if own or len(places) < len(self.rows):
-            self.x, self.rows = self.x[:, places], [self.rows[place] for place in places]
-            if own:
-                self._merge(own, self.shelf.take(own))

@@ -26,7 +26,7 @@ ModelKey = tuple[str, str, str, str]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class State:
-    """A text and what a model remembers of it, evicted keys gone.
+    """A text and what a model remembers of it, evicted keys gone and postponed rows pending.
 
     It may be gone on from any number of times: every run takes a copy of the caches.
 
@@ -102,6 +102,9 @@ class State:
     def describe(self) -> dict[str, Any]:
         """What a recipe says of it: the text, which entries are left, and the techniques of every turn."""
         kept = {" ".join(key): [_entries_of(layer) for layer in cache.layers] for key, cache in self.caches.items()}
+        for key, cache in self.caches.items():
+            if cache.shelf:
+                kept[" ".join(key)].append([[row, cache.shelf.layer(row)] for row in cache.shelf.rows()])
         rows = [] if self.embeddings is None else [of_tensor(self.embeddings)]
         content = json.dumps([list(self.tokens), kept, *rows], sort_keys=True)
         return {

@@ -118,7 +118,8 @@ class ExpertPlacesPolicy(ExpertsPolicy, Protocol):
 
     def fetch_expert(self, block: Block, expert: int) -> Expert:
         """One expert that was chosen, ready to multiply rows on the model's device. The model's own, of
-        ``block.router.experts``, is not asked for; what was moved is the policy's to count."""
+        ``block.router.experts``, is not asked for. It is counted at what its maps say they cost, as they are stored
+        (``flops``, ``bytes``); what was moved is the policy's to count."""
 
 
 class PrefillAttentionPolicy(Protocol):

@@ -55,8 +55,8 @@ def sizes(tensors: dict[str, Tensor], key: str, dims: int) -> tuple[int, ...]:
     Raises
     ------
     ArtifactError
-        If it is missing or has another number of dimensions.
+        If it is missing, is empty or has another number of dimensions.
     """
-    if key not in tensors or tensors[key].dim() != dims:
-        raise ArtifactError(f"the file is no such part: it has no tensor {key} of {dims} dimensions")
+    if key not in tensors or tensors[key].dim() != dims or not tensors[key].numel():
+        raise ArtifactError(f"the file is no such part: it has no tensor {key} of {dims} dimensions with numbers in it")
     return tuple(tensors[key].shape)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import workbench
 import workbench_kernels
+from workbench.engine.composition import parts_of
 from workbench.studies.code import of_class
 
 ENGINE = ("engine", "models", "cost", "settings.py", "registry.py", "techniques/_technique.py",
@@ -37,16 +38,29 @@ def of_engine() -> str:
 
 @functools.cache
 def of_technique(kind: type) -> str:
-    """A hash of the file that holds a class and of the library's files that it imports, directly or not.
+    """A hash of the file that holds a class and of the library's files that it imports, directly or not, and of those
+    of the techniques that its settings name in the first of its ``examples()``, by which it is judged.
 
     The engine is not among them, see :func:`of_engine`. A class without a file, of a notebook, is hashed as it is
-    loaded. What is named by a text alone (a setting that names another technique) is not followed.
+    loaded.
     """
+    reached: set[Path] = set()
+    loaded = []
+    judged_by = kind.examples()[:1] if hasattr(kind, "examples") else ()
+    for each in (kind, *(type(part) for example in judged_by for part in parts_of(example))):
+        file = _source(each)
+        reached |= set() if file is None else imported(file)
+        loaded += [of_class(each)] if file is None else []
+    return _hash(reached, loaded)
+
+
+def _source(kind: type) -> Path | None:
+    """The file that holds a class; None for one of a notebook."""
     try:
         file = Path(inspect.getsourcefile(kind) or "")
     except (TypeError, OSError):
-        file = Path()
-    return _hash(imported(file)) if file.is_file() else of_class(kind)[:_LETTERS]
+        return None
+    return file if file.is_file() else None
 
 
 def imported(file: Path) -> set[Path]:
@@ -87,11 +101,12 @@ def _inside(place: Path) -> list[Path]:
     return [file for file in place.rglob("*") if file.suffix in _SOURCES] if place.is_dir() else [place]
 
 
-def _hash(files: Iterable[Path]) -> str:
-    """Of contents and of places within the library, with the line ends of any system."""
+def _hash(files: Iterable[Path], loaded: Iterable[str] = ()) -> str:
+    """Of contents and of places within the library, with the line ends of any system, and of what is hashed already."""
     digest = hashlib.sha256()
     for name, file in sorted((_name(file), file) for file in files):
         digest.update(f"{name}\n{file.read_text('utf-8')}\0".encode())
+    digest.update("".join(loaded).encode())
     return digest.hexdigest()[:_LETTERS]
 
 

@@ -1,5 +1,6 @@
 """Stores that encode their older entries, against a plain list and the formula of their bytes."""
 
+from collections import deque, namedtuple
 from random import Random
 
 import pytest
@@ -183,3 +184,62 @@ def test_another_form_takes_entries_over():
     back = LayerCache(2)
     back.take(state)
     assert torch.equal(back.keys, dense.keys) and torch.equal(back.positions, dense.positions)
+
+
+class Noted(FourBitState):
+    """A store with things of its own."""
+
+    shared = ("codebook",)
+
+    def __init__(self, reserve):
+        super().__init__(reserve, 4, 4, 4, False)
+        self.counts, self.seen, self.by_head = torch.zeros(3), [1, [2]], {0: torch.zeros(2), "places": {5}}
+        self.recent, self.pair = deque([[1]], maxlen=4), Pair(torch.zeros(1), [torch.Size([2])])
+        self.codebook, self.sketch = torch.ones(4), Sketch()
+        self.attend = self.at_once
+
+    def at_once(self, query, make_mask, scoring):
+        return self
+
+    def copy(self, reserve):
+        made = super().copy(reserve)
+        made.sketch = Sketch(self.sketch.sums)
+        return made
+
+    def change(self):
+        self.counts += 1
+        self.seen[1].append(3), self.seen.append(4)
+        self.by_head[0] += 1
+        self.by_head["places"].add(6), self.by_head.update(new=1)
+        self.recent[0].append(2), self.recent.append(3)
+        self.pair[0].add_(1), self.pair[1].append(1)
+        self.sketch.sums.append(1)
+
+    def own(self):
+        head, places = self.by_head[0].tolist(), sorted(self.by_head["places"])
+        return str([self.counts.tolist(), self.seen, head, places, len(self.by_head), self.recent, self.pair,
+                    self.sketch.sums])  # fmt: skip
+
+
+Pair = namedtuple("Pair", "sums seen")
+
+
+class Sketch:
+    def __init__(self, sums=()):
+        self.sums = list(sums)
+
+
+@pytest.mark.parametrize("changed", ["copy", "original"])
+def test_a_copy_has_what_a_subclass_adds_to_itself(changed):
+    state = filled(Noted(8), 12)
+    state.pack()
+    copied = state.copy(8)
+    assert type(copied) is Noted and copied.own() == state.own() and torch.equal(copied.keys, state.keys)
+    one, other = (copied, state) if changed == "copy" else (state, copied)
+    own, keys = other.own(), other.keys.clone()
+    one.change()
+    one.rewrite(slice(0, 2), *entries(2, 9))
+    assert other.own() == own != one.own() and torch.equal(other.keys, keys)
+    assert copied.codebook is state.codebook, "it says that nothing changes it"
+    assert copied.attend(None, None, None) is copied and state.attend(None, None, None) is state
+    assert copied.recent.maxlen == 4 and type(copied.pair) is Pair

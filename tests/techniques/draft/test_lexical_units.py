@@ -124,7 +124,7 @@ def test_a_part_of_another_shape_is_refused(tmp_path):
     facts = {"model": {"name": model.name, "revision": model.revision}}
     good = {name: value.clone() for name, value in some_padding(model, 3).state_dict().items()}
     wrong = {
-        "holds no padding": {"embeddings": good["embeddings"]},
+        "has no tensor acceptance": {"embeddings": good["embeddings"]},
         "of width 16": Padding(torch.zeros(3, 16), 4).state_dict(),
     }
     for said, tensors in wrong.items():

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from workbench.engine.shelf import Shelf
 from workbench.engine.state.dense import LayerCache
 from workbench.engine.state.recurrent import RecurrentState
 
@@ -32,6 +33,8 @@ class KeyValueCache:
     read_as : int
         Tokens of the text that the first of them were read as a part of: where a model has rotary factors for short and
         for long texts, they decide which of them all keys are rotated with.
+    shelf : Shelf
+        Rows that passes postponed, by their place in the text; see :meth:`workbench.engine.passes.Pass.postpone`.
     peak_bytes : int
         The most that was ever allocated.
     """
@@ -39,6 +42,7 @@ class KeyValueCache:
     def __init__(self, layers: int, reserve: int, make: Callable[[int], LayerState] | None = None) -> None:
         self.layers: list[Any] = [LayerCache(reserve) if make is None else make(index) for index in range(layers)]
         self.length = self.read_as = 0
+        self.shelf = Shelf()
         self.peak_bytes = 0
 
     def __repr__(self) -> str:
@@ -58,6 +62,7 @@ class KeyValueCache:
                 new.take(layer)
             made.layers.append(new)
         made.length, made.read_as = self.length, self.read_as
+        made.shelf.restore(self.shelf.snapshot())
         made.note_peak()
         return made
 
@@ -104,6 +109,7 @@ class KeyValueCache:
         """After a verification of ``passed`` tokens keep those at places ``kept`` (increasing) and drop the others, and
         all lookahead rows with them. A recurrent layer holds the state after every row of the pass, see
         :class:`workbench.engine.state.RecurrentState`, and takes that of the last one kept."""
+        self.shelf.settle(self.length - passed, kept)
         for layer in self.layers:
             layer.settle(kept)
         self.length += len(kept) - passed
@@ -121,6 +127,7 @@ class KeyValueCache:
             length = 0
         for layer in self.layers:
             layer.crop(max(0, layer.length - length))
+        self.shelf.crop(length)
         self.length = length
         return length
 
@@ -130,11 +137,11 @@ class KeyValueCache:
             if layer.recurrent:
                 layer.history = tokens
 
-    def snapshot(self) -> tuple[int, list[Any]]:
+    def snapshot(self) -> tuple[int, Any, list[Any]]:
         """What :meth:`restore` goes back to, for as long as nothing is evicted."""
-        return self.length, [layer.snapshot() for layer in self.layers]
+        return self.length, self.shelf.snapshot(), [layer.snapshot() for layer in self.layers]
 
-    def restore(self, snapshot: tuple[int, list[Any]]) -> None:
+    def restore(self, snapshot: tuple[int, Any, list[Any]]) -> None:
         """Forget what came after a snapshot.
 
         Raises
@@ -142,7 +149,8 @@ class KeyValueCache:
         WorkbenchError
             If something was evicted since.
         """
-        self.length, layers = snapshot
+        self.length, pending, layers = snapshot
+        self.shelf.restore(pending)
         for layer, each in zip(self.layers, layers):
             layer.restore(each)
 

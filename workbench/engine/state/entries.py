@@ -52,8 +52,12 @@ class Entries(Stored):
         self.length = end
         self.rows.append(range(count) if rows is None else rows)
 
-    def mark_positions(self, positions: Tensor) -> None:
-        """Write down positions [length] or [kv_heads, length] where they are not simply 0, 1, 2, …"""
+    def mark_positions(self, positions: Tensor, whole: int | None = None) -> None:
+        """Write down positions [length] or [kv_heads, length] where they are not simply 0, 1, 2, …
+
+        The first ``whole`` entries are, where that is given: cropped to them, the layer is contiguous again.
+        """
+        self._whole = whole
         self._positions = positions[None].clone() if positions.dim() == 1 else positions.clone()
 
     def pack(self) -> None:
@@ -67,6 +71,8 @@ class Entries(Stored):
         """Drop the last ``count`` entries."""
         self._drop(count)
         self.length -= count
+        if self._whole is not None and self.length <= self._whole:
+            self._positions = self._whole = None
         if self._valid is not None:
             self._valid = self._valid[:, : self.length]
         self.rows = []
@@ -88,6 +94,7 @@ class Entries(Stored):
     def keep_newest(self, count: int, kept: Tensor) -> None:
         """Of the last ``count`` entries keep those at ``kept`` (int Tensor, increasing) and drop the rest."""
         start = self.length - count
+        self._whole = None if self._whole is None else min(self._whole, start)
         self._select_newest(start, kept)
         if self._positions is not None:
             self._positions[:, start : start + len(kept)] = self._positions[:, start + kept]
@@ -114,7 +121,7 @@ class Entries(Stored):
             held = chosen(held, index)
             valid = held if valid is None else valid & held
         self._select(index)
-        self.length = index.shape[-1]
+        self.length, self._whole = index.shape[-1], None
         self._positions, self._valid = positions, None if valid is None or bool(valid.all()) else valid
         self.rows = []
         self._lost(before)
@@ -125,7 +132,7 @@ class Entries(Stored):
         before = self.kept
         if self._positions is None:
             self.mark_positions(self.positions)
-        gone = set(places)
+        self._whole, gone = None, set(places)
         remaining = self.length - len(gone)
         holes = sorted(place for place in gone if place < remaining)
         movers = [place for place in range(remaining, self.length) if place not in gone]
@@ -164,6 +171,7 @@ class Entries(Stored):
             return
         if self._positions is None:
             self.mark_positions(self.positions)
+        self._whole = None
         if isinstance(places, Tensor) and places.dim() == 2:
             self._positions = self._positions.expand(self.heads, -1).clone()
             self._positions.scatter_(1, places, positions.expand_as(places))
@@ -219,5 +227,6 @@ class Entries(Stored):
     def _copy_marks(self, other: Entries) -> None:
         """Take over everything but keys and values from a state of the same entries."""
         self.length, self.evictions, self.evicted = other.length, other.evictions, other.evicted
+        self._whole = other._whole
         self._positions = None if other._positions is None else other._positions[:, : other.length].clone()
         self._valid = None if other._valid is None else other._valid.clone()

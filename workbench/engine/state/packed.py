@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import abc
-import copy
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from workbench.engine.state.copies import twin
 from workbench.engine.state.dense import LayerCache
 from workbench.engine.state.entries import Entries
 from workbench.engine.state.places import at
@@ -41,6 +41,8 @@ class PackedState(Entries):
         Entries that are encoded; they stand first.
     label : str
         Of the form, for :meth:`bytes_by`: ``"4-bit"``.
+    shared : tuple of str
+        Attributes of a subclass that its copies share, as nothing changes them: a codebook, say.
     independent : bool
         Whether every encoded tensor has one slice of dim 2 for every entry, so that entries can be chosen, moved and
         rewritten without decoding the others. Where several share something (a scale of ``stride`` keys), everything
@@ -48,6 +50,7 @@ class PackedState(Entries):
     """
 
     label: ClassVar[str]
+    shared: ClassVar[tuple[str, ...]] = ()
     independent: bool = True
 
     def __init__(self, reserve: int, tail: int = 32, stride: int = 32) -> None:
@@ -147,14 +150,16 @@ class PackedState(Entries):
             both.append(entries)
         return both[0], both[1]
 
-    def copy(self, reserve: int) -> PackedState:
-        """The same entries in memory of their own, as they are encoded."""
-        made = copy.copy(self)
+    def copy(self, reserve: int) -> Self:
+        """The same entries in memory of their own, as they are encoded.
+
+        So are all tensors, lists, dictionaries and sets that a subclass adds, but for those that it names in
+        ``shared``. Of another object that changes it overrides this method: ``made = super().copy(reserve)``, then
+        ``made.sketch = self.sketch.copy()``.
+        """
+        made = twin(self, self.shared)
         made.reserve, made.rows = reserve, []
         made._copy_marks(self)
-        made._columns = {
-            kind: {name: each.clone() for name, each in columns.items()} for kind, columns in self._columns.items()
-        }
         made._newest = self._newest.copy(self.stride)
         return made
 

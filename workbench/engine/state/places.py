@@ -34,6 +34,11 @@ def renumbered(rows: Iterable[int], kept: Sequence[int]) -> dict[int, int]:
     return {row: row for row in sorted(set(rows)) if row < 0} | {row: place for place, row in enumerate(kept)}
 
 
+def in_order(rows: Sequence[int]) -> int:
+    """How many at the front are 0, 1, 2, …"""
+    return next((place for place, row in enumerate(rows) if row != place), len(rows))
+
+
 @functools.lru_cache(maxsize=4)
 def settled(
     visits: tuple[tuple[int, ...], ...], kept: tuple[int, ...], device: torch.device

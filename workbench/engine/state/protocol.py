@@ -162,8 +162,9 @@ class KeyValueState(LayerState, Protocol):
     def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """All entries, ``size`` at a time, as :meth:`read` gives them."""
 
-    def mark_positions(self, positions: Tensor) -> None:
-        """Write down positions [length] or [kv_heads, length] where they are not simply 0, 1, 2, …"""
+    def mark_positions(self, positions: Tensor, whole: int | None = None) -> None:
+        """Write down positions [length] or [kv_heads, length] where they are not simply 0, 1, 2, …; the first ``whole``
+        entries are, where that is given: cropped to them, the layer is contiguous again."""
 
     def keep(self, index: Tensor, valid: Tensor | None = None) -> None:
         """Keep only the entries at ``index`` [kept] or [kv_heads, kept]. Heads that keep different numbers say in

@@ -35,6 +35,8 @@ class Stored(abc.ABC):
         self.evictions = 0
         self.evicted = 0.0
         self._positions: Tensor | None = None
+        # So many at the front are 0, 1, 2, … though positions are written down; None where that is not known.
+        self._whole: int | None = None
         self._valid: Tensor | None = None
 
     # What a subclass stores: these change keys and values alone, and find ``length`` as it was before the change.

@@ -9,7 +9,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from workbench.artifacts import fit
 from workbench.models import Model
+from workbench.parts.loading import sizes
 
 
 class LookaheadPart(nn.Module, abc.ABC):
@@ -67,7 +69,7 @@ class LookaheadPart(nn.Module, abc.ABC):
     @classmethod
     @abc.abstractmethod
     def of(cls, tensors: dict[str, Tensor]) -> Self:
-        """The part whose ``state_dict`` the tensors are."""
+        """The part whose ``state_dict`` the tensors are; ArtifactError if they are of something else."""
 
     @abc.abstractmethod
     def rows(self, roots: Tensor, orders: Sequence[int]) -> Tensor:
@@ -93,6 +95,18 @@ class EmbeddedPart(LookaheadPart):
     @property
     def width(self) -> int:
         return self.embeddings.shape[1]
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> Self:
+        sizes(tensors, "embeddings", 2)
+        part = cls.like(tensors, sizes(tensors, "acceptance", 2)[1]).to(tensors["embeddings"])
+        fit(part, tensors, f"file of {cls.__name__}")
+        return part
+
+    @classmethod
+    def like(cls, tensors: dict[str, Tensor], ranks: int) -> Self:
+        """A part with the sizes of one whose ``state_dict`` the tensors are; ``embeddings`` has been looked at."""
+        return cls(tensors["embeddings"], ranks)
 
 
 @torch.no_grad()

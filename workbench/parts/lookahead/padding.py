@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench.models import Model
+from workbench.parts.loading import sizes
 from workbench.parts.lookahead.base import EmbeddedPart
 
 
@@ -44,11 +45,8 @@ class Padding(EmbeddedPart):
         return cls(torch.zeros(orders, model.anatomy.width), 4)
 
     @classmethod
-    def of(cls, tensors: dict[str, Tensor]) -> Self:
-        part = cls(tensors["embeddings"], len(tensors["inner"]), tensors["acceptance"].shape[1])
-        part = part.to(tensors["embeddings"])
-        part.load_state_dict(tensors)
-        return part
+    def like(cls, tensors: dict[str, Tensor], ranks: int) -> Self:
+        return cls(tensors["embeddings"], sizes(tensors, "inner", 2)[0], ranks)
 
     def rows(self, roots: Tensor, orders: Sequence[int]) -> Tensor:
         places = torch.tensor(orders, device=roots.device) - 1

@@ -15,9 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from workbench.artifacts import fit
 from workbench.models import Model
-from workbench.parts.loading import sizes
 from workbench.parts.lookahead.base import EmbeddedPart, entering_rows
 from workbench.parts.trained import trained
 from workbench.settings import settings
@@ -51,13 +49,6 @@ class PromptTokens(EmbeddedPart):
     @classmethod
     def untrained(cls, model: Model, orders: int) -> Self:
         return cls(torch.zeros(orders, model.anatomy.width))
-
-    @classmethod
-    def of(cls, tensors: dict[str, Tensor]) -> Self:
-        sizes(tensors, "embeddings", 2)
-        part = cls(tensors["embeddings"], sizes(tensors, "acceptance", 2)[1])
-        fit(part, tensors, "file of prompt tokens")
-        return part
 
     def rows(self, roots: Tensor, orders: Sequence[int]) -> Tensor:
         chosen = self.embeddings[torch.tensor(orders, device=roots.device) - 1].to(roots.dtype)

@@ -85,10 +85,7 @@ class LexicalUnits(Technique):
     def _part(self, model: Model) -> Padding:
         width = model.anatomy.width
         tensors = part_tensors(self.name, model, self.weights, lambda: Padding.untrained(model, self.length))
-        try:
-            part = Padding.of(tensors)
-        except (KeyError, IndexError, ValueError, RuntimeError) as error:
-            raise ArtifactError(f"{self.weights} holds no padding embeddings as {self.name} needs them") from error
+        part = Padding.of(tensors)
         if part.width != width:
             raise ArtifactError(f"padding embeddings of width {part.width} do not fit {model.name}, which has {width}")
         return part.requires_grad_(False)
