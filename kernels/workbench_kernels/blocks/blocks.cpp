@@ -104,7 +104,7 @@ class Pass {
   private:
     const T* normed(const NormWeights& norm, const T* x) {
         if (!norm.weight) return x;
-        const long few = std::max(1L, 20000 / width_);
+        const long few = std::max(1L, 4096 / width_);
         session_.run((rows_ + few - 1) / few, [&](long chunk) {
             for (long r = chunk * few; r < std::min(rows_, (chunk + 1) * few); r++)
                 norm_of(norm, x + r * width_, normed_.data() + r * width_, width_);
@@ -164,7 +164,7 @@ class Pass {
         const T* weight = static_cast<const T*>(linear.weight);
         const float factor = static_cast<float>(block.residual_multiplier);
         if (norm.weight) products_.resize(rows_ * width_);
-        const Cut cut = Cut::of(rows_, count, width_, sizeof(T), 8, session_.threads());
+        const Cut cut = Cut::of(rows_, count, width_, sizeof(T), UNIT, session_.threads());
         each(session_, cut, rows_, width_, [&](long row, long some_rows, long first, long end) {
             T* kept = norm.weight ? nullptr : scratch(GROUP * cut.piece);
             const long stride = norm.weight ? width_ : cut.piece;
@@ -180,7 +180,7 @@ class Pass {
                    });
         });
         if (!norm.weight) return;
-        const long few = std::max(1L, 20000 / width_);
+        const long few = std::max(1L, 4096 / width_);
         session_.run((rows_ + few - 1) / few, [&](long chunk) {
             for (long r = chunk * few; r < std::min(rows_, (chunk + 1) * few); r++) {
                 T* mine = products_.data() + r * width_;
@@ -193,18 +193,18 @@ class Pass {
     void widen_and_activate(const BlockWeights& block, const T* normed) {
         const T* weight = static_cast<const T*>(block.up.weight);
         const long outputs = block.hidden;
-        const Cut cut = Cut::of(rows_, width_ * (block.gated ? 2 : 1), outputs, sizeof(T), 8, session_.threads());
+        const Cut cut = Cut::of(rows_, width_ * (block.gated ? 2 : 1), outputs, sizeof(T), UNIT, session_.threads());
         each(session_, cut, rows_, outputs, [&](long row, long count, long first, long end) {
             T *gates = scratch(2 * count * cut.piece), *ups = gates + count * cut.piece;
             const auto nothing = [](long, int, long, long) {};
             for (long from = first; from < end; from += cut.piece) {
                 const long to = std::min(from + cut.piece, end), some = to - from;
-                const auto products = [&](long offset, T* into) {
+                const auto products = [&](long offset, T* into, long next) {
                     pieces(normed + row * width_, weight, count, width_, offset + from, offset + to, some, some,
-                           [&](long r, long) { return into + r * some; }, nothing);
+                           [&](long r, long) { return into + r * some; }, nothing, weight + next * width_);
                 };
-                products(0, gates);
-                if (block.gated) products(outputs, ups);
+                products(0, gates, block.gated ? outputs + from : to);
+                if (block.gated) products(outputs, ups, to);
                 for (long r = 0; r < count; r++) {
                     T *gate = gates + r * some, *up = ups + r * some;
                     add_bias(block.up.bias, gate, from, some);

@@ -84,7 +84,9 @@ class Tile {
         std::fill(sums_.begin(), sums_.end(), 0.0f);
         const long from = std::max(number * SPAN, begin_ / KEYS * KEYS), to = std::min((number + 1) * SPAN, end_);
         const T *keys[KEYS], *values[KEYS];
+        fetch(from);
         for (long at = from; at < std::min(to, shared_); at += KEYS) {
+            fetch(at + KEYS);
             for (long k = 0; k < KEYS; k++) {
                 const bool there = at + k < shared_;
                 keys[k] = there ? keys_ + (at + k) * shape_->head_dim : nullptr;
@@ -156,6 +158,14 @@ class Tile {
         std::vector<long> keys;
     };
 
+    // Ask for the keys and values from place `at` on, some time before they are needed.
+    void fetch(long at) const {
+        constexpr long LINE = 64 / sizeof(T);
+        const long begin = at * shape_->head_dim, end = std::min(at + KEYS, shared_) * shape_->head_dim;
+        for (long i = begin; i < end; i += LINE) __builtin_prefetch(keys_ + i, 0, 2);
+        for (long i = begin; i < end; i += LINE) __builtin_prefetch(values_ + i, 0, 2);
+    }
+
     static float one_exponential(float x) {
         float each[LANES];
         store(exponential(all(x)), each);
@@ -217,14 +227,20 @@ class Tile {
         for (long i = r; i < r + COUNT; i++) nobody &= low_[i] >= at + used || high_[i] <= at;
         if (nobody) return;
         alignas(VECTOR) float scores[COUNT * KEYS];
-        float kept[COUNT];
+        float kept[LANES] = {};
         const W* query = query_.data() + r * words_;
         long k = 0;
         for (; k + VECTORS * LANES <= whole; k += VECTORS * LANES) score<COUNT, VECTORS>(query, k, whole, scores);
         for (; k < whole; k += LANES) score<COUNT, 1>(query, k, whole, scores);
-        for (int i = 0; i < COUNT; i++)
-            kept[i] = soften(scores + i * KEYS, r + i, std::min(whole, std::max(0L, low_[r + i] - at)),
-                             std::max(0L, std::min(used, high_[r + i] - at)), whole);
+        for (int i = 0; i < COUNT; i++) {
+            const long low = std::min(whole, std::max(0L, low_[r + i] - at));
+            const float most = highest(scores + i * KEYS, r + i, low, std::max(0L, std::min(used, high_[r + i] - at)), whole);
+            kept[i] = most_[r + i] == most ? 0 : most_[r + i] - most;
+            most_[r + i] = most;
+        }
+        // What earlier sums are to be multiplied with.
+        store(exponential(load(kept)), kept);
+        for (int i = 0; i < COUNT; i++) soften(scores + i * KEYS, r + i, kept[i], whole);
         float* sums = sums_.data() + r * padded_;
         const long words = (used + STEP - 1) / STEP;
         long d = 0;
@@ -252,9 +268,9 @@ class Tile {
             for (int v = 0; v < WIDTH; v++) store(found[i][v], scores + i * KEYS + k + v * LANES);
     }
 
-    // A row's scores become weights, which lie in their place as words; those of the keys before `low` and from `high` on
-    // are nothing. Returns what the row's earlier sums are to be multiplied with.
-    float soften(float* scores, long row, long low, long high, long whole) {
+    // A row's products become scores, those of the keys before `low` and from `high` on nothing. Returns the highest that
+    // the row has met in this span.
+    float highest(float* scores, long row, long low, long high, long whole) {
         if (scoring_->softcap != 0)
             for (long k = 0; k < whole; k += LANES) {
                 const Floats ratio = load(scores + k) * all(scoring_->scale / scoring_->softcap);
@@ -263,31 +279,26 @@ class Tile {
         const float scale = scoring_->softcap != 0 ? 1 : scoring_->scale;
         for (long k = 0; k < low; k++) scores[k] = NOTHING;
         for (long k = high; k < whole; k++) scores[k] = NOTHING;
-        Floats highest = all(NOTHING);
+        Floats most = all(most_[row]);
         for (long k = 0; k < whole; k += LANES) {
             const Floats scaled = load(scores + k) * all(scale);
             store(scaled, scores + k);
-            highest = select((Words)(scaled > highest), scaled, highest);
+            most = select((Words)(scaled > most), scaled, most);
         }
-        const float most = std::max(most_[row], largest(highest));
-        if (most == NOTHING) {
-            // No key yet that it sees, or NaN only.
-            bool numbers = true;
-            for (long k = low; k < high; k++) numbers &= scores[k] == scores[k];
-            if (numbers) {
-                for (long k = 0; k < whole; k += LANES) keep(Floats{}, scores, k);
-                return 1;
-            }
-        }
-        const float kept = most_[row] == most ? 1 : one_exponential(most_[row] - most);
+        return largest(most);
+    }
+
+    // Scores become weights, which lie in their place as words.
+    void soften(float* scores, long row, float kept, long whole) {
+        // Where no key is seen yet, all scores are nothing, or not a number.
+        const float most = most_[row] == NOTHING ? 0 : most_[row];
         Floats total = totals_[row] * all(kept);
         for (long k = 0; k < whole; k += LANES) {
             const Floats weight = exponential(load(scores + k) - all(most));
             total = total + weight;
             keep(weight, scores, k);
         }
-        most_[row] = most, totals_[row] = total;
-        return kept;
+        totals_[row] = total;
     }
 
     // Weights of the keys from `k` on, where the scores of earlier ones stood.
@@ -296,13 +307,6 @@ class Tile {
             store(weights, reinterpret_cast<BFloat16*>(scores) + k);
         else
             store(weights, scores + k);
-    }
-
-    static float largest(Floats values) {
-        float each[LANES], most = NOTHING;
-        store(values, each);
-        for (int lane = 0; lane < LANES; lane++) most = std::max(most, each[lane]);
-        return most;
     }
 
     template <int COUNT, int WIDTH>
@@ -351,17 +355,21 @@ Tile<T>& tile() {
 template <class T>
 void attend(const Session& session, const AttentionShape& shape, const T* query, const T* keys, const T* values,
             const Visible& visible, T* out, const Scoring& scoring) {
-    constexpr long MOST = Tile<T>::MOST, SPAN = Tile<T>::SPAN;
-    const long rows = shape.groups * shape.tokens, tiles = (rows + MOST - 1) / MOST;
+    constexpr long SPAN = Tile<T>::SPAN, ROWS = Tile<T>::ROWS;
+    const long rows = shape.groups * shape.tokens, threads = session.threads();
+    // As large as can be, but some for every thread.
+    const long fair = (rows * shape.kv_heads / (threads * 4) + ROWS - 1) / ROWS * ROWS;
+    const long size = threads == 1 ? Tile<T>::MOST : std::min(Tile<T>::MOST, std::max(ROWS, fair));
+    const long tiles = (rows + size - 1) / size;
     const long padded = (shape.head_dim + LANES - 1) / LANES * LANES, part = padded + 2;
     const long spans = (shape.held + SPAN - 1) / SPAN;
     const auto prepared = [&](long head, long number) -> Tile<T>& {
         Tile<T>& mine = tile<T>();
-        const long first = number * MOST;
-        mine.prepare(shape, scoring, visible, query, keys, values, head, first, std::min(MOST, rows - first));
+        const long first = number * size;
+        mine.prepare(shape, scoring, visible, query, keys, values, head, first, std::min(size, rows - first));
         return mine;
     };
-    if (tiles == 1 && spans > 1 && session.threads() > 1) {
+    if (tiles == 1 && spans > 1 && threads > 1) {
         // Few rows, many keys: a chunk is one span of one head.
         std::vector<float> parts(shape.kv_heads * spans * rows * part);
         session.run(shape.kv_heads * spans, [&](long chunk) {

@@ -11,9 +11,9 @@ namespace {
 
 // Most rows that a tile takes.
 constexpr int GROUP = 8;
-// The processor's own prefetcher loses the thread when several outputs are walked side by side, so the lines are asked
-// for in memory order, so many bytes before they are needed, into the second-level cache.
-constexpr long AHEAD = 16384;
+// The processor's own prefetcher loses the thread when several outputs are walked side by side, so the lines of a later
+// tile are asked for, at least so many bytes before they are needed, into the second-level cache.
+constexpr long AHEAD = 6144;
 
 // One register of inputs: 64 bytes (or a vector) of either dtype.
 template <class T>
@@ -79,7 +79,8 @@ inline Inputs<T> rest(const T* from, long count) {
 
 // Products of ROWS rows and OUTPUTS outputs, all their sums in registers.
 template <class T, class Out, int ROWS, int OUTPUTS, bool FETCH>
-inline __attribute__((always_inline)) void tile(const T* rows, const T* weight, Out* out, long inputs, long outputs) {
+inline __attribute__((always_inline)) void tile(const T* rows, const T* weight, const char* ahead, Out* out, long inputs,
+                                                long outputs) {
     constexpr int SUMS = (ROWS * OUTPUTS + 15) / 16 * 16, COUNT = Inputs<T>::COUNT;
     Floats sums[SUMS];
 #pragma GCC unroll 32
@@ -89,7 +90,7 @@ inline __attribute__((always_inline)) void tile(const T* rows, const T* weight, 
         if (FETCH) {
 #pragma GCC unroll 16
             for (int o = 0; o < OUTPUTS; o++)
-                __builtin_prefetch(reinterpret_cast<const char*>(weight + o * inputs + at) + AHEAD, 0, 2);
+                __builtin_prefetch(ahead + (o * inputs + at) * sizeof(T), 0, 2);
         }
         Inputs<T> w[OUTPUTS];
 #pragma GCC unroll 16
@@ -126,46 +127,58 @@ inline __attribute__((always_inline)) void tile(const T* rows, const T* weight, 
     for (int r = 0; r < ROWS; r++) memcpy(out + r * outputs, totals + r * OUTPUTS, OUTPUTS * sizeof(Out));
 }
 
-// A group of rows against the outputs from `first` to `end`.
+// A group of rows against the outputs from `first` to `end`; then somebody reads the weights at `next`.
 template <class T, class Out, int ROWS, bool FETCH>
-void group(const T* rows, const T* weight, Out* out, long inputs, long outputs, long first, long end) {
+void group(const T* rows, const T* weight, const T* next, Out* out, long inputs, long outputs, long first, long end) {
     constexpr int OUTPUTS = std::max(1, std::min(8, WIDE / ROWS));
-    for (; first + OUTPUTS <= end; first += OUTPUTS)
-        tile<T, Out, ROWS, OUTPUTS, FETCH>(rows, weight + first * inputs, out + first, inputs, outputs);
-    for (; first < end; first++) tile<T, Out, ROWS, 1, FETCH>(rows, weight + first * inputs, out + first, inputs, outputs);
+    const long bytes = OUTPUTS * inputs * sizeof(T), later = (AHEAD + bytes - 1) / bytes * OUTPUTS;
+    for (; first + OUTPUTS <= end; first += OUTPUTS) {
+        const T* ahead = first + later < end ? weight + (first + later) * inputs : next + (first + later - end) * inputs;
+        tile<T, Out, ROWS, OUTPUTS, FETCH>(rows, weight + first * inputs, reinterpret_cast<const char*>(ahead), out + first,
+                                           inputs, outputs);
+    }
+    for (; first < end; first++)
+        tile<T, Out, ROWS, 1, FETCH>(rows, weight + first * inputs, reinterpret_cast<const char*>(next), out + first, inputs,
+                                     outputs);
 }
 
 // The same with the number of rows known only now, 1 to GROUP.
 template <class T, class Out, bool FETCH, int ROWS = GROUP>
-void pass(int count, const T* rows, const T* weight, Out* out, long inputs, long outputs, long first, long end) {
+void pass(int count, const T* rows, const T* weight, const T* next, Out* out, long inputs, long outputs, long first,
+          long end) {
     if (count == ROWS)
-        group<T, Out, ROWS, FETCH>(rows, weight, out, inputs, outputs, first, end);
+        group<T, Out, ROWS, FETCH>(rows, weight, next, out, inputs, outputs, first, end);
     else if constexpr (ROWS > 1)
-        pass<T, Out, FETCH, ROWS - 1>(count, rows, weight, out, inputs, outputs, first, end);
+        pass<T, Out, FETCH, ROWS - 1>(count, rows, weight, next, out, inputs, outputs, first, end);
 }
 
 // Rows against the outputs from `first` to `end`, piece by piece: the products of `size` rows from `row` on with the
 // outputs from `from` to `to` are written to `place(row, from)`, row by row `stride` further on, and told to
-// `done(row, size, from, to)`. Pieces have `block` outputs.
+// `done(row, size, from, to)`. Pieces have `block` outputs. After them somebody reads the weights at `next`, by default
+// those that follow.
 template <class T, class Place, class Done>
 void pieces(const T* rows, const T* weight, long count, long inputs, long first, long end, long block, long stride,
-            const Place& place, const Done& done) {
+            const Place& place, const Done& done, const T* next = nullptr) {
     const long groups = (count + GROUP - 1) / GROUP;
     for (long from = first; from < end; from += block) {
         const long to = std::min(from + block, end);
+        const T* then = next && to == end ? next : weight + to * inputs;
         for (long g = 0, row = 0; g < groups; g++) {
             // Groups of nearly the same size: 9 rows are 5 and 4, not 8 and 1.
             const int size = static_cast<int>((count - row + groups - g - 1) / (groups - g));
             const T *mine = rows + row * inputs, *theirs = weight + from * inputs;
             if (g == 0)
-                pass<T, T, true>(size, mine, theirs, place(row, from), inputs, stride, 0, to - from);
+                pass<T, T, true>(size, mine, theirs, then, place(row, from), inputs, stride, 0, to - from);
             else
-                pass<T, T, false>(size, mine, theirs, place(row, from), inputs, stride, 0, to - from);
+                pass<T, T, false>(size, mine, theirs, then, place(row, from), inputs, stride, 0, to - from);
             done(row, size, from, to);
             row += size;
         }
     }
 }
+
+// Outputs of which pieces are made, so that no tile of any number of rows is left narrow.
+constexpr long UNIT = 24;
 
 // How a product is cut into chunks: `outputs` outputs by `rows` rows each, and pieces of `piece` outputs within. Widths
 // are multiples of `unit`.

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -36,16 +37,19 @@ class Team {
     // Chunks 0 to `chunks`, by whoever of `threads` comes; the caller holds `busy`.
     void share(long chunks, long threads, void (*work)(const void*, long), const void* context) {
         grow(threads - 1);
-        work_ = work, context_ = context, chunks_ = chunks;
+        work_ = work, context_ = context;
         wanted_.store(threads - 1, std::memory_order_relaxed);
         pending_.store(chunks, std::memory_order_relaxed);
-        // Left in the low half, so that a chunk is taken and told from those of an earlier call in one step.
-        word_.store(++generation_ << 32 | static_cast<uint64_t>(chunks));
+        const long parts = parts_ = std::min(threads, PARTS);
+        // Neighbouring chunks to the same thread: what it reads ahead is then its own.
+        for (long part = 0; part < parts; part++)
+            left_[part].chunks.store(Left::of(chunks * part / parts, chunks * (part + 1) / parts));
+        called_.fetch_add(1);
         if (asleep_.load() > 0) {
             { const std::lock_guard<std::mutex> guard(sleep_); }
             wake_.notify_all();
         }
-        while (take()) {}
+        while (take(0)) {}
         for (long spins = 0; pending_.load(std::memory_order_acquire) > 0; spins++)
             spins < PATIENT ? breathe() : static_cast<void>(sched_yield());
     }
@@ -56,36 +60,56 @@ class Team {
     // How long a helper looks for work before it sleeps.
     static constexpr std::chrono::microseconds AWAKE{200};
 
-    bool take() {
-        uint64_t seen = word_.load(std::memory_order_acquire);
-        while (const uint32_t left = static_cast<uint32_t>(seen))
-            if (word_.compare_exchange_weak(seen, seen - 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
-                work_(context_, chunks_ - left);
-                pending_.fetch_sub(1, std::memory_order_release);
-                return true;
+    // The chunks of a part that nobody has taken: from the first on, for its own thread, or from the last back. All in
+    // one number, so that whoever takes one finds it as it is now.
+    struct alignas(64) Left {
+        static uint64_t of(uint64_t first, uint64_t end) { return first << 32 | end; }
+        std::atomic<uint64_t> chunks{0};
+    };
+
+    // Compute a chunk of one's own part, or of another's; false if none is left.
+    bool take(long mine) {
+        const long parts = parts_.load(std::memory_order_relaxed);
+        for (long i = 0; i < parts; i++) {
+            const bool own = i == 0 && mine < parts;
+            std::atomic<uint64_t>& left = left_[(mine + i) % parts].chunks;
+            uint64_t seen = left.load(std::memory_order_acquire);
+            for (;;) {
+                const uint64_t first = seen >> 32, end = static_cast<uint32_t>(seen);
+                if (first >= end) break;
+                const uint64_t rest = own ? Left::of(first + 1, end) : Left::of(first, end - 1);
+                if (left.compare_exchange_weak(seen, rest, std::memory_order_acq_rel, std::memory_order_acquire)) {
+                    work_(context_, static_cast<long>(own ? first : end - 1));
+                    pending_.fetch_sub(1, std::memory_order_release);
+                    return true;
+                }
             }
+        }
         return false;
     }
 
-    bool called(long index) const {
-        return index < wanted_.load(std::memory_order_relaxed) && static_cast<uint32_t>(word_.load());
+    // Work of a call that a helper has not looked at yet.
+    bool called(long index, uint64_t seen) const {
+        return index < wanted_.load(std::memory_order_relaxed) && called_.load(std::memory_order_acquire) != seen;
     }
 
     void help(long index) {
+        uint64_t seen = 0;
         auto until = std::chrono::steady_clock::now() + AWAKE;
         for (;;) {
             for (int i = 0; i < 64; i++) {
-                bool worked = false;
-                while (called(index) && take()) worked = true;
-                if (worked) until = std::chrono::steady_clock::now() + AWAKE;
+                if (called(index, seen)) {
+                    seen = called_.load(std::memory_order_acquire);
+                    while (take(index + 1)) {}
+                    until = std::chrono::steady_clock::now() + AWAKE;
+                }
                 breathe();
             }
             if (std::chrono::steady_clock::now() < until) continue;
             std::unique_lock<std::mutex> guard(sleep_);
             asleep_.fetch_add(1);
-            wake_.wait(guard, [&] { return called(index); });
+            wake_.wait(guard, [&] { return called(index, seen); });
             asleep_.fetch_sub(1);
-            until = std::chrono::steady_clock::now() + AWAKE;
         }
     }
 
@@ -97,13 +121,17 @@ class Team {
             }
     }
 
+    // Parts that chunks are dealt to; more threads take from these.
+    static constexpr long PARTS = 64;
+
     void (*work_)(const void*, long) = nullptr;
     const void* context_ = nullptr;
-    long chunks_ = 0, helpers_ = 0;
-    uint64_t generation_ = 0;
+    long helpers_ = 0;
     std::mutex sleep_;
     std::condition_variable wake_;
-    alignas(64) std::atomic<uint64_t> word_{0};
+    Left left_[PARTS];
+    std::atomic<long> parts_{1};
+    alignas(64) std::atomic<uint64_t> called_{0};
     alignas(64) std::atomic<long> pending_{0};
     alignas(64) std::atomic<long> wanted_{0};
     std::atomic<int> asleep_{0};

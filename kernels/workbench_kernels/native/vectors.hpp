@@ -122,6 +122,17 @@ inline float sum(Floats values) {
     return total;
 }
 
+// The largest of them, NaN left out.
+inline float largest(Floats values) {
+#ifdef __AVX512F__
+    return _mm512_reduce_max_ps(values);
+#else
+    float each[LANES];
+    store(values, each);
+    return *std::max_element(each, each + LANES);
+#endif
+}
+
 inline Floats select(Words where, Floats one, Floats other) {
     return (Floats)(((Words)one & where) | ((Words)other & ~where));
 }
@@ -130,7 +141,11 @@ inline Floats select(Words where, Floats one, Floats other) {
 inline Floats exponential(Floats x) {
     // Adding 1.5 * 2^23 leaves the nearest whole number in the low bits.
     const Floats magic = all(12582912.0f);
+#ifdef __AVX512F__
+    const Floats clamped = _mm512_max_ps(all(-87.0f), x);
+#else
     const Floats clamped = select((Words)(x < all(-87.0f)), all(-87.0f), x);
+#endif
     const Floats shifted = fused(clamped, all(1.442695041f), magic), whole = shifted - magic;
     // The logarithm of two in two parts: the first has few bits, so that its product with a whole number is exact.
     const Floats rest = fused(whole, all(2.12194440e-4f), fused(whole, all(-0.693359375f), clamped));
@@ -143,7 +158,12 @@ inline Floats exponential(Floats x) {
     power = fused(power, rest, all(1.0f));
     const Floats scaled = (Floats)((Words)power + ((Words)shifted << 23));
     // NaN stays; what was clamped is nothing.
+#ifdef __AVX512F__
+    const Floats number = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, all(-87.0f), _CMP_NLT_UQ), scaled);
+    return _mm512_mask_mov_ps(number, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), x);
+#else
     return select((Words)(x == x), select((Words)(x < all(-87.0f)), Floats{}, scaled), x);
+#endif
 }
 
 inline Floats magnitude(Floats x) { return (Floats)((Words)x & 0x7fffffffu); }
