@@ -49,6 +49,12 @@ def pytest_report_header(config):
         return f"WORKBENCH_ROTATION={os.environ['WORKBENCH_ROTATION']} chooses the rotating cases, and repeats them"
 
 
+@pytest.fixture
+def plain_steps(monkeypatch):
+    """Blocks run step by step, so that a test can reach into them, where one call of the kernel would run them all."""
+    monkeypatch.setattr("workbench.engine.decoder.fused_blocks", lambda anatomy: None)
+
+
 @pytest.fixture(scope="module")
 def browser():
     """A Chromium for one module: while it is there, its event loop runs in this thread and no other can."""

@@ -153,7 +153,7 @@ def _state(model):
 
 
 @pytest.mark.parametrize("error", [ValueError("boom"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
-def test_an_error_in_the_middle_leaves_the_model_as_it_was(error, monkeypatch):
+def test_an_error_in_the_middle_leaves_the_model_as_it_was(error, monkeypatch, plain_steps):
     model, prompt = tiny("llama"), random_tokens(20)
     before, truth = _state(model), greedy(model, prompt)
     block = model.anatomy.blocks[2]

@@ -37,7 +37,7 @@ class Own(Technique):
 
 
 @pytest.mark.parametrize("model", [*FAMILIES, "recurrent"])
-def test_an_error_in_a_block_takes_the_entries_of_its_pass_back(model, monkeypatch):
+def test_an_error_in_a_block_takes_the_entries_of_its_pass_back(model, monkeypatch, plain_steps):
     model = with_recurrent_layers(tiny("llama")) if model == "recurrent" else tiny(model)
     decoder, plain = read(model), read(model)
     add, calls = Block.add, []

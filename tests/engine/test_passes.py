@@ -131,7 +131,7 @@ def test_only_one_pass_is_open():
     decoder.forward([6])
 
 
-def test_an_error_in_a_pass_does_not_lock_its_decoder(monkeypatch):
+def test_an_error_in_a_pass_does_not_lock_its_decoder(monkeypatch, plain_steps):
     decoder = read(tiny("llama"))
     monkeypatch.setattr(Block, "leave", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -431,7 +431,7 @@ class LowerLayers(Technique):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("others", [[], [Goodput()]], ids=["alone", "pruned"])
-def test_a_drafter_that_hands_over_its_pass_is_exact_and_no_layer_runs_twice(family, others, monkeypatch):
+def test_a_drafter_that_hands_over_its_pass_is_exact_and_no_layer_runs_twice(family, others, monkeypatch, plain_steps):
     model, rows = tiny(family), []
     plain = run(model, PROMPT, new=20)
     leave = Block.leave

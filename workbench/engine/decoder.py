@@ -94,8 +94,7 @@ class Decoder(Counts):
         self.hidden: Tensor | None = None
         self.ahead: Tensor | None = None
         self.compiled_steps = None
-        plain = watch is None and self.depth is None and self.mlp is None
-        self.fused = fused_blocks(self.anatomy) if plain else None
+        self.fused = fused_blocks(self.anatomy)
         if compiled and watch is None and self.experts is None:
             from workbench.engine.compiled import compiled_steps
 

@@ -138,7 +138,9 @@ def _layers(running: Running, until: int | None) -> list[LayerCache]:
     entries is all, but for the rows' own."""
     decoder, rows, first = running.decoder, running.rows, running.layer
     fused, attend = decoder.fused, decoder.attend
-    if fused is None or first is None or not running.undisturbed or decoder.compiled_steps is not None:
+    if fused is None or first is None or not running.undisturbed:
+        return []
+    if decoder.depth is not None or decoder.mlp is not None or decoder.compiled_steps is not None:
         return []
     if (attend.prefill_policy if attend.prompt else attend.policy) is not None:
         return []
