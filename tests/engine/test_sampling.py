@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from workbench.engine import Chance, Sampler
-from workbench.engine.sampling import check_finite, entropy
+from workbench.engine.sampling import entropies, finite, refuse
 from workbench.errors import NumericalError, SettingError
 
 
@@ -38,10 +38,10 @@ def test_chance_repeats_with_its_seed():
 
 
 def test_entropy_is_in_nats():
-    assert entropy(torch.zeros(8)) == pytest.approx(torch.tensor(8.0).log().item())
+    assert entropies(torch.zeros(1, 8)) == pytest.approx([torch.tensor(8.0).log().item()])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_bad_logits_are_named(bad):
     with pytest.raises(NumericalError, match="float32"):
-        check_finite(torch.tensor([0.0, bad]), "model")
+        refuse([finite(torch.tensor([0.0, bad]), "model")])

@@ -23,7 +23,7 @@ from workbench.engine.options import Options
 from workbench.engine.recipe import Recipe, check_place
 from workbench.engine.rotation import outgrown, room
 from workbench.engine.run import Run
-from workbench.engine.sampling import check_adjusted, check_any_left, check_finite, entropy
+from workbench.engine.sampling import Check, any_left, entropies, finite, well_adjusted
 from workbench.engine.session import State, key_of
 from workbench.engine.step import Step
 
@@ -154,13 +154,13 @@ class Loop:
         draft, draft_seconds = self._propose(text, decoder) if self.output else (Draft(), 0.0)
         forward_start = time.perf_counter()
         logits = self.advance(decoder, text, draft)
-        self._wait(decoder)
+        # A step waits for the device here, and where its policies do: the clock is read when the forward is done.
+        self.run.sampler.read(logits, [finite(logits, decoder.model.name)])
         verify_seconds = time.perf_counter() - forward_start
-        check_finite(logits, decoder.model.name)
         if self.logits:
             texts = [text + draft.path_to(row - 1) for row in range(len(logits))]
             logits = torch.stack([self.adjusted(*each) for each in zip(texts, logits.float())])
-            self.check_adjusted(logits)
+            self.run.sampler.read(logits, self.checks(logits))
         accepting = time.perf_counter()
         path, token = self._accept(text, draft, logits)
         if draft.following is not None:
@@ -180,13 +180,14 @@ class Loop:
             self.drafter.verified(verification)
             self._wait(decoder)
             draft_seconds += time.perf_counter() - learning
+        elif decoder.cache_policy is not None:
+            self._wait(decoder)
         if self.length is not None and index > 0 and not reads_text:
             self.length.measured(verification, draft_seconds, verify_seconds)
         self.output += produced
         if self.switch is not None:
-            self._entropies = [entropy(logits[row]) for row in rows[: len(produced)]]
+            self._entropies = entropies(logits[rows[: len(produced)]])
             self._verification = verification
-        self._wait(decoder)
         (ledger := decoder.ledger).count(DRAFT, draft.flops, draft.bytes, draft_seconds)
         policies = ledger.besides(MODEL, DRAFT)
         return Step(
@@ -245,15 +246,9 @@ class Loop:
             logits = policy.adjust(text, logits)
         return logits
 
-    def check_adjusted(self, logits: Tensor) -> None:
-        """Refuse what the ``logits`` policies left [rows, vocabulary], where no token can be chosen from it.
-
-        Raises
-        ------
-        NumericalError
-        """
-        check_adjusted(logits, self.recipe.names("logits"))
-        check_any_left(logits[0])
+    def checks(self, logits: Tensor) -> list[Check]:
+        """Whether a token can be chosen from what the ``logits`` policies left [rows, vocabulary]."""
+        return [well_adjusted(logits, self.recipe.names("logits")), any_left(logits[0])]
 
     def _propose(self, text: list[int], decoder: Decoder) -> tuple[Draft, float]:
         if self.drafter is None:
@@ -276,7 +271,8 @@ class Loop:
 
     def _accept(self, text: list[int], draft: Draft, logits: Tensor) -> tuple[list[int], int]:
         if not draft.tokens and draft.following is None:
-            return [], self.run.sampler.choose(logits[-1])
+            sampler = self.run.sampler
+            return [], sampler.best(logits)[-1] if sampler.greedy else sampler.choose(logits[-1])
         decide = accept if self.acceptor is None else self.acceptor.accept
         return decide(draft, logits, self.run.sampler)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import SettingError
+from workbench.models.device import numbers
 
 
 class Relation(abc.ABC):
@@ -59,11 +60,11 @@ class Relation(abc.ABC):
         """int Tensor [rows]: where rows stand in the text, the first position of the pass being ``start``."""
         if self.chain and isinstance(rows, range):
             return torch.arange(start + rows[0], start + rows[-1] + 1, device=device)
-        return torch.tensor([start + self.depth(row) for row in rows], device=device)
+        return numbers([start + self.depth(row) for row in rows], device)
 
     def sees(self, rows: Sequence[int], columns: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         """bool Tensor [rows, columns]: True where a row sees the column's."""
-        row, column = _numbers(rows, device)[:, None], _numbers(columns, device)[None]
+        row, column = numbers(rows, device)[:, None], numbers(columns, device)[None]
         seen = self._known(row, column)
         if min(rows) >= 0 and min(columns, default=0) >= 0:
             return seen
@@ -201,9 +202,3 @@ def related(parents: Sequence[int] | None, count: int) -> Relation:
     if parents is None or list(parents) == list(range(-1, count - 1)):
         return Chain(count)
     return Tree(parents)
-
-
-def _numbers(rows: Sequence[int], device: torch.device | str) -> Tensor:
-    if isinstance(rows, range):
-        return torch.arange(rows.start, rows.stop, device=device)
-    return torch.tensor(list(rows), dtype=torch.long, device=device)

@@ -16,6 +16,7 @@ from workbench.engine.state import RecurrentState
 from workbench.engine.visibility import Visibility
 from workbench.errors import WorkbenchError
 from workbench.models.block import Block
+from workbench.models.device import numbers
 from workbench.models.rotate import Rope
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class Running:
         anatomy = self.decoder.anatomy
         positions = self._positions(rows)
         if inputs is None:
-            tokens = torch.tensor([[self.tokens[row] for row in rows]], device=anatomy.device)
+            tokens = numbers([self.tokens[row] for row in rows], anatomy.device)[None]
             given = self.decoder.embeddings if min(self.tokens) < 0 else None
             inputs = anatomy.embed(tokens, positions, given)[0]
         self._arrange(inputs[None], rows, positions)
@@ -167,7 +168,8 @@ class Running:
         self._arrange(joined, [both[place] for place in order])
 
     def _tables(self, positions: Tensor) -> dict[str, Rope]:
-        return ropes(self.decoder.anatomy, self.decoder.cache, positions, self._length)
+        below = self.start + self.relation.count
+        return ropes(self.decoder.anatomy, self.decoder.cache, positions, self._length, below)
 
     def _go_on(self, index: int) -> None:
         """Find the block to run after ``index``."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from workbench.errors import SettingError
 
@@ -34,3 +37,12 @@ def devices() -> list[str]:
     """Names of the devices of this machine."""
     available = ["cpu", *(f"cuda:{place}" for place in range(torch.cuda.device_count()))]
     return available + ["mps"] * torch.backends.mps.is_available()
+
+
+def numbers(values: Sequence[int], device: torch.device | str) -> Tensor:
+    """int64 Tensor [values] on a device; a single one is filled in there, so that nothing has to be copied to it."""
+    if len(values) == 1:
+        return torch.full((1,), values[0], dtype=torch.long, device=device)
+    if isinstance(values, range) and values.step == 1:
+        return torch.arange(values.start, values.stop, device=device)
+    return torch.tensor(list(values), dtype=torch.long, device=device)

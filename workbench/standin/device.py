@@ -1,0 +1,276 @@
+"""The device itself: what runs on it, what it refuses, and what torch says of it meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from workbench.standin.counts import Counts
+from workbench.standin.tensor import StandinTensor
+from workbench_kernels import dispatch
+
+NAME = "stand-in"
+_CUDA = torch.device("cuda", 0)
+MEMORY = 80 * 2**30  # bytes that it says it has
+
+_NUMBERS = {"_local_scalar_dense", "item", "is_nonzero"}
+_SIZES = {"nonzero", "nonzero_numpy", "masked_select", "_unique2", "_unique", "unique_dim", "unique_consecutive",
+          "bincount", "argwhere"}  # fmt: skip
+_COMPARED = {"equal", "allclose"}
+_COPIES = {"_to_copy", "to", "cpu", "cuda", "_copy_from"}
+_INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
+_MIXED = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! ({})"
+# Methods that want a device guard, which a build without accelerators does not have, and what they come to.
+_GUARDED = {
+    Tensor.copy_: torch.ops.aten.copy_.default,
+    Tensor.contiguous: torch.ops.aten.contiguous.default,
+    Tensor.nonzero: torch.ops.aten.nonzero.default,
+    torch.nonzero: torch.ops.aten.nonzero.default,
+    Tensor.__invert__: torch.ops.aten.bitwise_not.default,
+}
+_HERE: list[Device] = []
+
+
+def current() -> Device:
+    """The device of the innermost :func:`standin`.
+
+    Raises
+    ------
+    RuntimeError
+        Outside of one: its tensors do not outlive it.
+    """
+    if not _HERE:
+        raise RuntimeError("a stand-in's tensor was used after standin() had ended")
+    return _HERE[-1]
+
+
+class Device:
+    """Runs operations on what its tensors hold.
+
+    Attributes
+    ----------
+    counts : Counts
+    """
+
+    def __init__(self) -> None:
+        self.counts = Counts()
+
+    def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """An operation of torch, as a device with memory of its own runs it.
+
+        Raises
+        ------
+        RuntimeError
+            If its tensors lie on both sides.
+        """
+        met = _Met()
+        plain_args, plain_kwargs = met.unwrapped(args), {key: met.unwrapped(each) for key, each in kwargs.items()}
+        there, asked = bool(met.wrapped), _asked(args, kwargs)
+        if not there and asked != "cuda":
+            return func(*args, **kwargs)
+        name = func._schema.name.partition("::")[2]
+        target = asked or "cuda"
+        if asked is not None:
+            plain_args, plain_kwargs = _hosted(plain_args), {**_hosted(plain_kwargs)}
+            plain_kwargs = {key: each for key, each in plain_kwargs.items() if key != "pin_memory"}
+        if name == "copy_":
+            target = self._copied(args[0], args[1])
+        elif name in _COPIES:
+            self._passed(there, target)
+        elif name in _INDEXED:
+            self._indexed(name, args)
+        elif met.host:
+            raise RuntimeError(_MIXED.format(func))
+        if met.generator and target == "cuda":
+            raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
+        self._waited(name, args, kwargs, there)
+        return met.wrapped_again(func(*plain_args, **plain_kwargs), target)
+
+    def _passed(self, there: bool, target: str) -> None:
+        if there and target == "cpu":
+            self.counts.wait("copy")
+        elif not there and target == "cuda":
+            self.counts.upload()
+
+    def _copied(self, to: Tensor, source: Tensor) -> str:
+        inside = isinstance(to, StandinTensor)
+        self._passed(isinstance(source, StandinTensor), "cuda" if inside else "cpu")
+        return "cuda" if inside else "cpu"
+
+    def _indexed(self, name: str, args: Any) -> None:
+        """A host tensor may be an index, and goes to the device for it; a mask has to be counted first."""
+        indices = [each for each in args[1] if each is not None]
+        if not isinstance(args[0], StandinTensor):
+            raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
+        self.counts.uploads += 0
+        for each in indices:
+            if not isinstance(each, StandinTensor):
+                self.counts.upload()
+        masks = sum(each.dtype in (torch.bool, torch.uint8) for each in indices)
+        if "put" in name:
+            value = args[2]
+            if not isinstance(value, StandinTensor) and value.dim():
+                raise RuntimeError(_MIXED.format(name))
+            if masks == len(indices) == 1 and value.numel() == 1 and not isinstance(value, StandinTensor):
+                return  # torch fills by the mask as it is
+        if masks:
+            self.counts.wait("size", masks)
+
+    def _waited(self, name: str, args: Any, kwargs: dict[str, Any], there: bool) -> None:
+        if not there:
+            return
+        if name in _NUMBERS:
+            self.counts.wait("item")
+        elif name in _COMPARED:
+            self.counts.wait("equal")
+        elif name in _SIZES:
+            self.counts.wait("size")
+        elif name == "multinomial":
+            self.counts.wait("item", 2)  # it looks whether these are probabilities
+        elif name == "repeat_interleave" and _counted(args) and kwargs.get("output_size") is None:
+            self.counts.wait("size")
+
+
+class _Met:
+    """The tensors of one operation."""
+
+    def __init__(self) -> None:
+        self.wrapped: dict[int, StandinTensor] = {}
+        self.host = self.generator = False
+
+    def unwrapped(self, value: Any) -> Any:
+        """``value`` with host tensors in the place of the device's."""
+        if isinstance(value, StandinTensor):
+            self.wrapped[id(value.inner)] = value
+            return value.inner
+        if isinstance(value, Tensor):
+            self.host = self.host or value.dim() > 0
+        elif isinstance(value, torch.Generator):
+            self.generator = True
+        elif isinstance(value, list | tuple):
+            return type(value)(map(self.unwrapped, value))
+        return value
+
+    def wrapped_again(self, value: Any, target: str) -> Any:
+        """What came of it; what was changed in place is the tensor that it was."""
+        if isinstance(value, Tensor):
+            if target == "cpu":
+                return value
+            known = self.wrapped.get(id(value))
+            return StandinTensor(value) if known is None else known
+        if isinstance(value, list | tuple):
+            return type(value)(self.wrapped_again(each, target) for each in value)
+        return value
+
+
+def _asked(args: Any, kwargs: dict[str, Any]) -> str | None:
+    """The kind of device that an operation names."""
+    named = kwargs.get("device")
+    if named is None:
+        named = next((each for each in args if isinstance(each, torch.device)), None)
+    return None if named is None else torch.device(named).type
+
+
+def _hosted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: torch.device("cpu") if key == "device" and each is not None else each for key, each in value.items()}
+    return type(value)(torch.device("cpu") if isinstance(each, torch.device) else each for each in value)
+
+
+def _counted(args: Any) -> bool:
+    """Whether ``repeat_interleave`` is given how often by a tensor of the device."""
+    return isinstance(args[-1], StandinTensor)
+
+
+class _Operations(TorchDispatchMode):
+    def __init__(self, device: Device) -> None:
+        super().__init__()
+        self._device = device
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._device.run(func, args, kwargs or {})
+
+
+class _Made(TorchFunctionMode):
+    """Where torch looks for a device that is not there before it tells anybody: when it makes tensors of lists, and
+    when it is asked for "cuda" without a number."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.to, Tensor.cuda):
+            return _moved(func, args, kwargs)
+        if func in _GUARDED and any(isinstance(each, StandinTensor) for each in args):
+            return _GUARDED[func](*args, **kwargs)
+        if func not in (torch.tensor, torch.as_tensor, Tensor.new_tensor):
+            return func(*args, **kwargs)
+        if func is Tensor.new_tensor:
+            first, *args = args
+            kwargs = {"dtype": first.dtype, "device": first.device, **kwargs}
+        made = torch.as_tensor if func is torch.as_tensor else torch.tensor
+        if not _is_cuda(kwargs.get("device")):
+            return made(*args, **kwargs)
+        kwargs = {key: each for key, each in kwargs.items() if key not in ("device", "pin_memory")}
+        made = made(*args, **kwargs)
+        return made if isinstance(made, StandinTensor) else made.to(_CUDA)
+
+
+def _moved(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor:
+    if func is Tensor.cuda:
+        return args[0].to(_CUDA)
+    args = [_CUDA if isinstance(each, str | torch.device) and _is_cuda(each) else each for each in args]
+    if _is_cuda(kwargs.get("device")):
+        kwargs = {**kwargs, "device": _CUDA}
+    return func(*args, **kwargs)
+
+
+def _is_cuda(device: Any) -> bool:
+    return device is not None and torch.device(device).type == "cuda"
+
+
+@contextlib.contextmanager
+def standin() -> Iterator[Device]:
+    """A machine with one accelerator, named :data:`NAME`, in this thread and those that it starts.
+
+    Yields
+    ------
+    Device
+        Its ``counts`` are those of all of them.
+    """
+    device, run = Device(), threading.Thread.run
+
+    @contextlib.contextmanager
+    def modes() -> Iterator[None]:
+        with _Made(), _Operations(device):
+            yield
+
+    def started(thread: threading.Thread) -> None:
+        with modes():
+            run(thread)
+
+    said = {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "get_device_name": lambda *_: NAME,
+        "mem_get_info": lambda *_: (MEMORY, MEMORY),
+        "synchronize": lambda *_: device.counts.wait("synchronize"),
+        "_lazy_init": lambda: None,
+    }
+    with contextlib.ExitStack() as stack:
+        for name, function in said.items():
+            stack.callback(setattr, torch.cuda, name, getattr(torch.cuda, name))
+            setattr(torch.cuda, name, function)
+        stack.callback(setattr, threading.Thread, "run", run)
+        threading.Thread.run = started
+        stack.enter_context(dispatch.without("triton", f"it cannot run on the {NAME}"))
+        _HERE.append(device)
+        stack.callback(_HERE.remove, device)
+        stack.enter_context(modes())
+        yield device
