@@ -10,7 +10,7 @@ from workbench.engine.enumeration import distribution, total_variation
 from workbench.engine.loop import Loop
 from workbench.engine.options import Options
 from workbench.engine.recipe import Recipe
-from workbench.engine.sampling import entropy
+from workbench.engine.sampling import entropies
 from workbench.errors import NumericalError, PromptError, SettingError
 from workbench.models import Model
 from workbench.models.stop_text import StopText

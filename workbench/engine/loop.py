@@ -26,6 +26,7 @@ from workbench.engine.run import Run
 from workbench.engine.sampling import Check, any_left, entropies, finite, well_adjusted
 from workbench.engine.session import State, key_of
 from workbench.engine.step import Step
+from workbench.models.device import wait
 
 _DECODER_SLOTS = ("context", "depth", "mlp", "experts", "prefill_attention", "attention", "evict", "store")
 
@@ -178,10 +179,10 @@ class Loop:
         if self.drafter is not None:
             learning = time.perf_counter()
             self.drafter.verified(verification)
-            self._wait(decoder)
+            wait(decoder.anatomy.device)
             draft_seconds += time.perf_counter() - learning
         elif decoder.cache_policy is not None:
-            self._wait(decoder)
+            wait(decoder.anatomy.device)
         if self.length is not None and index > 0 and not reads_text:
             self.length.measured(verification, draft_seconds, verify_seconds)
         self.output += produced
@@ -215,12 +216,6 @@ class Loop:
             policy_seconds=policies.seconds,
             **self._reported(logits, rows[: len(produced)], produced),
         )
-
-    @staticmethod
-    def _wait(decoder: Decoder) -> None:
-        """A GPU works on while the clock is read."""
-        if decoder.anatomy.device.type == "cuda":
-            torch.cuda.synchronize(decoder.anatomy.device)
 
     def advance(self, decoder: Decoder, text: Sequence[int], draft: Draft | None = None) -> Tensor:
         """Bring a decoder up to ``text`` and return the logits after it, and after every node of a draft."""
@@ -271,8 +266,7 @@ class Loop:
 
     def _accept(self, text: list[int], draft: Draft, logits: Tensor) -> tuple[list[int], int]:
         if not draft.tokens and draft.following is None:
-            sampler = self.run.sampler
-            return [], sampler.best(logits)[-1] if sampler.greedy else sampler.choose(logits[-1])
+            return [], self.run.sampler.choose_after(logits, -1)
         decide = accept if self.acceptor is None else self.acceptor.accept
         return decide(draft, logits, self.run.sampler)
 

@@ -42,11 +42,12 @@ class MlpChoice:
         """See :meth:`workbench.engine.slots.ExpertsPolicy.choose_experts`."""
         block, policy = self._block, self._policy
         weights, indices = block.route(logits) if policy is None else policy.choose_experts(block, x, logits)
-        self.experts_run, self.experts_per_token = int(indices.unique().numel()), indices.shape[1]
+        self.experts_run, self.experts_per_token = 0, indices.shape[1]
         return weights, indices
 
     def fetch(self, expert: int) -> Expert:
         """See :meth:`workbench.engine.slots.ExpertPlacesPolicy.fetch_expert`."""
+        self.experts_run += 1
         return self._block.router.experts[expert] if self._fetch is None else self._fetch(self._block, expert)
 
     def neurons(self, x: Tensor) -> Tensor | None:

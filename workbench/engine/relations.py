@@ -64,14 +64,16 @@ class Relation(abc.ABC):
 
     def sees(self, rows: Sequence[int], columns: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         """bool Tensor [rows, columns]: True where a row sees the column's."""
-        row, column = numbers(rows, device)[:, None], numbers(columns, device)[None]
+        # Where a matrix has to be asked it is asked here, and only the answer goes to the device.
+        asked = device if self.chain else torch.device("cpu")
+        row, column = numbers(rows, asked)[:, None], numbers(columns, asked)[None]
         seen = self._known(row, column)
-        if min(rows) >= 0 and min(columns, default=0) >= 0:
-            return seen
-        return torch.where((row < 0) | (column < 0), column <= row, seen)
+        if min(rows) < 0 or min(columns, default=0) < 0:
+            seen = torch.where((row < 0) | (column < 0), column <= row, seen)
+        return seen.to(device)
 
     def _known(self, row: Tensor, column: Tensor) -> Tensor:
-        return self.matrix.to(row.device)[row.clamp(min=0), column.clamp(min=0)]
+        return self.matrix[row.clamp(min=0), column.clamp(min=0)]
 
     def joined(self, parents: Sequence[int]) -> Relation:
         """With more rows, each of which sees itself and what its parent (any earlier row, or -1) sees."""
@@ -169,7 +171,7 @@ class Segments(Relation):
         return torch.block_diag(*(torch.ones(length, length).tril() for length in self._lengths)).bool()
 
     def _known(self, row: Tensor, column: Tensor) -> Tensor:
-        segment = torch.repeat_interleave(torch.tensor(self._lengths, device=row.device))
+        segment = torch.repeat_interleave(torch.tensor(self._lengths))
         return (segment[row.clamp(min=0)] == segment[column.clamp(min=0)]) & (column <= row)
 
 

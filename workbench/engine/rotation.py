@@ -20,11 +20,9 @@ if TYPE_CHECKING:
     from workbench.engine.decoder import Decoder
 
 
-def ropes(
-    anatomy: Anatomy, cache: KeyValueCache, positions: Tensor, length: int | None, below: int
-) -> dict[str, Rope]:
-    """Tables of the tokens at ``positions``, all below ``below``, which are read as part of a text of ``length`` tokens;
-    None where each is read as if it came alone."""
+def ropes(anatomy: Anatomy, cache: KeyValueCache, positions: Tensor, length: int | None, below: int) -> dict[str, Rope]:
+    """Tables of the tokens at ``positions``, all of them ``below`` that, which are read as part of a text of ``length``
+    tokens; None where each is read as if it came alone."""
     if not anatomy.growing:
         return anatomy.rope(positions, below=below)
     if anatomy.switch is not None:

@@ -96,8 +96,9 @@ class Sampler:
         return probabilities
 
     def read(self, logits: Tensor, checks: Sequence[Check]) -> None:
-        """Find out whether logits [rows, vocabulary] pass all checks and, greedy, what :meth:`best` says of them: all in
-        one copy to the host, which waits for the device once.
+        """Find out whether logits [rows, vocabulary] pass all checks and, greedy, what :meth:`best` says of them.
+
+        All of it is one copy to the host, which waits for the device once.
 
         Raises
         ------
@@ -112,13 +113,17 @@ class Sampler:
         self._known = logits, read[len(checks) :]
 
     def best(self, logits: Tensor) -> list[int]:
-        """The most probable token of every row of logits [rows, vocabulary]; those that were read are not read again."""
+        """The most probable token of every row of logits [rows, vocabulary]; what was read is not read again."""
         known = self._known
         return known[1] if known is not None and known[0] is logits else logits.argmax(-1).tolist()
 
     def choose(self, logits: Tensor) -> int:
         """A token from logits [vocabulary]."""
-        return int(logits.argmax()) if self.greedy else self.chance.draw(self.distribution(logits))
+        return self.choose_after(logits[None], 0)
+
+    def choose_after(self, logits: Tensor, row: int) -> int:
+        """A token from one row of logits [rows, vocabulary]."""
+        return self.best(logits)[row] if self.greedy else self.chance.draw(self.distribution(logits[row]))
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,11 @@ class Anatomy:
         return len(self.blocks)
 
     @property
+    def embedding(self) -> Tensor:
+        """Tensor [tokens, width]: the weights of the embedding, before any multiplier."""
+        return self._embedding.weight
+
+    @property
     def unembedding(self) -> Tensor:
         """Tensor [vocabulary, width]: the weights of the head."""
         return self.head.weight
@@ -145,9 +150,7 @@ class Anatomy:
             x = x + nn.functional.embedding(positions + self.family.position_offset, self._positions.weight)
         return x
 
-    def rope(
-        self, positions: Tensor, length: int | Tensor | None = None, below: int | None = None
-    ) -> dict[str, Rope]:
+    def rope(self, positions: Tensor, length: int | Tensor | None = None, below: int | None = None) -> dict[str, Rope]:
         """Cosine and signed sine, each [tokens, 1, rotary_dim], for each kind of rotary table the layers name.
 
         Parameters

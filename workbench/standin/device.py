@@ -17,7 +17,7 @@ from workbench.standin.tensor import StandinTensor
 from workbench_kernels import dispatch
 
 NAME = "stand-in"
-_CUDA = torch.device("cuda", 0)
+_CUDA, _HOST = torch.device("cuda", 0), torch.device("cpu")
 MEMORY = 80 * 2**30  # bytes that it says it has
 
 _NUMBERS = {"_local_scalar_dense", "item", "is_nonzero"}
@@ -57,10 +57,26 @@ class Device:
     Attributes
     ----------
     counts : Counts
+    busy : bool
+        Whether this thread has given it something to do since it last waited for it. What other threads gave it is left
+        out: counts would hang on when they did.
     """
 
     def __init__(self) -> None:
-        self.counts = Counts()
+        self.counts, self._threads = Counts(), threading.local()
+
+    @property
+    def busy(self) -> bool:
+        return getattr(self._threads, "busy", False)
+
+    @busy.setter
+    def busy(self, value: bool) -> None:
+        self._threads.busy = value
+
+    def wait(self, kind: str, times: int = 1) -> None:
+        """The host waits until everything is done; what a shape was wanted for is still to do after that."""
+        self.counts.wait(kind, times)
+        self.busy = kind == "size"
 
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """An operation of torch, as a device with memory of its own runs it.
@@ -80,6 +96,7 @@ class Device:
         if asked is not None:
             plain_args, plain_kwargs = _hosted(plain_args), {**_hosted(plain_kwargs)}
             plain_kwargs = {key: each for key, each in plain_kwargs.items() if key != "pin_memory"}
+        self.busy = self.busy or not func.is_view
         if name == "copy_":
             target = self._copied(args[0], args[1])
         elif name in _COPIES:
@@ -91,11 +108,15 @@ class Device:
         if met.generator and target == "cuda":
             raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
         self._waited(name, args, kwargs, there)
-        return met.wrapped_again(func(*plain_args, **plain_kwargs), target)
+        out = func(*plain_args, **plain_kwargs)
+        # A view is of the kind that its base is, made in inference mode or not.
+        kept = func.is_view and torch.is_inference_mode_enabled() and there and not args[0].is_inference()
+        with torch.inference_mode(False) if kept else contextlib.nullcontext():
+            return met.wrapped_again(out, target)
 
     def _passed(self, there: bool, target: str) -> None:
         if there and target == "cpu":
-            self.counts.wait("copy")
+            self.wait("copy")
         elif not there and target == "cuda":
             self.counts.upload()
 
@@ -109,7 +130,6 @@ class Device:
         indices = [each for each in args[1] if each is not None]
         if not isinstance(args[0], StandinTensor):
             raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
-        self.counts.uploads += 0
         for each in indices:
             if not isinstance(each, StandinTensor):
                 self.counts.upload()
@@ -121,21 +141,21 @@ class Device:
             if masks == len(indices) == 1 and value.numel() == 1 and not isinstance(value, StandinTensor):
                 return  # torch fills by the mask as it is
         if masks:
-            self.counts.wait("size", masks)
+            self.wait("size", masks)
 
     def _waited(self, name: str, args: Any, kwargs: dict[str, Any], there: bool) -> None:
         if not there:
             return
         if name in _NUMBERS:
-            self.counts.wait("item")
+            self.wait("item")
         elif name in _COMPARED:
-            self.counts.wait("equal")
+            self.wait("equal")
         elif name in _SIZES:
-            self.counts.wait("size")
+            self.wait("size")
         elif name == "multinomial":
-            self.counts.wait("item", 2)  # it looks whether these are probabilities
+            self.wait("item", 2)  # it looks whether these are probabilities
         elif name == "repeat_interleave" and _counted(args) and kwargs.get("output_size") is None:
-            self.counts.wait("size")
+            self.wait("size")
 
 
 class _Met:
@@ -180,13 +200,27 @@ def _asked(args: Any, kwargs: dict[str, Any]) -> str | None:
 
 def _hosted(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: torch.device("cpu") if key == "device" and each is not None else each for key, each in value.items()}
-    return type(value)(torch.device("cpu") if isinstance(each, torch.device) else each for each in value)
+        return {key: _HOST if key == "device" and each is not None else each for key, each in value.items()}
+    return type(value)(_HOST if isinstance(each, torch.device) else each for each in value)
 
 
 def _counted(args: Any) -> bool:
     """Whether ``repeat_interleave`` is given how often by a tensor of the device."""
     return isinstance(args[-1], StandinTensor)
+
+
+class _Stream:
+    """The one queue of the device."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    def query(self) -> bool:
+        """Whether nothing is left to do."""
+        return not self._device.busy
+
+    def synchronize(self) -> None:
+        self._device.wait("synchronize")
 
 
 class _Operations(TorchDispatchMode):
@@ -260,7 +294,8 @@ def standin() -> Iterator[Device]:
         "current_device": lambda: 0,
         "get_device_name": lambda *_: NAME,
         "mem_get_info": lambda *_: (MEMORY, MEMORY),
-        "synchronize": lambda *_: device.counts.wait("synchronize"),
+        "synchronize": lambda *_: device.wait("synchronize"),
+        "current_stream": lambda *_: _Stream(device),
         "_lazy_init": lambda: None,
     }
     with contextlib.ExitStack() as stack:

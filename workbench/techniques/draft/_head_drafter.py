@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from workbench.engine import Draft, LayerCache, Verification, VerifyCost
 from workbench.models import Model
+from workbench.models.device import read
 from workbench.parts.heads.base import DraftHeads
 from workbench.techniques.draft._drafter import Drafter
 from workbench.techniques.draft._sparse_tree import best_nodes, by_rank, ratios, worth
@@ -137,11 +138,12 @@ class HeadDrafter(Drafter):
         """The likeliest tokens of every row, and the chance of each."""
         logits = self._model.anatomy.finish(self._multiply(rows, self._unembedding, self._bias))
         places = logits.topk(self.heads.acceptance.shape[1]).indices
-        tokens = self._ids[places].tolist()
+        tokens = self._ids[places]
         if not self._adaptive:
-            return tokens, [self._acceptance[depth - 1] for depth in depths]
+            return tokens.tolist(), [self._acceptance[depth - 1] for depth in depths]
         logits = logits.float()
-        return tokens, (logits.gather(1, places) - logits.logsumexp(-1, keepdim=True)).exp().tolist()
+        tokens, chances = read(tokens, (logits.gather(1, places) - logits.logsumexp(-1, keepdim=True)).exp())
+        return tokens, chances
 
     def _counted(self, rows: int, passes: int) -> tuple[int, int]:
         """Operations and bytes of so many rows in so many passes."""

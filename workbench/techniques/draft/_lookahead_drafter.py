@@ -9,6 +9,7 @@ from torch import Tensor
 
 from workbench.engine import Draft, Lookahead, Verification, VerifyCost
 from workbench.models import Model
+from workbench.models.device import read
 from workbench.parts.lookahead.base import LookaheadPart, position_shift
 from workbench.techniques.draft._drafter import Drafter
 from workbench.techniques.draft._sparse_tree import best_nodes, by_rank, nodes_and_rows, ratios, row_values
@@ -72,11 +73,12 @@ class LookaheadDrafter(Drafter):
     def _read(self, logits: Tensor) -> None:
         """What rows [orders, vocabulary] of one root say."""
         places = top_tokens(logits, len(self._acceptance[0]))
-        self._tokens = places.tolist()
         if self._adaptive:
             logits = logits.float()
-            self._chances = (logits.gather(1, places) - logits.logsumexp(-1, keepdim=True)).exp().tolist()
+            chances = (logits.gather(1, places) - logits.logsumexp(-1, keepdim=True)).exp()
+            self._tokens, self._chances = read(places, chances)
         else:
+            self._tokens = places.tolist()
             self._chances = self._acceptance[: len(self._tokens)]
 
     def _tree(self, limit: int) -> tuple[list, int, list[tuple[int, int]]]:

@@ -38,6 +38,7 @@ from workbench.engine import Draft, Lookahead, Run, Sampler, Verification
 from workbench.engine.slots import AcceptPolicy
 from workbench.errors import ArtifactError
 from workbench.models import Model
+from workbench.models.device import numbers, read
 from workbench.parts.loading import part_tensors
 from workbench.parts.lookahead.base import position_shift
 from workbench.parts.lookahead.padding import Padding
@@ -120,9 +121,12 @@ class _Units(Drafter, AcceptPolicy):
 
     def accept(self, draft: Draft, logits: Tensor, sampler: Sampler) -> tuple[list[int], int]:
         # What a logits policy has ruled out is not taken unverified either.
-        banned = (node for node, token in enumerate(draft.tokens) if logits[node, token] == float("-inf"))
-        kept = next(banned, len(draft.tokens))
-        return list(range(kept)), sampler.choose(logits[kept])
+        kept = len(draft.tokens)
+        if kept:
+            taken = numbers(draft.tokens, logits.device)
+            ruled_out = (logits[:kept].gather(1, taken[:, None])[:, 0] == float("-inf")).tolist()
+            kept = next((node for node, out in enumerate(ruled_out) if out), kept)
+        return list(range(kept)), sampler.choose_after(logits, kept)
 
     def verified(self, verification: Verification) -> None:
         self._unit, self._chances = [], []
@@ -132,7 +136,7 @@ class _Units(Drafter, AcceptPolicy):
         distribution = rows.float().softmax(-1) if self._sampler.greedy else self._sampler.distribution(rows)
         chances, tokens = distribution.max(-1)
         before = verification.next_token
-        for token, chance in zip(tokens.tolist(), chances.tolist()):
+        for token, chance in zip(*read(tokens, chances)):
             if chance < self._alpha or token == before:
                 break
             self._unit.append(token)

@@ -29,6 +29,7 @@ from torch import Tensor
 from workbench.engine import Decoder
 from workbench.errors import PromptError
 from workbench.models import Model
+from workbench.models.device import read
 
 _WEIGHTS = (0.01, 0.04, 0.15, 0.18, 0.12)
 _CANDIDATES = 3
@@ -124,7 +125,8 @@ def superpose(
     drafts = [Superposed([], 0.0, [])]
     for step in range(length):
         best = logits.float().softmax(-1).topk(min(_CANDIDATES * k, logits.shape[-1]))
-        candidates, own = [token(place) for place in best.indices.tolist()], best.values.tolist()
+        places, own = read(best.indices, best.values)
+        candidates = list(map(token, places))
         grown = []
         for draft in drafts:
             mixed = ngrams.interpolated([*context, *draft.tokens], candidates, own) if filter_weight else own
