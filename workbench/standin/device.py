@@ -107,7 +107,9 @@ class Device:
             raise RuntimeError(_MIXED.format(func))
         if met.generator and target == "cuda":
             raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
-        self._waited(name, args, kwargs, there)
+        self._waited(f"{name}.{func._overloadname}", kwargs, there)
+        if name == "histc" and not plain_args[0].is_floating_point():
+            plain_args = (plain_args[0].float(), *plain_args[1:])  # torch counts integers on a GPU alone
         out = func(*plain_args, **plain_kwargs)
         # A view is of the kind that its base is, made in inference mode or not.
         kept = func.is_view and torch.is_inference_mode_enabled() and there and not args[0].is_inference()
@@ -143,18 +145,19 @@ class Device:
         if masks:
             self.wait("size", masks)
 
-    def _waited(self, name: str, args: Any, kwargs: dict[str, Any], there: bool) -> None:
+    def _waited(self, called: str, kwargs: dict[str, Any], there: bool) -> None:
+        name = called.partition(".")[0]
         if not there:
             return
         if name in _NUMBERS:
             self.wait("item")
         elif name in _COMPARED:
             self.wait("equal")
-        elif name in _SIZES:
+        elif name in _SIZES or called == "where.default":
             self.wait("size")
         elif name == "multinomial":
             self.wait("item", 2)  # it looks whether these are probabilities
-        elif name == "repeat_interleave" and _counted(args) and kwargs.get("output_size") is None:
+        elif called.startswith("repeat_interleave") and "Tensor" in called and kwargs.get("output_size") is None:
             self.wait("size")
 
 
@@ -202,11 +205,6 @@ def _hosted(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _HOST if key == "device" and each is not None else each for key, each in value.items()}
     return type(value)(_HOST if isinstance(each, torch.device) else each for each in value)
-
-
-def _counted(args: Any) -> bool:
-    """Whether ``repeat_interleave`` is given how often by a tensor of the device."""
-    return isinstance(args[-1], StandinTensor)
 
 
 class _Stream:
@@ -292,6 +290,7 @@ def standin() -> Iterator[Device]:
         "is_available": lambda: True,
         "device_count": lambda: 1,
         "current_device": lambda: 0,
+        "get_device_capability": lambda *_: (8, 0),
         "get_device_name": lambda *_: NAME,
         "mem_get_info": lambda *_: (MEMORY, MEMORY),
         "synchronize": lambda *_: device.wait("synchronize"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _ATEN = torch.ops.aten
 
@@ -15,7 +16,7 @@ _ATEN = torch.ops.aten
 class StandinTensor(Tensor):
     """A tensor on ``cuda:0`` whose numbers lie in a host tensor that only :mod:`workbench.standin` looks at.
 
-    It has no address: what would read its memory, as a kernel for the CPU does, fails.
+    Kernels get no address of it: one that was made for the CPU fails.
 
     Parameters
     ----------
@@ -50,7 +51,8 @@ class StandinTensor(Tensor):
         return f"StandinTensor(shape={list(self.shape)}, dtype={self.dtype}, device={self.device})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StandinTensor:
-        return memo.setdefault(id(self), self.clone())
+        made = self.clone()
+        return memo.setdefault(id(self), nn.Parameter(made, False) if isinstance(self, nn.Parameter) else made)
 
     # By these torch knows that a module's parameter of another kind is exchanged for it, not overwritten.
 
@@ -60,6 +62,31 @@ class StandinTensor(Tensor):
     @staticmethod
     def __tensor_unflatten__(tensors: dict[str, Tensor], _: Any, size: Any, stride: Any) -> StandinTensor:
         return StandinTensor(tensors["inner"])
+
+    @property
+    def data(self) -> Tensor:
+        return self.detach()
+
+    @data.setter
+    def data(self, other: Tensor) -> None:
+        """Let it hold what another one holds, as loaded parameters do that are joined to one; it goes to the host with
+        a module that goes there."""
+        if not isinstance(other, StandinTensor):
+            made = nn.Parameter(other, False) if isinstance(self, nn.Parameter) else other.detach()
+            torch.utils.swap_tensors(self, made)
+            return
+        if self.shape != other.shape:
+            raise RuntimeError(f"a stand-in's tensor keeps its shape {list(self.shape)}: {list(other.shape)} was given")
+        self.inner = other.inner
+
+    def data_ptr(self) -> int:
+        """Tells tensors apart, and is no address for anybody who would read there."""
+        if sys._getframe(1).f_globals.get("__name__", "").startswith("workbench_kernels"):
+            raise RuntimeError("a kernel for the CPU was given a tensor on cuda:0")
+        return self.inner.data_ptr()
+
+    def untyped_storage(self) -> Any:
+        return self.inner.untyped_storage()
 
     def tolist(self) -> Any:
         """As torch does it: one copy to the host."""

@@ -84,9 +84,7 @@ def walk(model: Model, techniques: Sequence[Any], prompt: Sequence[int]) -> tupl
                 device.counts.reset()
             steps = index
         counts = device.counts
-    return tokens, Waits(
-        "+".join(map(spell, techniques)), steps, waits=counts.synchronisations, uploads=counts.uploads
-    )
+    return tokens, Waits("+".join(map(spell, techniques)), steps, waits=counts.synchronisations, uploads=counts.uploads)
 
 
 def recipe(name: str) -> list[Any]:

@@ -232,7 +232,7 @@ class ModelDrafter:
 
     def token(self, place: int) -> int:
         """The token that a place among the logits stands for."""
-        return place if self._tokens is None else self._tokens[place]
+        return place if self.vocabulary is None else self._tokens[place]
 
     def best(self, logits: Tensor) -> tuple[int, float]:
         """The most probable token of logits [small], and its probability."""
