@@ -54,7 +54,7 @@ def read(*tensors: Tensor) -> list[Any]:
 
     Integers are exact up to 2**53.
     """
-    if all(each.device.type == "cpu" for each in tensors):
+    if not all(each.device.type == "cuda" for each in tensors):
         return [each.tolist() for each in tensors]
     parts = torch.cat([each.reshape(-1).double() for each in tensors]).cpu().split([each.numel() for each in tensors])
     return [part.to(each.dtype).view(each.shape).tolist() for part, each in zip(parts, tensors)]
