@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 _ATEN = torch.ops.aten
+DEVICES: list[Any] = []
+"""Devices that are there now; tensors are computed by the newest, and outlive none."""
 
 
 class StandinTensor(Tensor):
@@ -43,9 +45,9 @@ class StandinTensor(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from workbench.standin.device import current
-
-        return current().run(func, args, kwargs or {})
+        if not DEVICES:
+            raise RuntimeError("a stand-in's tensor was used after standin() had ended")
+        return DEVICES[-1].run(func, args, kwargs or {})
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"StandinTensor(shape={list(self.shape)}, dtype={self.dtype}, device={self.device})"
