@@ -20,6 +20,7 @@ from workbench.engine.shelf import Shelf
 from workbench.engine.slots import check_slots
 from workbench.engine.state import KeyValueCache, new_cache
 from workbench.models import Model
+from workbench.models.device import numbers
 
 Watch = Callable[[str, int, Any], None]
 
@@ -278,7 +279,10 @@ class Decoder(Counts):
             return
         opened.run(ahead.layer)
         if opened.layer is not None:
-            opened.join(ahead.make(opened.x[0, ahead.roots], ahead.orders), ahead.parents(opened.count))
+            opened.join(
+                ahead.make(opened.x[0, numbers(ahead.roots, opened.x.device)], ahead.orders),
+                ahead.parents(opened.count),
+            )
 
 
 def _parts(tokens: int, context: int, chunk: int | None) -> Iterator[tuple[int, int]]:

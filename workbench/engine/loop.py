@@ -26,7 +26,7 @@ from workbench.engine.run import Run
 from workbench.engine.sampling import Check, any_left, entropies, finite, well_adjusted
 from workbench.engine.session import State, key_of
 from workbench.engine.step import Step
-from workbench.models.device import wait
+from workbench.models.device import numbers, wait
 
 _DECODER_SLOTS = ("context", "depth", "mlp", "experts", "prefill_attention", "attention", "evict", "store")
 
@@ -187,7 +187,7 @@ class Loop:
             self.length.measured(verification, draft_seconds, verify_seconds)
         self.output += produced
         if self.switch is not None:
-            self._entropies = entropies(logits[rows[: len(produced)]])
+            self._entropies = entropies(logits[numbers(rows[: len(produced)], logits.device)])
             self._verification = verification
         (ledger := decoder.ledger).count(DRAFT, draft.flops, draft.bytes, draft_seconds)
         policies = ledger.besides(MODEL, DRAFT)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import SettingError
-from workbench.models.device import numbers
+from workbench.models.device import numbers, put
 
 
 class Relation(abc.ABC):
@@ -70,7 +70,7 @@ class Relation(abc.ABC):
         seen = self._known(row, column)
         if min(rows) < 0 or min(columns, default=0) < 0:
             seen = torch.where((row < 0) | (column < 0), column <= row, seen)
-        return seen.to(device)
+        return put(seen, device) if seen.device.type == "cpu" else seen
 
     def _known(self, row: Tensor, column: Tensor) -> Tensor:
         return self.matrix[row.clamp(min=0), column.clamp(min=0)]

@@ -164,7 +164,7 @@ class Running:
         joined = torch.cat((self.x, x[None]), 1)
         order = sorted(range(len(both)), key=both.__getitem__)
         if order != list(range(len(both))):
-            joined = joined[:, order]
+            joined = joined[:, numbers(order, joined.device)]
         self._arrange(joined, [both[place] for place in order])
 
     def _tables(self, positions: Tensor) -> dict[str, Rope]:
@@ -286,12 +286,13 @@ class Running:
 
         if self.stopped is not None:
             places = [place for place, row in enumerate(self.rows) if waits(row)]
-            pending.put([start + self.rows[place] for place in places], self.x[0, places], self.stopped)
+            waiting = self.x[0, numbers(places, self.x.device)]
+            pending.put([start + self.rows[place] for place in places], waiting, self.stopped)
         for row in filter(waits, self.shelf.rows()):
             pending.put([start + row], self.shelf.look([row]), self.shelf.layer(row))
         own = [row for row in self.shelf.rows() if row >= 0]
         places = [place for place, row in enumerate(self.rows) if row >= 0]
         if own or len(places) < len(self.rows):
-            self.x, self.rows = self.x[:, places], [self.rows[place] for place in places]
+            self.x, self.rows = self.x[:, numbers(places, self.x.device)], [self.rows[place] for place in places]
             if own:
                 self._merge(own, self.shelf.take(own))

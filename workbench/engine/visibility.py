@@ -18,6 +18,7 @@ from torch import Tensor
 from workbench.engine.attention import chain_keys, mean_keys
 from workbench.engine.relations import Relation
 from workbench.engine.state import KeyValueState
+from workbench.models.device import numbers, put
 
 T = TypeVar("T")
 
@@ -151,7 +152,7 @@ class Visible:
                 own = torch.ones(count, count, dtype=torch.bool, device=seen.device).tril()
                 return make(own), (count + 1) / 2
             own = seen.relation.sees(seen.rows, seen.rows)
-            return make(own.to(seen.device)), float(own.sum()) / count
+            return make(put(own, seen.device)), float(own.sum()) / count
 
         return self._pass.once(("drafted", chain), pair)
 
@@ -225,7 +226,7 @@ class Visible:
             distance = asking - stands[:, None]
             mask = mask & ((distance.abs() if seen.relation.both_ways else distance) < self.window)
         if self.index in seen.repeated:
-            own_visits = torch.tensor(_visits(entries), device=earlier.device)
+            own_visits = numbers(_visits(entries), earlier.device)
             visits = torch.cat((_ranks(earlier), own_visits.expand(len(earlier), -1)), 1)
             mine = own_visits[len(entries) - len(rows) :]
             mask = mask & (visits[:, None] <= mine[:, None])

@@ -41,12 +41,20 @@ def devices() -> list[str]:
 
 
 def numbers(values: Sequence[int], device: torch.device | str) -> Tensor:
-    """int64 Tensor [values] on a device; a single one is filled in there, so that nothing has to be copied to it."""
+    """int64 Tensor [values] on a device, for which the host does not wait: one, or a range, is made there, and others
+    are copied from memory that the device reads by itself."""
     if len(values) == 1:
         return torch.full((1,), values[0], dtype=torch.long, device=device)
     if isinstance(values, range) and values.step == 1:
         return torch.arange(values.start, values.stop, device=device)
-    return torch.tensor(list(values), dtype=torch.long, device=device)
+    return put(torch.tensor(list(values), dtype=torch.long), device)
+
+
+def put(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A host tensor on a device, for which the host does not wait: from memory that the device reads by itself."""
+    if torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def read(*tensors: Tensor) -> list[Any]:

@@ -21,8 +21,8 @@ class Counts:
     places : Counter
         (file and line of ours, kind) -> how often.
     uploads : int
-        Copies from host to device. They are counted apart: from pageable memory torch waits for these too, but not for
-        what the device was doing before they could be foreseen.
+        Copies from host to device that the host also waits for, as they are made from pageable memory: of tensors made
+        of lists, of lists as indices. They are counted apart, since a page-locked copy takes their place.
     """
 
     def __init__(self) -> None:

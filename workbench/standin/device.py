@@ -63,15 +63,17 @@ class _Made(TorchFunctionMode):
             return _moved(func, args, kwargs)
         if func in _GUARDED and any(isinstance(each, StandinTensor) for each in args):
             return _GUARDED[func](*args, **kwargs)
+        if func is Tensor.pin_memory:
+            return args[0]  # nothing reads it by itself here
         if func not in (torch.tensor, torch.as_tensor, Tensor.new_tensor):
             return func(*args, **kwargs)
         if func is Tensor.new_tensor:
             first, *args = args
             kwargs = {"dtype": first.dtype, "device": first.device, **kwargs}
         made = torch.as_tensor if func is torch.as_tensor else torch.tensor
-        if not _is_cuda(kwargs.get("device")):
+        kwargs = {key: each for key, each in kwargs.items() if key != "pin_memory"}  # nothing reads it by itself here
+        if not _is_cuda(kwargs.pop("device", None)):
             return made(*args, **kwargs)
-        kwargs = {key: each for key, each in kwargs.items() if key not in ("device", "pin_memory")}
         made = made(*args, **kwargs)
         return made if isinstance(made, StandinTensor) else made.to(_CUDA)
 

@@ -73,7 +73,7 @@ class Device:
         elif name in _COPIES:
             other = next((each for each in args[1:2] if isinstance(each, Tensor)), None)  # to(other): where that is
             target = target if other is None else "cuda" if isinstance(other, StandinTensor) else "cpu"
-            self._passed(isinstance(args[0], StandinTensor), target)
+            self._passed(isinstance(args[0], StandinTensor), target, bool(kwargs.get("non_blocking")))
         elif name in _INDEXED:
             self._indexed(name, args)
         elif met.host:
@@ -89,10 +89,10 @@ class Device:
         with torch.inference_mode(False) if kept else contextlib.nullcontext():
             return met.wrapped_again(out, target)
 
-    def _passed(self, there: bool, target: str) -> None:
+    def _passed(self, there: bool, target: str, pinned: bool = False) -> None:
         if there and target == "cpu":
             self.wait("copy")
-        elif not there and target == "cuda":
+        elif not there and target == "cuda" and not pinned:
             self.counts.upload()
 
     def _copied(self, to: Tensor, source: Tensor) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from workbench.artifacts import fit
 from workbench.models import Model
+from workbench.models.device import numbers
 from workbench.parts.loading import sizes
 from workbench.parts.lookahead.base import EmbeddedPart, entering_rows
 from workbench.parts.trained import trained
@@ -60,5 +61,5 @@ class PromptTokens(EmbeddedPart):
         return part
 
     def rows(self, roots: Tensor, orders: Sequence[int]) -> Tensor:
-        chosen = self.embeddings[torch.tensor(orders, device=roots.device) - 1].to(roots.dtype)
+        chosen = self.embeddings[numbers(orders, roots.device) - 1].to(roots.dtype)
         return chosen.expand(*roots.shape[:-2], -1, -1)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from workbench.artifacts import fit
 from workbench.errors import SettingError
 from workbench.models import Model
+from workbench.models.device import numbers
 from workbench.parts.loading import sizes
 from workbench.parts.lookahead.base import LookaheadPart
 from workbench.parts.trained import trained
@@ -100,7 +101,7 @@ class HiddenMaps(LookaheadPart):
 
     def rows(self, roots: Tensor, orders: Sequence[int]) -> Tensor:
         order_of = sorted(range(len(orders)), key=orders.__getitem__)
-        places = torch.tensor(order_of, device=roots.device)
+        places = numbers(order_of, roots.device)
         pieces, start = [], 0
         for order in sorted(set(orders)):
             end = start + orders.count(order)

@@ -14,7 +14,7 @@ from workbench.engine.ledger import MODEL
 from workbench.engine.rotation import outgrown
 from workbench.errors import SettingError
 from workbench.models import Model
-from workbench.models.device import read
+from workbench.models.device import numbers, read
 from workbench.models.second_model import second_model
 from workbench.parts import distilled
 from workbench.settings import outside
@@ -228,7 +228,7 @@ class ModelDrafter:
         decoder.forward(tokens, parents, logits="none")
         self._tree = list(tokens), list(parents)
         decoder.ledger.product(MODEL, len(rows), anatomy.head)
-        return anatomy.unembed(decoder.hidden[list(rows)])
+        return anatomy.unembed(decoder.hidden[numbers(rows, decoder.hidden.device)])
 
     def token(self, place: int) -> int:
         """The token that a place among the logits stands for."""

@@ -30,7 +30,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Self
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -146,7 +145,7 @@ class _Units(Drafter, AcceptPolicy):
     def _maker(self, first: int):
         def make(x: Tensor, orders: list[int]) -> Tensor:
             rows = self._part.rows(x, orders)
-            shift = position_shift(self._anatomy, torch.tensor([first + order for order in orders], device=x.device))
+            shift = position_shift(self._anatomy, numbers([first + order for order in orders], x.device))
             return rows if shift is None else rows + shift
 
         return make
