@@ -79,7 +79,20 @@ def parts(device: str, quick: bool) -> list[Part]:
         Part("kernels", [*tests, *workers, "tests/kernels"], 2),
         Part("contract", [*tests, *workers, "tests/test_contract.py"], 4, there),
         Part("waits", [python, f"{BENCHMARKS}/gpu_waits.py", "--device", device], 1),
-        Part("engine", [python, f"{BENCHMARKS}/bench_engine.py", "--device", device, "--untested", "--rounds", "5"], 3),
+        Part(
+            "engine",
+            [
+                python,
+                f"{BENCHMARKS}/bench_engine.py",
+                "--device",
+                device,
+                "--untested",
+                "--rounds",
+                "5",
+                "--without-compiled",
+            ],
+            3,
+        ),
         Part("drafting", [python, f"{BENCHMARKS}/bench_drafting.py", *drafts], 4),
     ]
 

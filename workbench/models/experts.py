@@ -107,8 +107,9 @@ def apply_experts(
     weights = weights.to(rows.dtype)
     out = torch.zeros_like(rows)
     # Rows by expert, those of one in order; how many each has is all that the host needs to know.
-    order = indices.flatten().argsort(stable=True)
-    held = indices.new_zeros(len(router.experts)).scatter_add_(0, indices.flatten(), torch.ones_like(order)).tolist()
+    named = indices.flatten().long()
+    order = named.argsort(stable=True)
+    held = order.new_zeros(len(router.experts)).scatter_add_(0, named, torch.ones_like(order)).tolist()
     tokens, places = order // indices.shape[1], order % indices.shape[1]
     start = 0
     for expert, count in ((expert, count) for expert, count in enumerate(held) if count):
