@@ -2,6 +2,7 @@
 # make test   the environment, linters and every test but the longest      make test-all  those too
 # make coverage  the lines that tests reach      make compatibility  which techniques go together, where code has changed
 # make app    the dashboard      make lab    the notebooks      make bench  the measurements
+# make gpu    one report of what an accelerator makes of it all, in nine minutes; it needs one
 # make clean  what the tools left behind; `make distclean` the environment too
 
 PYTHON ?= python3
@@ -13,10 +14,10 @@ PIP_FLAGS ?=
 WORKERS ?= 2
 
 .DELETE_ON_ERROR:
-.PHONY: help environment model demo test test-all coverage compatibility lint app lab bench clean distclean
+.PHONY: help environment model demo test test-all coverage compatibility lint app lab bench gpu clean distclean
 
 help:
-	@sed -n '1,5s/^# //p' Makefile
+	@sed -n '1,6s/^# //p' Makefile
 
 environment: $(STAMP)
 
@@ -89,6 +90,11 @@ bench: model
 	@failed=""; for file in tests/benchmarks/bench_*.py; do \
 		echo "== $$file"; $(BIN)/python "$$file" || failed="$$failed $$file"; \
 	done; test -z "$$failed" || { echo "beyond its limit, or red:$$failed"; exit 1; }
+
+# Without an accelerator it says so, and nothing is fetched.
+gpu: $(STAMP)
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' && $(BIN)/workbench fetch smollm2-135m || true
+	@$(BIN)/python tests/benchmarks/gpu_report.py
 
 clean:
 	rm -rf build dist reports .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .coverage .coverage.* htmlcov

@@ -5,17 +5,24 @@ A run that is only looked at is made once in a process. ``sharing.py`` keeps the
 
 from __future__ import annotations
 
+import copy
 import functools
+import os
 import random
 
+import torch
 from helpers import random_tokens, run
 
 import workbench.techniques  # noqa: F401  fills the registry
 from workbench.engine import SLOTS, generate
 from workbench.errors import SettingError
 from workbench.models import FAMILIES
-from workbench.models.tiny import tiny
+from workbench.models.load import wrap
+from workbench.models.tiny import tiny as tiny_on_host
 from workbench.registry import TECHNIQUES
+
+DEVICE = os.environ.get("WORKBENCH_TEST_DEVICE", "")
+"""Where the models of the contract tests are, as ``cuda``; empty for the CPU."""
 
 NEW = 24
 # Long enough that every example has something to evict, to skip and to look up: the second half repeats the first.
@@ -59,6 +66,16 @@ def baseline(family: str) -> tuple:
 def alone(name: str, place: int, family: str) -> tuple:
     """The steps of a greedy run with one technique; the test is skipped where it does not fit."""
     return tuple(run(tiny(family), PROMPT, [example(name, place)], NEW))
+
+
+@functools.cache
+def tiny(family: str):
+    """A tiny model on :data:`DEVICE`."""
+    model = tiny_on_host(family)
+    if not DEVICE:
+        return model
+    with torch.no_grad():
+        return wrap(copy.deepcopy(model.hf).to(DEVICE), None, model.name, model.revision)
 
 
 # Partners

@@ -16,6 +16,7 @@ SWEEPS = (
     "test_contract_pairs.py",
     "test_contract_probes.py",
     "test_distribution.py",
+    "test_standin_techniques.py",
     "test_exact_on_text.py",
 )
 """Files whose tests' first parameter is the name of a technique or of a probe."""

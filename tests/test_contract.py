@@ -29,12 +29,12 @@ from contract_cases import (
     example,
     families,
     forced,
+    tiny,
 )
 from helpers import applicable, checksum, facts, hooks, random_tokens, run, tokens_of
 
 from workbench.engine import SLOTS, generate, teacher_force
 from workbench.models import Block
-from workbench.models.tiny import tiny
 from workbench.registry import TECHNIQUES
 
 CONTINUATION = random_tokens(NEW, seed=7)

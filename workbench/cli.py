@@ -1,4 +1,5 @@
-"""The shell's way in: ``workbench models|techniques|probes|fetch|observe|compare|compatibility|train|app``.
+"""The shell's way in: ``workbench models|techniques|probes|fetch|observe|compare|compatibility|
+synchronisations|train|app``.
 
 The names of commands and options are stable. What a person got wrong is one line on stderr and exit code 2; what went
 wrong in running is one line and exit code 1. The file's length is that of the list of commands, a short function each.
@@ -286,6 +287,19 @@ def compatibility(
         typer.echo(f"written: {out or folder}")
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def synchronisations(
+    out: Annotated[Path, typer.Option(help="A folder: a file per technique is written anew.")],
+) -> None:
+    """Count how often the host waits for an accelerator in a decode step of every technique; none is needed for it."""
+    from workbench.studies.synchronisations import refresh
+
+    for name, waits in refresh(out, _progress()).items():
+        row = waits.row()
+        typer.echo(f"{name}: {row['waits_per_step']} a step" if waits.steps else f"{name}: {waits.reason}")
+    typer.echo(f"written: {out}")
 
 
 @app.command()

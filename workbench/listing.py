@@ -28,13 +28,18 @@ def by_slot() -> dict[str, list[type]]:
 
 def rows(kind: str) -> list[dict[str, Any]]:
     """For each class its ``name``, ``class``, ``summary``, ``paper`` and ``settings`` (as JSON schema); of a technique
-    also ``slots`` and ``exact``, of a probe ``sites``. Techniques stand by slot, all others by name."""
+    also ``slots``, ``exact`` and ``synchronisations`` (see :mod:`workbench.studies.synchronisations`; None of one that
+    was not counted), of a probe ``sites``. Techniques stand by slot, all others by name."""
     registry, listed = registered(kind), []
+    if kind == "techniques":
+        counted = importlib.import_module("workbench.studies.synchronisations").stored()
     techniques = [cls for members in by_slot().values() for cls in members] if kind == "techniques" else []
     for cls in techniques or (registry[name] for name in sorted(registry)):
         row = {"name": cls.name, "class": cls.__name__, "summary": (cls.__doc__ or "").strip().splitlines()[0]}
         if kind == "techniques":
+            waits = counted.get(cls.name)
             row |= {"slots": list(cls.slots), "exact": cls.exact}
+            row |= {"synchronisations": None if waits is None else waits.row()}
         elif kind == "probes":
             row |= {"sites": list(cls.sites)}
         listed.append({**row, "paper": cls.paper, "settings": describe(cls)})

@@ -5,10 +5,14 @@ Every op offers some of four backends: ``triton`` (the kernel), ``native`` (C++,
 name it got with its result, so that no caller has to guess which one it timed.
 """
 
+import contextlib
 import importlib.util
 import os
+from collections.abc import Iterator
 
 import torch
+
+_TAKEN_AWAY: dict[str, str] = {}
 
 
 class BackendUnavailable(RuntimeError):
@@ -22,6 +26,8 @@ def interpreting() -> bool:
 
 def _why_not(backend: str, device: torch.device) -> str | None:
     """The reason why `backend` cannot run on tensors of `device`, or None when it can."""
+    if backend in _TAKEN_AWAY:
+        return _TAKEN_AWAY[backend]
     if backend == "native" and device.type != "cpu":
         return f"the tensors are on {device.type}, and it is made for the CPU"
     if backend != "triton":
@@ -31,6 +37,18 @@ def _why_not(backend: str, device: torch.device) -> str | None:
     if device.type != "cuda" and not interpreting():
         return f"the tensors are on {device.type}, and Triton needs cuda or TRITON_INTERPRET=1"
     return None
+
+
+@contextlib.contextmanager
+def without(backend: str, reason: str) -> Iterator[None]:
+    """Let a backend be none that can run here, for a device that only says that it is one."""
+    earlier = dict(_TAKEN_AWAY)
+    _TAKEN_AWAY[backend] = reason
+    try:
+        yield
+    finally:
+        _TAKEN_AWAY.clear()
+        _TAKEN_AWAY.update(earlier)
 
 
 def choose_backend(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -39,8 +40,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write(name: str, note: str, text: str) -> None:
-    """Print a report and keep it under ``reports/``."""
-    folder = ROOT / "reports"
-    folder.mkdir(exist_ok=True)
+    """Print a report and keep it under ``reports/``, or where ``WORKBENCH_REPORTS`` says."""
+    folder = Path(os.environ.get("WORKBENCH_REPORTS", ROOT / "reports"))
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.md").write_text(f"# {name}\n\n{note}\n\n{text}\n", "utf-8")
     print(f"\n{note}\n\n{text}")

@@ -21,12 +21,14 @@ import numpy as np
 import torch
 from _assistant import as_transformers
 from _report import passing, spelled, table, write
+from bench_engine import loaded
 
 import workbench as wb
 import workbench.techniques
 from workbench.metrics import median_interval
 from workbench.registry import TECHNIQUES
 from workbench.settings import parse
+from workbench.studies.compatibility_trial import Trial
 from workbench.tasks import encode_prompt, load_prompts
 from workbench.techniques.draft._model_drafter import drafter_model
 
@@ -76,7 +78,9 @@ class Results:
 
 
 def cases(model, task, most):
-    """Token ids of ``most`` prompts of a task."""
+    """Token ids of ``most`` prompts of a task; drawn ones for a model without a tokenizer."""
+    if model.tokenizer is None:
+        return [Trial(model).prompt] * most
     if task != "copying":
         return [encode_prompt(model.tokenizer, prompt) for prompt in load_prompts(task, most)]
     passages = [model.encode(prompt.prompt.split("\n\n", 1)[-1])[-160:] for prompt in load_prompts("summarising", most)]
@@ -184,7 +188,7 @@ def main():
     options = arguments.parse_args()
     if not options.untested:
         passing("tests/engine", "-m", "not bundled")
-    model = wb.load(options.model, dtype=options.dtype, device=options.device)
+    model = loaded(options.model, options.dtype, options.device)
     recipes = dict(each.split("=", 1) for each in options.recipe) or RECIPES
     runs = contenders(model, recipes, options.new_tokens, not options.without_theirs)
     bundled = ["copying", *dict.fromkeys(prompt.task for prompt in load_prompts("mixed"))]
@@ -197,12 +201,16 @@ def main():
         levels |= {(each.n, each.level) for each in (speed_up(found, name) for name in found) if each.bounded}
         rows.append(readme_row(task, found))
         details += detail_rows(task, found)
-        print(" | ".join(rows[-1]), flush=True)
+        report(options, model, levels, list(runs)[1:], rows, details)
+
+
+def report(options, model, levels, names, rows, details):
+    """Write what there is so far."""
     each = ", ".join(f"{100 * level:.1f} % (n {n})" for n, level in sorted(levels)) or "none, from fewer than 5 prompts"
     note = f"{options.device}, {options.dtype}, {torch.get_num_threads()} threads, {options.prompts} prompts a task, "
     note += f"{options.rounds} rounds, {options.new_tokens} new tokens; arithmetic: {model.arithmetic}"
     note += f". Speed-up over plain decoding, median over prompts [interval: {each}]; mean accepted tokens."
-    head = ["task", "prompts", "plain decoding [tokens/s]", *list(runs)[1:]]
+    head = ["task", "prompts", "plain decoding [tokens/s]", *names]
     more = ["task", "recipe", "prompts", "tokens/s (median)", "decoded tokens", "drafting", "same text"]
     write(f"bench_drafting_{options.dtype}", note, f"{table(head, rows)}\n\n## Details\n\n{table(more, details)}")
 

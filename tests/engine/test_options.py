@@ -10,7 +10,7 @@ from workbench.engine.enumeration import distribution, total_variation
 from workbench.engine.loop import Loop
 from workbench.engine.options import Options
 from workbench.engine.recipe import Recipe
-from workbench.engine.sampling import entropy
+from workbench.engine.sampling import entropies
 from workbench.errors import NumericalError, PromptError, SettingError
 from workbench.models import Model
 from workbench.models.stop_text import StopText
@@ -124,7 +124,7 @@ def test_nothing_else_ends_a_text_that_is_too_short():
 
 
 def test_a_switch_is_told_an_entropy_though_stop_tokens_have_no_probability():
-    assert entropy(torch.tensor([0.0, 0.0, float("-inf")])) == pytest.approx(0.6931472)
+    assert entropies(torch.tensor([[0.0, 0.0, float("-inf")]])) == pytest.approx([0.6931472])
     technique = EntropyAdaptive(small="/3", threshold=32.0, window=2, dwell=1)
     steps = list(generate(tiny("llama"), PROMPT, [technique], 6, stop_tokens=(3,), min_new_tokens=6))
     assert all(step.entropy >= 0 for step in steps)

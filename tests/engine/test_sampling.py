@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from workbench.engine import Chance, Sampler
-from workbench.engine.sampling import check_finite, entropy
+from workbench.engine.sampling import any_left, entropies, finite, refuse, well_adjusted
 from workbench.errors import NumericalError, SettingError
 
 
@@ -38,10 +38,29 @@ def test_chance_repeats_with_its_seed():
 
 
 def test_entropy_is_in_nats():
-    assert entropy(torch.zeros(8)) == pytest.approx(torch.tensor(8.0).log().item())
+    assert entropies(torch.zeros(1, 8)) == pytest.approx([torch.tensor(8.0).log().item()])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_bad_logits_are_named(bad):
     with pytest.raises(NumericalError, match="float32"):
-        check_finite(torch.tensor([0.0, bad]), "model")
+        refuse([finite(torch.tensor([0.0, bad]), "model")])
+
+
+def test_what_was_read_is_not_asked_for_again(monkeypatch):
+    logits, sampler = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 1.0]]), Sampler()
+    sampler.read(logits, [finite(logits, "model")])
+    monkeypatch.setattr(torch.Tensor, "argmax", lambda *_: pytest.fail("asked again"))
+    assert sampler.best(logits) == [1, 0] and sampler.choose_after(logits, -1) == 0
+    monkeypatch.undo()
+    assert sampler.best(logits.flip(-1)) == [1, 2], "other logits are"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_first_check_that_fails_is_the_one_that_is_said(temperature):
+    logits = torch.full((1, 3), float("-inf"))
+    checks = [well_adjusted(logits, "mine"), any_left(logits[0])]
+    with pytest.raises(NumericalError, match="no token may come next"):
+        Sampler(temperature).read(logits, checks)
+    with pytest.raises(NumericalError, match="mine made NaN"):
+        Sampler(temperature).read(logits, [well_adjusted(logits + float("inf"), "mine"), *checks])

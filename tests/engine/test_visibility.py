@@ -178,3 +178,13 @@ def test_rows_that_see_both_ways_are_changed_by_later_ones():
         opened = Decoder(model).open([*text, last], relation=BothWays(11))
         found.append(opened.finish("all"))
     assert not torch.allclose(found[0][:10], found[1][:10], atol=1e-3)
+
+
+@pytest.mark.parametrize("window", [None, 3, 50])
+@pytest.mark.parametrize("relation", [Chain(5), Tree(PARENTS), Segments([2, 3]), BothWays(4)], ids=repr)
+def test_keys_read_are_those_of_the_mask_whether_one_is_made_or_not(relation, window):
+    for rows in (None, [0, 1], [relation.count - 1]):
+        _, visible = seen_from(relation, 7, window, rows)
+        mask, held = visible.mask(), visible.layer.length
+        expected = float(held) if mask is None else float(mask.sum()) / mask.shape[0]
+        assert seen_from(relation, 7, window, rows)[1].keys_read() == expected

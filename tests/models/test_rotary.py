@@ -113,7 +113,7 @@ def test_the_proof_sees_tables_that_do_not_know_the_length(kind, monkeypatch):
     hf = scaled(kind, "phi3").hf
     verify(hf, Anatomy(hf))
     known = GrowingTable._of
-    monkeypatch.setattr(GrowingTable, "_of", lambda self, positions, length: known(self, positions, self.original))
+    monkeypatch.setattr(GrowingTable, "_of", lambda self, places, _, below: known(self, places, self.original, below))
     with pytest.raises(UnsupportedModel, match="rotary tables of Phi-3"):
         verify(hf, Anatomy(hf))
 
@@ -121,7 +121,7 @@ def test_the_proof_sees_tables_that_do_not_know_the_length(kind, monkeypatch):
 def test_the_proof_sees_factors_chosen_by_the_position(monkeypatch):
     hf = scaled("longrope", "phi3").hf
     known = GrowingTable.__call__
-    monkeypatch.setattr(GrowingTable, "__call__", lambda self, positions, _: known(self, positions, positions + 1))
+    monkeypatch.setattr(GrowingTable, "__call__", lambda self, places, *_: known(self, places, places + 1))
     with pytest.raises(UnsupportedModel, match="49 tokens"):
         verify(hf, Anatomy(hf))
 

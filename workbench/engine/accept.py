@@ -37,11 +37,12 @@ def accept(draft: Draft, logits: Tensor, sampler: Sampler) -> tuple[list[int], i
         The model's own token after them.
     """
     children = draft.children()
-    return _greedy(draft, logits, children) if sampler.greedy else _sampled(draft, logits, sampler, children)
+    if sampler.greedy:
+        return _greedy(draft, sampler.best(logits), children)
+    return _sampled(draft, logits, sampler, children)
 
 
-def _greedy(draft: Draft, logits: Tensor, children: dict[int, list[int]]) -> tuple[list[int], int]:
-    best = logits.argmax(-1).tolist()
+def _greedy(draft: Draft, best: list[int], children: dict[int, list[int]]) -> tuple[list[int], int]:
     path: list[int] = []
     here = -1
     while True:

@@ -63,7 +63,9 @@ class Counts:
         touched = min(layer.length, keys_read) if tokens == 1 else layer.length
         self._count(index, tokens, keys_read, touched, layer.entry_bytes, choice)
 
-    def count_blocks(self, first: int, tokens: int, keys_read: Sequence[float], layers: Sequence[KeyValueState]) -> None:
+    def count_blocks(
+        self, first: int, tokens: int, keys_read: Sequence[float], layers: Sequence[KeyValueState]
+    ) -> None:
         """The same for whole dense blocks from ``first`` on, one for each of ``layers``; alike ones are counted at
         once."""
         alike = Counter(

@@ -1,7 +1,7 @@
 """Neighbouring blocks of a model as one compiled call on the CPU, where nobody looks or decides in between.
 
-A pass takes this way by itself (:meth:`workbench.engine.passes.Pass.run`), and the plain steps wherever a policy, a tap or
-a state of another form needs them; the numbers are the same, bit for bit.
+A pass takes this way by itself (:meth:`workbench.engine.passes.Pass.run`), and the plain steps wherever a policy, a tap
+or a state of another form needs them; the numbers are the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -160,8 +160,8 @@ def _layers(running: Running, until: int | None) -> list[LayerCache]:
 
 
 def fused_blocks(anatomy: Anatomy) -> FusedBlocks | None:
-    """The compiled blocks of a model, laid out at the first call and kept as long as the model lives; None where nothing
-    is compiled, or no block is such a one."""
+    """The compiled blocks of a model, laid out at the first call and kept as long as the model lives; None where
+    nothing is compiled, or no block is such a one."""
     if anatomy.device.type != "cpu" or not compiled(anatomy.dtype):
         return None
     if anatomy not in _KNOWN or not _KNOWN[anatomy].of(anatomy):
@@ -189,27 +189,28 @@ def _weights(block: Block, kinds: Sequence[str]) -> BlockWeights | None:
         return None
     if type(activation) is not Activation or activation.kind is None:
         return None
-    maps = [_linear(each) for each in (mixer.query_key_value, mixer.attention_output, block.up, block.down)]
-    norms = {
-        "attention_norm": block.attention_norm,
-        "attention_post_norm": block.attention_post_norm,
-        "query_norm": mixer.query_norm,
-        "key_norm": mixer.key_norm,
-        "mlp_norm": block.mlp_norm,
-        "mlp_post_norm": block.mlp_post_norm,
-    }
-    if None in maps or not all(norm is None or _compiled(norm) for norm in norms.values()):
+    linear = mixer.query_key_value, mixer.attention_output, block.up, block.down
+    norms = block.attention_norm, block.attention_post_norm, block.mlp_norm, block.mlp_post_norm
+    if not all(map(_dense, linear)) or not all(map(_compiled, (*norms, mixer.query_norm, mixer.key_norm))):
         return None
     scoring = mixer.scoring
     return BlockWeights(
-        *maps,
+        query_key_value=(linear[0].weight, linear[0].bias),
+        attention_output=(linear[1].weight, linear[1].bias),
+        up=(linear[2].weight, linear[2].bias),
+        down=(linear[3].weight, linear[3].bias),
         heads=mixer.heads,
         kv_heads=mixer.kv_heads,
         head_dim=mixer.head_dim,
         scale=scoring.scale,
         activation=activation.kind,
         gated=block.gated,
-        **{name: norm and NormWeights(norm.weight, norm.eps, norm.late_cast) for name, norm in norms.items()},
+        attention_norm=_norm(norms[0]),
+        attention_post_norm=_norm(norms[1]),
+        query_norm=_norm(mixer.query_norm),
+        key_norm=_norm(mixer.key_norm),
+        mlp_norm=_norm(norms[2]),
+        mlp_post_norm=_norm(norms[3]),
         rope=-1 if mixer.rope_kind is None else kinds.index(mixer.rope_kind),
         window=mixer.window or 0,
         softcap=scoring.softcap or 0.0,
@@ -218,11 +219,13 @@ def _weights(block: Block, kinds: Sequence[str]) -> BlockWeights | None:
     )
 
 
-def _linear(linear: Any) -> tuple[Tensor, Tensor | None] | None:
-    if type(linear) is not Projection or type(linear.multiply) is not Multiply or not linear.multiply.compiled:
-        return None
-    return linear.weight, linear.bias
+def _dense(linear: Any) -> bool:
+    return type(linear) is Projection and type(linear.multiply) is Multiply and linear.multiply.compiled
 
 
-def _compiled(norm: Norm) -> bool:
-    return type(norm) is Norm and norm.kind == "rms" and norm.weight is not None
+def _compiled(norm: Norm | None) -> bool:
+    return norm is None or (type(norm) is Norm and norm.kind == "rms" and norm.weight is not None)
+
+
+def _norm(norm: Norm | None) -> NormWeights | None:
+    return None if norm is None else NormWeights(norm.weight, norm.eps, norm.late_cast)

@@ -18,7 +18,7 @@ from workbench.engine.options import Options, check_context
 from workbench.engine.recipe import Recipe
 from workbench.engine.rotation import room
 from workbench.engine.run import Run, TechniqueLike
-from workbench.engine.sampling import Chance, Sampler, entropy
+from workbench.engine.sampling import Chance, Sampler, entropies, refuse
 from workbench.engine.session import Generation, State
 from workbench.errors import PromptError
 from workbench.models import EmbeddingSegment, Model
@@ -250,10 +250,10 @@ def teacher_force(
 def _forced(loop: Loop, continuation: list[int], cancel: threading.Event | None) -> Iterator[Tensor]:
     run, loop.cancel = loop.run, cancel
     with loop.open(), contextlib.suppress(Cancelled):
-        text, entropies, verification = list(run.prompt), list[float](), None
+        text, uncertain, verification = list(run.prompt), list[float](), None
         while len(text) < len(run.prompt) + len(continuation) and not loop.cancelled:
             done = len(text) - len(run.prompt)
-            decoder = loop.decoders.next(text, entropies, verification)
+            decoder = loop.decoders.next(text, uncertain, verification)
             whole = done > 0 and not loop.recipe.stepwise and decoder.cache.length == len(text) - 1
             with torch.inference_mode():
                 if whole:
@@ -264,13 +264,13 @@ def _forced(loop: Loop, continuation: list[int], cancel: threading.Event | None)
                 if decoder.cache_policy is not None:
                     decoder.cache_policy.settled(decoder.cache)
                 if loop.decoders.switch is not None:
-                    entropies = [entropy(logits[-1])]
+                    uncertain = entropies(logits[-1:])
                     token, hidden = continuation[done + len(logits) - 1], decoder.hidden[-1:]
                     verification = Verification(Draft(), [], token, logits[-1:], hidden, None, decoder.cache)
                 if loop.logits:
                     fed = list(run.prompt) + continuation
                     texts = [fed[: len(text) + row] for row in range(len(logits))]
                     logits = torch.stack([loop.adjusted(*each) for each in zip(texts, logits.float())])
-                    loop.check_adjusted(logits)
+                    refuse(loop.checks(logits))
             text += continuation[done : done + len(logits)]
             yield logits

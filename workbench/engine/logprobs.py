@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from workbench.models.device import read
+
 TokenLogprobs = tuple[tuple[int, ...], tuple[float, ...]]
 """Token ids and their log-probabilities [nats]."""
 
@@ -29,7 +31,7 @@ def top_logprobs(logits: Tensor, tokens: Sequence[int], k: int) -> tuple[TokenLo
     rows = logits.float().log_softmax(-1)
     best = rows.topk(min(k, rows.shape[-1]), -1)
     reported = []
-    for row, token, ids, values in zip(rows, tokens, best.indices.tolist(), best.values.tolist(), strict=True):
+    for row, token, ids, values in zip(rows, tokens, *read(best.indices, best.values), strict=True):
         if token not in ids:
             ids, values = [*ids, token], [*values, float(row[token])]
         reported.append((tuple(ids), tuple(values)))

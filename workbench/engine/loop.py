@@ -24,9 +24,10 @@ from workbench.engine.options import Options
 from workbench.engine.recipe import Recipe, check_reach
 from workbench.engine.rotation import room
 from workbench.engine.run import Run
-from workbench.engine.sampling import check_adjusted, check_any_left, check_finite, entropy
+from workbench.engine.sampling import Check, any_left, entropies, finite, well_adjusted
 from workbench.engine.session import State
 from workbench.engine.step import Step
+from workbench.models.device import numbers, wait
 
 
 class Loop:
@@ -100,13 +101,13 @@ class Loop:
         draft, draft_seconds = self._propose(text, decoder) if self.output else (Draft(), 0.0)
         forward_start = time.perf_counter()
         logits = self.advance(decoder, text, draft)
-        self._wait(decoder)
+        # A step waits for the device here, and where its policies do: the clock is read when the forward is done.
+        self.run.sampler.read(logits, [finite(logits, decoder.model.name)])
         verify_seconds = time.perf_counter() - forward_start
-        check_finite(logits, decoder.model.name)
         if self.logits:
             texts = [text + draft.path_to(row - 1) for row in range(len(logits))]
             logits = torch.stack([self.adjusted(*each) for each in zip(texts, logits.float())])
-            self.check_adjusted(logits)
+            self.run.sampler.read(logits, self.checks(logits))
         accepting = time.perf_counter()
         path, token = self._accept(text, draft, logits)
         if draft.following is not None:
@@ -124,15 +125,16 @@ class Loop:
         if self.drafter is not None:
             learning = time.perf_counter()
             self.drafter.verified(verification)
-            self._wait(decoder)
+            wait(decoder.anatomy.device)
             draft_seconds += time.perf_counter() - learning
+        elif decoder.cache_policy is not None:
+            wait(decoder.anatomy.device)
         if self.length is not None and index > 0 and not reads_text:
             self.length.measured(verification, draft_seconds, verify_seconds)
         self.output += produced
         if self.decoders.switch is not None:
-            self._entropies = [entropy(logits[row]) for row in rows[: len(produced)]]
+            self._entropies = entropies(logits[numbers(rows[: len(produced)], logits.device)])
             self._verification = verification
-        self._wait(decoder)
         ledger.count(DRAFT, draft.flops, draft.bytes, draft_seconds)
         policies = ledger.besides(MODEL, DRAFT)
         return Step(
@@ -161,12 +163,6 @@ class Loop:
             **self._reported(logits, rows[: len(produced)], produced),
         )
 
-    @staticmethod
-    def _wait(decoder: Decoder) -> None:
-        """A GPU works on while the clock is read."""
-        if decoder.anatomy.device.type == "cuda":
-            torch.cuda.synchronize(decoder.anatomy.device)
-
     def advance(self, decoder: Decoder, text: Sequence[int], draft: Draft | None = None) -> Tensor:
         """Bring a decoder up to ``text`` and return the logits after it, and after every node of a draft."""
         held, chunk = decoder.cache.length, self.options.prefill_chunk
@@ -191,15 +187,9 @@ class Loop:
             logits = policy.adjust(text, logits)
         return logits
 
-    def check_adjusted(self, logits: Tensor) -> None:
-        """Refuse what the ``logits`` policies left [rows, vocabulary], where no token can be chosen from it.
-
-        Raises
-        ------
-        NumericalError
-        """
-        check_adjusted(logits, self.recipe.names("logits"))
-        check_any_left(logits[0])
+    def checks(self, logits: Tensor) -> list[Check]:
+        """Whether a token can be chosen from what the ``logits`` policies left [rows, vocabulary]."""
+        return [well_adjusted(logits, self.recipe.names("logits")), any_left(logits[0])]
 
     def _propose(self, text: list[int], decoder: Decoder) -> tuple[Draft, float]:
         if self.drafter is None:
@@ -224,7 +214,7 @@ class Loop:
 
     def _accept(self, text: list[int], draft: Draft, logits: Tensor) -> tuple[list[int], int]:
         if not draft.tokens and draft.following is None:
-            return [], self.run.sampler.choose(logits[-1])
+            return [], self.run.sampler.choose_after(logits, -1)
         decide = accept if self.acceptor is None else self.acceptor.accept
         return decide(draft, logits, self.run.sampler)
 

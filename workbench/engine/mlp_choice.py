@@ -45,14 +45,15 @@ class MlpChoice:
         """See :meth:`workbench.engine.slots.ExpertsPolicy.choose_experts`."""
         block, policy = self._block, self._policy
         weights, indices = block.route(logits) if policy is None else policy.choose_experts(block, x, logits)
-        experts, rows = indices.unique(return_counts=True)
-        self.experts_run, self.experts_per_token = len(experts), indices.shape[1]
+        self.experts_run, self.experts_per_token = 0, indices.shape[1]
         if self._fetch is not None:
+            experts, rows = indices.unique(return_counts=True)
             self._asked, self._rows = len(x), dict(zip(experts.tolist(), rows.tolist()))
         return weights, indices
 
     def fetch(self, expert: int) -> Expert:
         """See :meth:`workbench.engine.slots.ExpertPlacesPolicy.fetch_expert`."""
+        self.experts_run += 1
         if self._fetch is None:
             return self._block.router.experts[expert]
         fetched, counted, rows = self._fetch(self._block, expert), self._block.router.experts[0], self._rows[expert]

@@ -10,6 +10,7 @@ from torch import Tensor
 from workbench.engine.arguments import whole
 from workbench.engine.slots import LogitsPolicy, StopPolicy
 from workbench.errors import PromptError
+from workbench.models.device import numbers
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class _NoEarlyStop:
         known = [token for token in self._stop_tokens if 0 <= token < len(logits)]
         if len(tokens) < self._length and known:
             logits = logits.clone()
-            logits[known] = float("-inf")
+            logits[numbers(known, logits.device)] = float("-inf")
         return logits
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from workbench.engine.ledger import MODEL, POLICY, head_cost
 from workbench.engine.rows import PassError
 from workbench.engine.running import Running
+from workbench.models.device import numbers
 
 
 class Pass(Running):
@@ -72,10 +73,10 @@ class Pass(Running):
             raise PassError(f"rows {sorted(chosen)} are not among those that run, or none at all: exit() ends a pass")
         left = [place for place, row in enumerate(self.rows) if row not in chosen]
         if left and shelve:
-            self.shelf.put([self.rows[place] for place in left], self.x[0, left], self.layer)
+            self.shelf.put([self.rows[place] for place in left], self.x[0, numbers(left, self.x.device)], self.layer)
         if left:
             places = [place for place, row in enumerate(self.rows) if row in chosen]
-            self._arrange(self.x[:, places], [self.rows[place] for place in places])
+            self._arrange(self.x[:, numbers(places, self.x.device)], [self.rows[place] for place in places])
 
     def revive(self, rows: Sequence[int] | None = None) -> None:
         """Take rows from the shelf, all by default, and go on with them from the present layer: those between were
@@ -176,7 +177,8 @@ class Pass(Running):
         places = [place for place, row in enumerate(self.rows) if row in new]
         self.relation, self.tokens = self.relation.of_rows(kept), [self.tokens[row] for row in kept]
         self.shelf.settle(0, kept)
-        x, rows = self.x[:, places], [new[self.rows[place]] for place in places]
+        x = self.x[:, numbers(places, self.x.device)]
+        rows = [new[self.rows[place]] for place in places]
         if rows:
             self._arrange(x, rows)
         else:

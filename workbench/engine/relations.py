@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import SettingError
+from workbench.models.device import numbers, put
 
 
 class Relation(abc.ABC):
@@ -59,18 +60,20 @@ class Relation(abc.ABC):
         """int Tensor [rows]: where rows stand in the text, the first position of the pass being ``start``."""
         if self.chain and isinstance(rows, range):
             return torch.arange(start + rows[0], start + rows[-1] + 1, device=device)
-        return torch.tensor([start + self.depth(row) for row in rows], device=device)
+        return numbers([start + self.depth(row) for row in rows], device)
 
     def sees(self, rows: Sequence[int], columns: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         """bool Tensor [rows, columns]: True where a row sees the column's."""
-        row, column = _numbers(rows, device)[:, None], _numbers(columns, device)[None]
+        # Where a matrix has to be asked it is asked here, and only the answer goes to the device.
+        asked = device if self.chain else torch.device("cpu")
+        row, column = numbers(rows, asked)[:, None], numbers(columns, asked)[None]
         seen = self._known(row, column)
-        if min(rows) >= 0 and min(columns, default=0) >= 0:
-            return seen
-        return torch.where((row < 0) | (column < 0), column <= row, seen)
+        if min(rows) < 0 or min(columns, default=0) < 0:
+            seen = torch.where((row < 0) | (column < 0), column <= row, seen)
+        return put(seen, device) if seen.device.type == "cpu" else seen
 
     def _known(self, row: Tensor, column: Tensor) -> Tensor:
-        return self.matrix.to(row.device)[row.clamp(min=0), column.clamp(min=0)]
+        return self.matrix[row.clamp(min=0), column.clamp(min=0)]
 
     def joined(self, parents: Sequence[int]) -> Relation:
         """With more rows, each of which sees itself and what its parent (any earlier row, or -1) sees."""
@@ -168,7 +171,7 @@ class Segments(Relation):
         return torch.block_diag(*(torch.ones(length, length).tril() for length in self._lengths)).bool()
 
     def _known(self, row: Tensor, column: Tensor) -> Tensor:
-        segment = torch.repeat_interleave(torch.tensor(self._lengths, device=row.device))
+        segment = torch.repeat_interleave(torch.tensor(self._lengths))
         return (segment[row.clamp(min=0)] == segment[column.clamp(min=0)]) & (column <= row)
 
 
@@ -201,9 +204,3 @@ def related(parents: Sequence[int] | None, count: int) -> Relation:
     if parents is None or list(parents) == list(range(-1, count - 1)):
         return Chain(count)
     return Tree(parents)
-
-
-def _numbers(rows: Sequence[int], device: torch.device | str) -> Tensor:
-    if isinstance(rows, range):
-        return torch.arange(rows.start, rows.stop, device=device)
-    return torch.tensor(list(rows), dtype=torch.long, device=device)

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from workbench.engine.decoder import Decoder
 
 
-def ropes(anatomy: Anatomy, cache: KeyValueCache, positions: Tensor, length: int | None) -> dict[str, Rope]:
-    """Tables of the tokens at ``positions``, which are read as part of a text of ``length`` tokens; None where each is
-    read as if it came alone."""
+def ropes(anatomy: Anatomy, cache: KeyValueCache, positions: Tensor, length: int | None, below: int) -> dict[str, Rope]:
+    """Tables of the tokens at ``positions``, all of them ``below`` that, which are read as part of a text of ``length``
+    tokens; None where each is read as if it came alone."""
     if not anatomy.growing:
-        return anatomy.rope(positions)
+        return anatomy.rope(positions, below=below)
     if anatomy.switch is not None:
-        return anatomy.rope(positions, cache.read_as)
-    return anatomy.rope(positions, positions + 1 if length is None else length)
+        return anatomy.rope(positions, cache.read_as, below)
+    return anatomy.rope(positions, positions + 1 if length is None else length, below)
 
 
 def outgrown(decoder: Decoder, length: int) -> bool:

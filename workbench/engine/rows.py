@@ -13,6 +13,7 @@ from workbench.engine.rotation import ropes
 from workbench.engine.shelf import Shelf
 from workbench.engine.visibility import Visibility
 from workbench.errors import WorkbenchError
+from workbench.models.device import numbers
 from workbench.models.rotate import Rope
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Rows:
         if gone:
             raise PassError(f"rows {gone} neither run nor lie on the shelf: they are not of this pass, or were dropped")
         if all(row in places for row in rows):
-            return self.x[0, [places[row] for row in rows]]
+            return self.x[0, numbers([places[row] for row in rows], self.x.device)]
         return torch.stack([self.x[0, places[row]] if row in places else self.shelf.look([row])[0] for row in rows])
 
     def _embed(self, rows: Sequence[int], inputs: Tensor | None = None) -> None:
@@ -68,7 +69,7 @@ class Rows:
         anatomy = self.decoder.anatomy
         positions = self._positions(rows)
         if inputs is None:
-            tokens = torch.tensor([[self.tokens[row] for row in rows]], device=anatomy.device)
+            tokens = numbers([self.tokens[row] for row in rows], anatomy.device)[None]
             given = self.decoder.embeddings if min(self.tokens) < 0 else None
             inputs = anatomy.embed(tokens, positions, given)[0]
         self._arrange(inputs[None], rows, positions)
@@ -93,11 +94,12 @@ class Rows:
         joined = torch.cat((self.x, x[None]), 1)
         order = sorted(range(len(both)), key=both.__getitem__)
         if order != list(range(len(both))):
-            joined = joined[:, order]
+            joined = joined[:, numbers(order, joined.device)]
         self._arrange(joined, [both[place] for place in order])
 
     def _tables(self, positions: Tensor) -> dict[str, Rope]:
-        return ropes(self.decoder.anatomy, self.decoder.cache, positions, self._length)
+        below = self.start + self.relation.count
+        return ropes(self.decoder.anatomy, self.decoder.cache, positions, self._length, below)
 
     def _refuse_ended(self) -> None:
         if self.finished or self.layer is None:
@@ -127,12 +129,13 @@ class Rows:
 
         if self.stopped is not None:
             places = [place for place, row in enumerate(self.rows) if waits(row)]
-            pending.put([start + self.rows[place] for place in places], self.x[0, places], self.stopped)
+            waiting = self.x[0, numbers(places, self.x.device)]
+            pending.put([start + self.rows[place] for place in places], waiting, self.stopped)
         for row in filter(waits, self.shelf.rows()):
             pending.put([start + row], self.shelf.look([row]), self.shelf.layer(row))
         own = [row for row in self.shelf.rows() if row >= 0]
         places = [place for place, row in enumerate(self.rows) if row >= 0]
         if own or len(places) < len(self.rows):
-            self.x, self.rows = self.x[:, places], [self.rows[place] for place in places]
+            self.x, self.rows = self.x[:, numbers(places, self.x.device)], [self.rows[place] for place in places]
             if own:
                 self._merge(own, self.shelf.take(own))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -63,6 +64,7 @@ class Sampler:
     top_p: float = 1.0
     top_k: int = 0
     chance: Chance = field(default_factory=Chance)
+    _known: tuple[Tensor, list[int]] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.temperature, self.top_p = real("temperature", self.temperature), real("top_p", self.top_p)
@@ -93,39 +95,96 @@ class Sampler:
             probabilities = probabilities / probabilities.sum(-1, keepdim=True)
         return probabilities
 
+    def read(self, logits: Tensor, checks: Sequence[Check]) -> None:
+        """Find out whether logits [rows, vocabulary] pass all checks and, greedy, what :meth:`best` says of them.
+
+        All of it is one copy to the host, which waits for the device once.
+
+        Raises
+        ------
+        NumericalError
+        """
+        if not self.greedy:
+            refuse(checks)
+            return
+        failed = torch.stack([check.failed for check in checks])
+        read = torch.cat((failed.long(), logits.argmax(-1))).tolist()
+        _refuse(checks, read)
+        self._known = logits, read[len(checks) :]
+
+    def best(self, logits: Tensor) -> list[int]:
+        """The most probable token of every row of logits [rows, vocabulary]; what was read is not read again."""
+        known = self._known
+        return known[1] if known is not None and known[0] is logits else logits.argmax(-1).tolist()
+
     def choose(self, logits: Tensor) -> int:
         """A token from logits [vocabulary]."""
-        return int(logits.argmax()) if self.greedy else self.chance.draw(self.distribution(logits))
+        return self.choose_after(logits[None], 0)
+
+    def choose_after(self, logits: Tensor, row: int) -> int:
+        """A token from one row of logits [rows, vocabulary]."""
+        return self.best(logits)[row] if self.greedy else self.chance.draw(self.distribution(logits[row]))
 
 
-def check_finite(logits: Tensor, where: str) -> None:
-    """Raise NumericalError if any of ``logits`` is NaN or positive infinity."""
-    if not bool(torch.isfinite(logits.amax())):
-        raise NumericalError(
-            f"{where} gave NaN or infinite logits: use float32 or bfloat16 instead of float16, or check the weights"
-        )
+@dataclass(frozen=True)
+class Check:
+    """A question about logits that is asked where they are, and read with others.
+
+    Attributes
+    ----------
+    failed : bool Tensor []
+    message : str
+        Of the error, if it has.
+    """
+
+    failed: Tensor
+    message: str
 
 
-def check_adjusted(logits: Tensor, techniques: str) -> None:
-    """Raise NumericalError if what the named techniques made of the logits has NaN or positive infinity in it."""
+def finite(logits: Tensor, where: str) -> Check:
+    """Whether any of ``logits`` is NaN or positive infinity."""
+    return Check(
+        ~torch.isfinite(logits.amax()),
+        f"{where} gave NaN or infinite logits: use float32 or bfloat16 instead of float16, or check the weights",
+    )
+
+
+def well_adjusted(logits: Tensor, techniques: str) -> Check:
+    """Whether what the named techniques made of the logits has NaN or positive infinity in it."""
     worst = logits.amax()
-    if bool(torch.isnan(worst) | (worst == float("inf"))):
-        raise NumericalError(
-            f"{techniques} made NaN or infinite logits of finite ones: leave it out, or take other settings for it"
-        )
+    return Check(
+        torch.isnan(worst) | (worst == float("inf")),
+        f"{techniques} made NaN or infinite logits of finite ones: leave it out, or take other settings for it",
+    )
 
 
-def check_any_left(logits: Tensor) -> None:
-    """Raise NumericalError if no token of logits [vocabulary] may come next."""
-    if bool((logits == float("-inf")).all()):
-        raise NumericalError(
-            "no token may come next: the recipe has ruled out all of them; loosen no_repeat_ngram, min_new_tokens or "
-            "whatever else takes tokens away"
-        )
+def any_left(logits: Tensor) -> Check:
+    """Whether some token of logits [vocabulary] may come next."""
+    return Check(
+        (logits == float("-inf")).all(),
+        "no token may come next: the recipe has ruled out all of them; loosen no_repeat_ngram, min_new_tokens or "
+        "whatever else takes tokens away",
+    )
 
 
-def entropy(logits: Tensor) -> float:
-    """Entropy [nats] of the distribution of logits [vocabulary]."""
+def refuse(checks: Sequence[Check]) -> None:
+    """Raise NumericalError with the message of the first check that failed."""
+    _refuse(checks, torch.stack([check.failed for check in checks]).tolist())
+
+
+def _refuse(checks: Sequence[Check], failed: Sequence[int]) -> None:
+    for check, flag in zip(checks, failed):
+        if flag:
+            raise NumericalError(check.message)
+
+
+def entropies(logits: Tensor) -> list[float]:
+    """Entropy [nats] of the distribution of every row of logits [rows, vocabulary]."""
+    # Row by row, so that a row has the same sums whatever it is read with.
+    return torch.stack([_entropy(row) for row in logits]).tolist()
+
+
+def _entropy(logits: Tensor) -> Tensor:
     logs = logits.float().log_softmax(-1)
     # A token that a logits policy took away has probability 0 and adds nothing.
-    return float(-(logs.exp() * logs).nan_to_num(0.0).sum())
+    return -(logs.exp() * logs).nan_to_num(0.0).sum()

@@ -21,6 +21,7 @@ from workbench.engine.run import Run
 from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.models.anatomy import Anatomy
+from workbench.models.device import wait
 
 KINDS = ("measured", "modelled")
 _CORES = Hardware(
@@ -124,8 +125,7 @@ def _seconds(model: Model, sizes: Sequence[int], repeats: int) -> list[float]:
             decoder.reset_counts()
             start = time.perf_counter()
             decoder.forward([0] * rows, logits="all")
-            if model.device.type == "cuda":
-                torch.cuda.synchronize(model.device)
+            wait(model.device)
             took = time.perf_counter() - start
             if not repeats:
                 took = float(step_seconds(decoder.flops, decoder.bytes, modelled_on(model.device), dtype))

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from workbench.engine.attention import mean_keys
+from workbench.engine.attention import chain_keys, mean_keys
 from workbench.engine.relations import Relation
 from workbench.engine.state import KeyValueState
+from workbench.models.device import numbers, put
 
 T = TypeVar("T")
 
@@ -149,9 +150,9 @@ class Visible:
             seen, count = self._pass, self.count
             if chain:
                 own = torch.ones(count, count, dtype=torch.bool, device=seen.device).tril()
-            else:
-                own = seen.relation.sees(seen.rows, seen.rows, seen.device)
-            return make(own), float(own.sum()) / count
+                return make(own), (count + 1) / 2
+            own = seen.relation.sees(seen.rows, seen.rows)
+            return make(put(own, seen.device)), float(own.sum()) / count
 
         return self._pass.once(("drafted", chain), pair)
 
@@ -163,18 +164,35 @@ class Visible:
         Made once for the layers of a pass that hold the same; it has rows × keys elements, 256 MB for the prompt of
         16,000 tokens.
         """
-        layer, seen = self.layer, self._pass
-        uncut = self.window is None or (layer.contiguous and layer.length <= self.window)
-        if len(seen.rows) == 1 and uncut and self.chain:
+        if len(self._pass.rows) == 1 and self._uncut and self.chain:
             return None
-        key: tuple[Any, ...] = layer.length, self.window
-        key = (*key, "alone") if layer.contiguous and self.alone else (*key, self.index, len(layer.rows))
-        return seen.once(key, self._mask)
+        return self._pass.once(self._key, self._mask)
 
     def keys_read(self) -> float:
         """Keys that a row sees on average, over rows and KV heads."""
-        mask = self.mask()
-        return self._pass.once(("mean", id(mask), self.layer.length), lambda: mean_keys(mask, self.layer.length))
+        return self._pass.once(("mean", *self._key), self._keys_read)
+
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        """What layers whose rows see the same have in common."""
+        layer, key = self.layer, (self.layer.length, self.window)
+        return (*key, "alone") if layer.contiguous and self.alone else (*key, self.index, len(layer.rows))
+
+    @property
+    def _uncut(self) -> bool:
+        """Whether the sliding window hides nothing."""
+        return self.window is None or (self.layer.contiguous and self.layer.length <= self.window)
+
+    def _keys_read(self) -> float:
+        seen, held = self._pass, self.layer.length
+        if self._irregular or not self._uncut or not (seen.rows[0] >= 0 or self._sees_text(seen.rows[0])):
+            return mean_keys(self.mask(), held)
+        # The text is seen by all of them: what they see of the pass is known without asking the device.
+        if self.chain:
+            return chain_keys(self.count, held, None)
+        entries = self._entries()
+        own = int(seen.relation.sees(seen.rows, entries).sum())
+        return ((held - len(entries)) * self.count + own) / self.count
 
     @property
     def _irregular(self) -> bool:
@@ -208,7 +226,7 @@ class Visible:
             distance = asking - stands[:, None]
             mask = mask & ((distance.abs() if seen.relation.both_ways else distance) < self.window)
         if self.index in seen.repeated:
-            own_visits = torch.tensor(_visits(entries), device=earlier.device)
+            own_visits = numbers(_visits(entries), earlier.device)
             visits = torch.cat((_ranks(earlier), own_visits.expand(len(earlier), -1)), 1)
             mine = own_visits[len(entries) - len(rows) :]
             mask = mask & (visits[:, None] <= mine[:, None])

@@ -114,6 +114,11 @@ class Anatomy:
         return len(self.blocks)
 
     @property
+    def embedding(self) -> Tensor:
+        """Tensor [tokens, width]: the weights of the embedding, before any multiplier."""
+        return self._embedding.weight
+
+    @property
     def unembedding(self) -> Tensor:
         """Tensor [vocabulary, width]: the weights of the head."""
         return self.head.weight
@@ -145,7 +150,7 @@ class Anatomy:
             x = x + nn.functional.embedding(positions + self.family.position_offset, self._positions.weight)
         return x
 
-    def rope(self, positions: Tensor, length: int | Tensor | None = None) -> dict[str, Rope]:
+    def rope(self, positions: Tensor, length: int | Tensor | None = None, below: int | None = None) -> dict[str, Rope]:
         """Cosine and signed sine, each [tokens, 1, rotary_dim], for each kind of rotary table the layers name.
 
         Parameters
@@ -155,6 +160,8 @@ class Anatomy:
         length : int or int Tensor [tokens], optional
             Tokens of the text that the rows belong to, one number or one for each; it matters to the kinds that are
             ``growing``. By default the text ends with the last position.
+        below : int, optional
+            A number that all positions are below; by default they are looked at, and the host waits for a device.
 
         Notes
         -----
@@ -166,9 +173,10 @@ class Anatomy:
                 if kind not in self._ropes:
                     rows = self._rope_rows(kind)
                     self._ropes[kind] = GrowingTable(self._rotary, self.config, kind, rows, self.device)
-                out[kind] = self._ropes[kind](positions, length)
+                out[kind] = self._ropes[kind](positions, length, below)
                 continue
-            out[kind] = look_up(self._ropes, kind, positions, self.device, functools.partial(self.rope_of_model, kind))
+            rows_of = functools.partial(self.rope_of_model, kind)
+            out[kind] = look_up(self._ropes, kind, positions, self.device, rows_of, below)
         return out
 
     def rope_of_model(self, kind: str, positions: Tensor) -> Rope:

@@ -106,8 +106,14 @@ def apply_experts(
     """
     weights = weights.to(rows.dtype)
     out = torch.zeros_like(rows)
-    for expert in indices.unique().tolist():
-        token, place = torch.where(indices == expert)
+    # Rows by expert, those of one in order; how many each has is all that the host needs to know.
+    named = indices.flatten().long()
+    order = named.argsort(stable=True)
+    held = order.new_zeros(len(router.experts)).scatter_add_(0, named, torch.ones_like(order)).tolist()
+    tokens, places = order // indices.shape[1], order % indices.shape[1]
+    start = 0
+    for expert, count in ((expert, count) for expert, count in enumerate(held) if count):
+        token, place, start = tokens[start : start + count], places[start : start + count], start + count
         chosen = router.experts[expert] if fetch is None else fetch(expert)
         result = chosen(rows[token], activation)
         out.index_add_(0, token, result * weights[token, place, None])

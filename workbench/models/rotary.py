@@ -91,10 +91,18 @@ def _reach(scaling: dict[str, Any], most: int) -> int:
 
 
 def look_up(
-    tables: dict[Any, Any], key: Any, positions: Tensor, device: torch.device, rows: Callable[[Tensor], Rope]
+    tables: dict[Any, Any],
+    key: Any,
+    positions: Tensor,
+    device: torch.device,
+    rows: Callable[[Tensor], Rope],
+    below: int | None = None,
 ) -> Rope:
-    """Rows for ``positions`` of the table kept under ``key``; ``rows`` computes it anew where it is too short."""
-    needed = int(positions.max()) + 1
+    """Rows for ``positions`` of the table kept under ``key``; ``rows`` computes it anew where it is too short.
+
+    All positions are ``below`` that; by default they are looked at, for which the host waits.
+    """
+    needed = int(positions.max()) + 1 if below is None else below
     if key not in tables or tables[key][0].shape[0] < needed:
         tables[key] = rows(torch.arange(max(1024, 2 ** (needed - 1).bit_length()), device=device))
     cosine, sine = tables[key]
@@ -137,26 +145,26 @@ class GrowingTable:
         self._rotary.rope_type = {**types, kind: "default"} if isinstance(types, dict) else "default"
         self._whole: dict[int, Rope] = {}
 
-    def __call__(self, positions: Tensor, length: int | Tensor | None = None) -> Rope:
+    def __call__(self, positions: Tensor, length: int | Tensor | None = None, below: int | None = None) -> Rope:
         """Rows for ``positions`` [tokens], each [tokens, 1, rotary_dim]; see
         :meth:`workbench.models.anatomy.Anatomy.rope`."""
         length = int(positions.max()) + 1 if length is None else length
         if isinstance(length, int):
             length = max(length, self.original)
-            return self._of(positions, length if self.longest is None else min(length, self.longest))
+            return self._of(positions, length if self.longest is None else min(length, self.longest), below)
         lengths = length.clamp(self.original, self.longest)
         first, *others = lengths.unique().tolist()
-        cosine, sine = self._of(positions, first)
+        cosine, sine = self._of(positions, first, below)
         for each in others:
             rows = lengths == each
-            cosine[rows], sine[rows] = self._of(positions[rows], each)
+            cosine[rows], sine[rows] = self._of(positions[rows], each, below)
         return cosine, sine
 
-    def _of(self, positions: Tensor, length: int) -> Rope:
+    def _of(self, positions: Tensor, length: int, below: int | None) -> Rope:
         """Rows of one length, which of long-rope is one of two: these are computed once and looked up."""
         if self.longest is None:
             return self._computed(length, positions)
-        return look_up(self._whole, length, positions, self._device, functools.partial(self._computed, length))
+        return look_up(self._whole, length, positions, self._device, functools.partial(self._computed, length), below)
 
     def _computed(self, length: int, positions: Tensor) -> Rope:
         """Rows as the model's module computes them with the frequencies of a length."""

@@ -24,7 +24,7 @@ _NAMES = {torch.float32: "blocks_float32", torch.bfloat16: "blocks_bfloat16"}
 
 @dataclass
 class NormWeights:
-    """A root-mean-square norm; ``weight`` [width], ``eps`` and ``late`` are those of :mod:`workbench_kernels.rms_norm`."""
+    """A root-mean-square norm: ``weight`` [width], ``eps`` and ``late`` as :mod:`workbench_kernels.rms_norm` has them."""
 
     weight: Tensor
     eps: float
@@ -90,7 +90,9 @@ class BlockWeights:
         for name, ((weight, bias), outputs, inputs) in maps.items():
             if weight.shape != (outputs, inputs):
                 return f"{name} is {list(weight.shape)}, not {[outputs, inputs]}"
-            if not _plain(weight, dtype) or (bias is not None and not (_plain(bias, dtype) and bias.numel() == outputs)):
+            if not _plain(weight, dtype) or (
+                bias is not None and not (_plain(bias, dtype) and bias.numel() == outputs)
+            ):
                 return f"{name} is not contiguous {dtype} on the CPU"
         sizes = dict.fromkeys(("attention_norm", "attention_post_norm", "mlp_norm", "mlp_post_norm"), width)
         for name, size in {**sizes, "query_norm": self.head_dim, "key_norm": self.head_dim}.items():

@@ -13,6 +13,7 @@ from workbench.engine.state.copies import twin
 from workbench.engine.state.dense import LayerCache
 from workbench.engine.state.entries import Entries
 from workbench.engine.state.places import at
+from workbench.models.device import numbers
 
 Columns = dict[str, Tensor]
 KINDS = ("keys", "values")
@@ -234,8 +235,8 @@ class PackedState(Entries):
             self._newest.keep_newest(self.length - start, kept)
 
     def _move(self, to: Sequence[int], source: Sequence[int]) -> None:
-        entries = self.gather(torch.tensor([list(source)], device=self.device))
-        self._write(torch.tensor(list(to), device=self.device), *entries)
+        entries = self.gather(numbers(source, self.device)[None])
+        self._write(numbers(to, self.device), *entries)
 
     def _write(self, places: slice | Tensor, keys: Tensor | None, values: Tensor | None) -> None:
         if self.packed and not self.independent:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from workbench.models.device import numbers
+
 if TYPE_CHECKING:
     from workbench.engine.state.entries import Entries
 
@@ -57,7 +59,7 @@ def settled(
     places = [place for place, row in enumerate(rows) if row in new]
     first = places == list(range(len(places)))
     remaining = tuple(tuple(new[row] for row in each if row in new) for each in visits)
-    return len(rows), len(places) if first else torch.tensor(places, device=device), remaining
+    return len(rows), len(places) if first else numbers(places, device), remaining
 
 
 def merge(state: Entries, groups: Tensor, weights: Tensor | None) -> None:

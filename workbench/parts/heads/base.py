@@ -80,7 +80,7 @@ class DraftHeads(nn.Module, abc.ABC):
 
     def token_rows(self, model: Model) -> Tensor:
         """The frozen model's rows [vocabulary, width] that tell the heads a token."""
-        return model.anatomy.unembedding if self.output_embeddings else model.hf.get_input_embeddings().weight
+        return model.anatomy.unembedding if self.output_embeddings else model.anatomy.embedding
 
     @abc.abstractmethod
     def rows(self, features: Tensor, embeddings: Tensor) -> list[Tensor]:

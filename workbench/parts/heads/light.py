@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from workbench.models.device import numbers
 from workbench.parts.heads.base import DraftHeads, ResidualHead, State, normed, zero_linear
 from workbench.parts.heads.context import ContextAttention
 from workbench.parts.trained import trained
@@ -65,7 +66,7 @@ class LightDraftModel(DraftHeads):
         feature, recent, keys, values = state
         recent = torch.cat((recent, normed(embeddings)), -1)
         trigram = self._trigram(recent)
-        here = torch.tensor([position], device=trigram.device)
+        here = numbers([position], trigram.device)
         key, value = self.context.keys_values(trigram[:, None], here)
         keys, values = torch.cat((keys, key), 2), torch.cat((values, value), 2)
         # All paths in one call: what they share is read once, and each sees only its own speculated tokens beside it.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from workbench.models.device import numbers
 from workbench.parts.heads.base import DraftHeads, ResidualHead, State, normed, zero_linear
 from workbench.parts.heads.context import ContextAttention
 from workbench.parts.trained import trained
@@ -54,7 +55,7 @@ class RegressiveHeads(DraftHeads):
         memory.append(*self.augment.keys_values(features[None], positions), positions)
 
     def begin(self, memory: Any, feature: Tensor, position: int, recent: Tensor) -> State:
-        here = torch.tensor([position], device=feature.device)
+        here = numbers([position], feature.device)
         queries = self.augment.queries(feature[None], here)
         return (feature + self.augment(queries, memory.keys, memory.values)[0],)
 

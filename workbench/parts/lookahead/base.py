@@ -112,7 +112,7 @@ class EmbeddedPart(LookaheadPart):
 @torch.no_grad()
 def entering_rows(model: Model) -> Tensor:
     """Residual stream [vocabulary, width] in float32 that every token enters the first block as, at the first place."""
-    tokens = torch.arange(model.hf.get_input_embeddings().weight.shape[0], device=model.device)
+    tokens = torch.arange(len(model.anatomy.embedding), device=model.device)
     return model.anatomy.embed(tokens[None], torch.zeros_like(tokens))[0].float()
 
 

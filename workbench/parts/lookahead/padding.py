@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench.models import Model
+from workbench.models.device import numbers
 from workbench.parts.loading import sizes
 from workbench.parts.lookahead.base import EmbeddedPart
 
@@ -49,7 +50,7 @@ class Padding(EmbeddedPart):
         return cls(tensors["embeddings"], sizes(tensors, "inner", 2)[0], ranks)
 
     def rows(self, roots: Tensor, orders: Sequence[int]) -> Tensor:
-        places = torch.tensor(orders, device=roots.device) - 1
+        places = numbers(orders, roots.device) - 1
         # A root's embedding is small and of another size in every model.
         x = F.rms_norm(roots.to(self.inner.dtype), roots.shape[-1:])
         inner = F.silu(F.linear(x, self.inner))

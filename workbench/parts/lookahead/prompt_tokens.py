@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.models import Model
+from workbench.models.device import numbers
 from workbench.parts.lookahead.base import EmbeddedPart, entering_rows
 from workbench.parts.trained import trained
 from workbench.settings import settings
@@ -51,5 +52,5 @@ class PromptTokens(EmbeddedPart):
         return cls(torch.zeros(orders, model.anatomy.width))
 
     def rows(self, roots: Tensor, orders: Sequence[int]) -> Tensor:
-        chosen = self.embeddings[torch.tensor(orders, device=roots.device) - 1].to(roots.dtype)
+        chosen = self.embeddings[numbers(orders, roots.device) - 1].to(roots.dtype)
         return chosen.expand(*roots.shape[:-2], -1, -1)

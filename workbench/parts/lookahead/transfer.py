@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from workbench.artifacts import fit
 from workbench.errors import SettingError
 from workbench.models import Model
+from workbench.models.device import numbers
 from workbench.parts.loading import sizes
 from workbench.parts.lookahead.base import LookaheadPart
 from workbench.parts.trained import trained
@@ -99,11 +100,12 @@ class HiddenMaps(LookaheadPart):
         return part
 
     def rows(self, roots: Tensor, orders: Sequence[int]) -> Tensor:
-        out = torch.empty_like(roots)
-        chosen = torch.tensor(orders, device=roots.device)
-        pieces = []
+        order_of = sorted(range(len(orders)), key=orders.__getitem__)
+        places = numbers(order_of, roots.device)
+        pieces, start = [], 0
         for order in sorted(set(orders)):
-            places = (chosen == order).nonzero()[:, 0]
-            x = roots.index_select(-2, places)
-            pieces.append((places, x + (x.to(self.maps.dtype) @ self.maps[order - 1].T).to(x.dtype)))
-        return out.index_copy(-2, torch.cat([p for p, _ in pieces]), torch.cat([x for _, x in pieces], -2))
+            end = start + orders.count(order)
+            x = roots.index_select(-2, places[start:end])
+            pieces.append(x + (x.to(self.maps.dtype) @ self.maps[order - 1].T).to(x.dtype))
+            start = end
+        return torch.empty_like(roots).index_copy(-2, places, torch.cat(pieces, -2))

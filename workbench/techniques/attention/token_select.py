@@ -188,10 +188,15 @@ class _Selector(AttentionPolicy):
         if positions.shape[0] == 1:
             votes = votes.sum(0, keepdim=True)
         votes.masked_fill_(always, float("inf"))
-        certain = always.sum(-1)
-        count = min(len(among), self._settings.k + int(certain.max()))
+        certain = always.sum(-1).tolist() if not cache.contiguous else [self._certain(among, position)]
+        count = min(len(among), self._settings.k + max(certain))
         chosen = votes.topk(count, -1, sorted=False).indices + among.start
-        return chosen, len(among) - float(certain.float().mean())
+        return chosen, len(among) - sum(certain) / len(certain)
+
+    def _certain(self, among: range, position: int) -> int:
+        """How many positions of ``among`` have no need of a vote, where every entry stands at its own."""
+        sinks, recent = self._settings.sinks, position - self._settings.recent
+        return len(among) - len(range(max(among.start, sinks), min(among.stop, recent)))
 
 
 def _gather(cache: KeyValueState, mask: Tensor | None, places: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from workbench.engine import Draft, LayerCache, Verification, VerifyCost
 from workbench.models import Model
+from workbench.models.device import numbers, read
 from workbench.parts.heads.base import DraftHeads
 from workbench.techniques.draft._drafter import Drafter
 from workbench.techniques.draft._sparse_tree import best_nodes, by_rank, ratios, worth
@@ -63,7 +64,7 @@ class HeadDrafter(Drafter):
     def verified(self, verification: Verification) -> None:
         kept = verification.hidden
         if verification.draft.tokens:
-            kept = kept[[0, *(node + 1 for node in verification.path)]]
+            kept = kept[numbers([0, *(node + 1 for node in verification.path)], kept.device)]
         if kept.shape[-1] != self.heads.width:
             self._feature = None
             return
@@ -101,7 +102,7 @@ class HeadDrafter(Drafter):
         # A head can gain no more tokens than the chance that its paths are right.
         while level < depth and sum(path for _, path in frontier) > self._share:
             level += 1
-            embeddings = F.embedding(torch.tensor(newest, device=self._rows.device), self._rows)
+            embeddings = F.embedding(numbers(newest, self._rows.device), self._rows)
             rows, state = self.heads.step(self._memory, level, state, embeddings, self._position + level)
             asked += len(newest)
             drafted, chances = self._top(rows, [level] * len(newest))
@@ -112,7 +113,7 @@ class HeadDrafter(Drafter):
             best = heapq.nlargest(_PATHS, range(first, len(made)), key=lambda place: made[place][3])
             frontier = [(place, made[place][3]) for place in best]
             newest = [made[place][0] for place in best]
-            chosen = torch.tensor([(place - first) // ranks for place in best], device=self._rows.device)
+            chosen = numbers([(place - first) // ranks for place in best], self._rows.device)
             state = tuple(each[chosen] for each in state)
         # A parent is never less likely than its child and stands before it, so the best are a tree.
         order = sorted(range(len(made)), key=lambda place: -made[place][3])
@@ -129,7 +130,7 @@ class HeadDrafter(Drafter):
 
     def _begin(self, tokens: Sequence[int]) -> tuple[Tensor, ...]:
         before = list(tokens[-3:-1])
-        recent = F.embedding(torch.tensor(before, device=self._rows.device, dtype=torch.long), self._rows).flatten()
+        recent = F.embedding(numbers(before, self._rows.device), self._rows).flatten()
         recent = F.pad(recent, (2 * self.heads.width - len(recent), 0))[None]
         return self.heads.begin(self._memory, self._feature, self._position, recent)
 
@@ -137,11 +138,12 @@ class HeadDrafter(Drafter):
         """The likeliest tokens of every row, and the chance of each."""
         logits = self._model.anatomy.finish(self._multiply(rows, self._unembedding, self._bias))
         places = logits.topk(self.heads.acceptance.shape[1]).indices
-        tokens = self._ids[places].tolist()
+        tokens = self._ids[places]
         if not self._adaptive:
-            return tokens, [self._acceptance[depth - 1] for depth in depths]
+            return tokens.tolist(), [self._acceptance[depth - 1] for depth in depths]
         logits = logits.float()
-        return tokens, (logits.gather(1, places) - logits.logsumexp(-1, keepdim=True)).exp().tolist()
+        tokens, chances = read(tokens, (logits.gather(1, places) - logits.logsumexp(-1, keepdim=True)).exp())
+        return tokens, chances
 
     def _counted(self, rows: int, passes: int) -> tuple[int, int]:
         """Operations and bytes of so many rows in so many passes."""

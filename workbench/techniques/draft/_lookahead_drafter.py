@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from workbench.engine import Draft, Lookahead, Verification, VerifyCost
 from workbench.models import Model
+from workbench.models.device import numbers, read
 from workbench.parts.lookahead.base import LookaheadPart, position_shift
 from workbench.techniques.draft._drafter import Drafter
 from workbench.techniques.draft._sparse_tree import best_nodes, by_rank, nodes_and_rows, ratios, row_values
@@ -51,7 +51,7 @@ class LookaheadDrafter(Drafter):
         last = verification.path[-1] + 1 if verification.path else 0
         rows = [row for row, root in enumerate(ahead.roots) if root == last]
         if rows:
-            self._read(verification.ahead[rows])
+            self._read(verification.ahead[numbers(rows, verification.ahead.device)])
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
         nodes, count, rows = self._tree(limit)
@@ -72,11 +72,12 @@ class LookaheadDrafter(Drafter):
     def _read(self, logits: Tensor) -> None:
         """What rows [orders, vocabulary] of one root say."""
         places = top_tokens(logits, len(self._acceptance[0]))
-        self._tokens = places.tolist()
         if self._adaptive:
             logits = logits.float()
-            self._chances = (logits.gather(1, places) - logits.logsumexp(-1, keepdim=True)).exp().tolist()
+            chances = (logits.gather(1, places) - logits.logsumexp(-1, keepdim=True)).exp()
+            self._tokens, self._chances = read(places, chances)
         else:
+            self._tokens = places.tolist()
             self._chances = self._acceptance[: len(self._tokens)]
 
     def _tree(self, limit: int) -> tuple[list, int, list[tuple[int, int]]]:
@@ -93,7 +94,7 @@ class LookaheadDrafter(Drafter):
         anatomy = self._model.anatomy
         shift = None
         if self._part.layer == 0:
-            shift = position_shift(anatomy, torch.tensor(places, device=anatomy.device))
+            shift = position_shift(anatomy, numbers(places, anatomy.device))
 
         def make(x: Tensor, orders: list[int]) -> Tensor:
             rows = self._part.rows(x, orders)

@@ -14,6 +14,7 @@ from workbench.engine.ledger import MODEL
 from workbench.engine.rotation import outgrown
 from workbench.errors import SettingError
 from workbench.models import Model
+from workbench.models.device import numbers, read
 from workbench.models.second_model import second_model
 from workbench.parts import distilled
 from workbench.settings import outside
@@ -111,6 +112,7 @@ class ModelDrafter:
         self.decoder = Decoder(model, reserve)
         self.decoder.cache.remember(_REMEMBERED)
         self.vocabulary: Tensor | None = model.draft_vocabulary
+        self._tokens: list[int] | None = None if self.vocabulary is None else self.vocabulary.tolist()
         self._held: list[int] = []
         self._sure = 0
         self._tree: tuple[list[int], list[int]] | None = None
@@ -226,22 +228,24 @@ class ModelDrafter:
         decoder.forward(tokens, parents, logits="none")
         self._tree = list(tokens), list(parents)
         decoder.ledger.product(MODEL, len(rows), anatomy.head)
-        return anatomy.unembed(decoder.hidden[list(rows)])
+        return anatomy.unembed(decoder.hidden[numbers(rows, decoder.hidden.device)])
 
     def token(self, place: int) -> int:
         """The token that a place among the logits stands for."""
-        return place if self.vocabulary is None else int(self.vocabulary[place])
+        return place if self.vocabulary is None else self._tokens[place]
 
     def best(self, logits: Tensor) -> tuple[int, float]:
         """The most probable token of logits [small], and its probability."""
         top, place = logits.max(-1)
-        return self.token(int(place)), float((top.float() - logits.float().logsumexp(-1)).exp())
+        place, chance = read(place, (top.float() - logits.float().logsumexp(-1)).exp())
+        return self.token(place), chance
 
     def draw(self, logits: Tensor, sampler: Sampler) -> tuple[int, Tensor, float]:
         """A token drawn from logits [small]: the token, what it was drawn from [small], and its probability there."""
         distribution = sampler.distribution(logits)
-        place = sampler.chance.draw(distribution)
-        return self.token(place), distribution, float(distribution[place])
+        here = distribution.cpu()
+        place = sampler.chance.draw(here)
+        return self.token(place), distribution, float(here[place])
 
     def spread(self, distributions: Sequence[Tensor], vocabulary: int) -> Tensor | None:
         """Distributions [small] as rows over a whole vocabulary of that size [rows, vocabulary]; None of none."""

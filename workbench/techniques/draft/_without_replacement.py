@@ -17,6 +17,7 @@ from torch import Tensor
 
 from workbench.engine import Draft, Sampler
 from workbench.engine.accept import accept
+from workbench.models.device import read
 from workbench.techniques.draft._model_drafter import ModelDrafter
 
 # What rounding may leave of a distribution that is used up.
@@ -171,10 +172,8 @@ class GrowingTree:
 
     def _add(self, nodes: Sequence[int], logits: Tensor) -> None:
         tokens, distributions = self._drafter.distribution(logits, self._sampler, self._width)
-        for node, names, distribution in zip(nodes, tokens, distributions):
-            self._opened[node] = _Opened(
-                len(self._distributions), names.tolist(), distribution.tolist(), distribution.clone()
-            )
+        for node, names, distribution, ids, chances in zip(nodes, tokens, distributions, *read(tokens, distributions)):
+            self._opened[node] = _Opened(len(self._distributions), ids, chances, distribution.clone())
             self._distributions.append((names, distribution))
 
 

@@ -30,7 +30,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Self
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -38,6 +37,7 @@ from workbench.engine import Draft, Lookahead, Run, Sampler, Verification
 from workbench.engine.slots import AcceptPolicy
 from workbench.errors import ArtifactError
 from workbench.models import Model
+from workbench.models.device import numbers, read
 from workbench.parts.loading import part_tensors
 from workbench.parts.lookahead.base import position_shift
 from workbench.parts.lookahead.padding import Padding
@@ -117,9 +117,12 @@ class _Units(Drafter, AcceptPolicy):
 
     def accept(self, draft: Draft, logits: Tensor, sampler: Sampler) -> tuple[list[int], int]:
         # What a logits policy has ruled out is not taken unverified either.
-        banned = (node for node, token in enumerate(draft.tokens) if logits[node, token] == float("-inf"))
-        kept = next(banned, len(draft.tokens))
-        return list(range(kept)), sampler.choose(logits[kept])
+        kept = len(draft.tokens)
+        if kept:
+            taken = numbers(draft.tokens, logits.device)
+            ruled_out = (logits[:kept].gather(1, taken[:, None])[:, 0] == float("-inf")).tolist()
+            kept = next((node for node, out in enumerate(ruled_out) if out), kept)
+        return list(range(kept)), sampler.choose_after(logits, kept)
 
     def verified(self, verification: Verification) -> None:
         self._unit, self._chances = [], []
@@ -129,7 +132,7 @@ class _Units(Drafter, AcceptPolicy):
         distribution = rows.float().softmax(-1) if self._sampler.greedy else self._sampler.distribution(rows)
         chances, tokens = distribution.max(-1)
         before = verification.next_token
-        for token, chance in zip(tokens.tolist(), chances.tolist()):
+        for token, chance in zip(*read(tokens, chances)):
             if chance < self._alpha or token == before:
                 break
             self._unit.append(token)
@@ -139,7 +142,7 @@ class _Units(Drafter, AcceptPolicy):
     def _maker(self, first: int):
         def make(x: Tensor, orders: list[int]) -> Tensor:
             rows = self._part.rows(x, orders)
-            shift = position_shift(self._anatomy, torch.tensor([first + order for order in orders], device=x.device))
+            shift = position_shift(self._anatomy, numbers([first + order for order in orders], x.device))
             return rows if shift is None else rows + shift
 
         return make

@@ -37,6 +37,7 @@ from typing import Annotated, Self
 from pydantic import Field
 
 from workbench.engine import Draft, Run, Verification
+from workbench.models.device import read
 from workbench.settings import settings
 from workbench.techniques._technique import register
 from workbench.techniques.draft._drafter import Drafter, DraftTechnique
@@ -150,8 +151,8 @@ class _Search(Drafter):
     def verified(self, verification: Verification) -> None:
         draft = verification.draft
         top = top_tokens(verification.logits, min(self._settings.k, verification.logits.shape[-1]))
-        chances = verification.logits.gather(1, top).float().softmax(-1).tolist()
-        for row, (tokens, weights) in enumerate(zip(top.tolist(), chances)):
+        chances = verification.logits.gather(1, top).float().softmax(-1)
+        for row, (tokens, weights) in enumerate(zip(*read(top, chances))):
             context = self._last
             if row:
                 parent = draft.parent(row - 1)

@@ -31,6 +31,7 @@ from workbench.engine import KeyValueCache, KeyValueState, Run
 from workbench.engine.slots import EvictPolicy
 from workbench.errors import SettingError
 from workbench.models import Model
+from workbench.models.device import numbers, read
 from workbench.models.rotate import Rope, rotate
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
@@ -87,10 +88,12 @@ class StreamingLLM(Technique):
 
 @dataclass
 class _Sinks:
-    """Sinks of one layer as they came: keys [batch, kv_heads, sinks, head_dim] in float32, and positions [1, sinks]."""
+    """Sinks of one layer as they came: keys [batch, kv_heads, sinks, head_dim] in float32, positions [1, sinks], and
+    the last of these."""
 
     keys: Tensor
     positions: Tensor
+    last: int
 
 
 class _Stream(EvictPolicy):
@@ -113,24 +116,31 @@ class _Stream(EvictPolicy):
             self._move(layer, cache, int(cache.positions[0, self._sinks]))
 
     def settled(self, cache: KeyValueCache) -> None:
-        for index, layer in enumerate(cache.layers):
-            excess = 0 if layer.recurrent else layer.length - self._sinks - self._window
-            if excess > 0:
-                self._remember(index, layer)
-                oldest = layer.positions[0, self._sinks :].topk(excess + 1, largest=False)
-                layer.replace([self._sinks + place for place in oldest.indices.tolist()[:excess]])
-                self._move(index, layer, int(oldest.values[-1]))
+        full = [
+            (index, layer, excess)
+            for index, layer in enumerate(cache.layers)
+            if not layer.recurrent and (excess := layer.length - self._sinks - self._window) > 0
+        ]
+        oldest = [layer.positions[0, self._sinks :].topk(excess + 1, largest=False) for _, layer, excess in full]
+        # All layers in one copy from the device.
+        found = read(*(part for each in oldest for part in (each.indices, each.values))) if full else []
+        for (index, layer, excess), places, positions in zip(full, found[::2], found[1::2]):
+            self._remember(index, layer)
+            layer.replace([self._sinks + place for place in places[:excess]])
+            self._move(index, layer, positions[-1])
 
     def _remember(self, index: int, layer: KeyValueState) -> None:
         if index not in self._originals and layer.length >= self._sinks:
             keys, _, positions = layer.read(0, self._sinks)
-            self._originals[index] = _Sinks(keys.to(torch.float32, copy=True), positions.clone())
+            self._originals[index] = _Sinks(
+                keys.to(torch.float32, copy=True), positions.clone(), int(positions[0, -1]) if self._sinks else -1
+            )
 
     def _move(self, index: int, layer: KeyValueState, oldest: int) -> None:
         """Let the sinks stand directly before the position ``oldest`` of the window's first token."""
         if self._sinks:
             sinks = self._originals[index]
-            ahead = oldest - 1 - int(sinks.positions[0, -1])
+            ahead = oldest - 1 - sinks.last
             rope = self._rotations.forward(index, ahead)
             keys = None if rope is None else rotate(sinks.keys, rope)
             layer.rewrite(slice(self._sinks), keys, positions=sinks.positions + ahead)
@@ -174,6 +184,6 @@ class _Rotations:
                 )
 
     def _tables(self, position: int, length: int | None = None) -> dict[str, Rope]:
-        place = torch.tensor([position], device=self._anatomy.device)
-        ropes = self._anatomy.rope(place, length or self._length)
+        place = numbers([position], self._anatomy.device)
+        ropes = self._anatomy.rope(place, length or self._length, below=position + 1)
         return {kind: (cosine.float(), sine.float()) for kind, (cosine, sine) in ropes.items()}

@@ -43,6 +43,7 @@ from torch import Tensor
 from workbench.engine import Run
 from workbench.engine.slots import LogitsPolicy
 from workbench.errors import SettingError
+from workbench.models.device import numbers
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
 
@@ -136,7 +137,7 @@ def _ends_with(tokens: Sequence[int], end: list[int]) -> bool:
 
 
 def _penalised(logits: Tensor, tokens: Sequence[int], penalty: float) -> Tensor:
-    places = torch.tensor(sorted(set(tokens)), device=logits.device)
+    places = numbers(sorted(set(tokens)), logits.device)
     scores = logits[places]
     return logits.index_copy(0, places, torch.where(scores < 0, scores * penalty, scores / penalty))
 
@@ -151,5 +152,5 @@ def _completing(tokens: Sequence[int], size: int) -> list[int]:
 def _without(logits: Tensor, gone: Tensor | list[int]) -> Tensor:
     """Logits with those at ``gone`` (a mask or places) at minus infinity."""
     logits = logits.clone()
-    logits[gone] = float("-inf")
+    logits[gone if isinstance(gone, Tensor) else numbers(gone, logits.device)] = float("-inf")
     return logits

@@ -38,6 +38,7 @@ from workbench.engine.accept import accept
 from workbench.engine.rotation import outgrown
 from workbench.errors import SettingError
 from workbench.models import Model
+from workbench.models.device import numbers
 from workbench.settings import outside, settings
 from workbench.techniques._technique import register
 from workbench.techniques.draft._drafter import Drafter, DraftTechnique
@@ -130,7 +131,7 @@ class _Tiers(Drafter):
             chain += [*(guess.tokens[node] for node in path), token]
             rows.append(logits[: len(path) + 1])
             flops, moved = flops + guess.flops, moved + guess.bytes
-        drawn, probabilities = torch.tensor(chain, device=logits.device), torch.cat(rows)
+        drawn, probabilities = numbers(chain, logits.device), torch.cat(rows)
         probabilities = (
             probabilities.float().softmax(-1) if self._sampler.greedy else self._sampler.distribution(probabilities)
         )

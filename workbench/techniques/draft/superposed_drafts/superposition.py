@@ -29,6 +29,7 @@ from torch import Tensor
 from workbench.engine import Decoder
 from workbench.errors import PromptError
 from workbench.models import Model
+from workbench.models.device import numbers, put, read
 
 _WEIGHTS = (0.01, 0.04, 0.15, 0.18, 0.12)
 _CANDIDATES = 3
@@ -124,7 +125,8 @@ def superpose(
     drafts = [Superposed([], 0.0, [])]
     for step in range(length):
         best = logits.float().softmax(-1).topk(min(_CANDIDATES * k, logits.shape[-1]))
-        candidates, own = [token(place) for place in best.indices.tolist()], best.values.tolist()
+        places, own = read(best.indices, best.values)
+        candidates = list(map(token, places))
         grown = []
         for draft in drafts:
             mixed = ngrams.interpolated([*context, *draft.tokens], candidates, own) if filter_weight else own
@@ -144,9 +146,9 @@ def superpose(
 def blend(decoder: Decoder, drafts: Sequence[Superposed]) -> Tensor:
     """The drafts' last tokens as one row [1, width]: their embeddings, weighted with the drafts' probabilities."""
     anatomy = decoder.anatomy
-    last = torch.tensor([[draft.tokens[-1] for draft in drafts]], device=anatomy.device)
+    last = numbers([draft.tokens[-1] for draft in drafts], anatomy.device)[None]
     positions = torch.full((len(drafts),), decoder.cache.length, device=anatomy.device)
-    weights = torch.tensor([draft.score for draft in drafts], device=anatomy.device).softmax(0)
+    weights = put(torch.tensor([draft.score for draft in drafts]), anatomy.device).softmax(0)
     return (weights[None].to(anatomy.dtype) @ anatomy.embed(last, positions)[0]).reshape(1, -1)
 
 
