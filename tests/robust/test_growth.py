@@ -22,8 +22,16 @@ def tensors():
     """Tensors that are alive, of any kind, and the bytes that they hold."""
     gc.collect()
     alive = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
-    storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in alive}
-    return len(alive), sum(storages.values())
+    return len(alive), sum(dict(map(storage, alive)).values())
+
+
+def storage(tensor):
+    """Address and bytes; tensors that another test left in the caches of torch's compiler have none."""
+    held = tensor.untyped_storage()
+    try:
+        return held.data_ptr(), held.nbytes()
+    except RuntimeError:
+        return None, 0
 
 
 def counts(work):

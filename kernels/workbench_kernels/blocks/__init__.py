@@ -24,7 +24,7 @@ _NAMES = {torch.float32: "blocks_float32", torch.bfloat16: "blocks_bfloat16"}
 
 @dataclass
 class NormWeights:
-    """A root-mean-square norm: ``weight`` [width], ``eps`` and ``late`` as :mod:`workbench_kernels.rms_norm` has them."""
+    """A root-mean-square norm: ``weight`` [width], ``eps`` and ``late`` as in :mod:`workbench_kernels.rms_norm`."""
 
     weight: Tensor
     eps: float
