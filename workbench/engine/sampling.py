@@ -10,6 +10,8 @@ from torch import Tensor
 
 from workbench.engine.arguments import MOST_SEED, real, seed_of, whole
 from workbench.errors import NumericalError, SettingError
+from workbench_kernels.arithmetic import computes
+from workbench_kernels.highest import highest
 
 COLDEST = 1e-6
 """Least temperature above 0: logits over a smaller one leave float32."""
@@ -108,14 +110,14 @@ class Sampler:
             refuse(checks)
             return
         failed = torch.stack([check.failed for check in checks])
-        read = torch.cat((failed.long(), logits.argmax(-1))).tolist()
+        read = torch.cat((failed.long(), _highest(logits)[1])).tolist()
         _refuse(checks, read)
         self._known = logits, read[len(checks) :]
 
     def best(self, logits: Tensor) -> list[int]:
         """The most probable token of every row of logits [rows, vocabulary]; what was read is not read again."""
         known = self._known
-        return known[1] if known is not None and known[0] is logits else logits.argmax(-1).tolist()
+        return known[1] if known is not None and known[0] is logits else _highest(logits)[1].tolist()
 
     def choose(self, logits: Tensor) -> int:
         """A token from logits [vocabulary]."""
@@ -124,6 +126,11 @@ class Sampler:
     def choose_after(self, logits: Tensor, row: int) -> int:
         """A token from one row of logits [rows, vocabulary]."""
         return self.best(logits)[row] if self.greedy else self.chance.draw(self.distribution(logits[row]))
+
+
+def _highest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest of every row of logits [rows, vocabulary] and the token that has it, of equal ones the first."""
+    return highest(logits) if computes(logits) and logits.numel() else (logits.amax(-1), logits.argmax(-1))
 
 
 @dataclass(frozen=True)
@@ -144,14 +151,14 @@ class Check:
 def finite(logits: Tensor, where: str) -> Check:
     """Whether any of ``logits`` is NaN or positive infinity."""
     return Check(
-        ~torch.isfinite(logits.amax()),
+        ~torch.isfinite(_highest(logits)[0].amax()),
         f"{where} gave NaN or infinite logits: use float32 or bfloat16 instead of float16, or check the weights",
     )
 
 
 def well_adjusted(logits: Tensor, techniques: str) -> Check:
     """Whether what the named techniques made of the logits has NaN or positive infinity in it."""
-    worst = logits.amax()
+    worst = _highest(logits)[0].amax()
     return Check(
         torch.isnan(worst) | (worst == float("inf")),
         f"{techniques} made NaN or infinite logits of finite ones: leave it out, or take other settings for it",
