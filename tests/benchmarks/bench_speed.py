@@ -3,9 +3,9 @@
 ``python tests/benchmarks/bench_speed.py [--rounds 9] [--prompts 1000 2000 4000] [--gguf MODEL.gguf] [--busy 2]
 [--untested]``: the bundled model in bfloat16, a prompt of 256 tokens of real text, 128 new tokens, greedy, beside
 transformers with the same threads and token ids. All are measured in turns, round by round; ratios are paired.
-``--gguf`` names the same weights in bf16 for llama.cpp, which is then measured too (``pip install llama-cpp-python``; the
-file is made by llama.cpp's ``convert_hf_to_gguf.py --outtype bf16``). ``--busy`` starts so many processes that keep a
-core busy each, and decodes beside them too.
+``--gguf`` names the same weights in bf16 for llama.cpp, which is then measured too (``pip install llama-cpp-python``;
+the file is made by llama.cpp's ``convert_hf_to_gguf.py --outtype bf16``). ``--busy`` starts so many processes that keep
+a core busy each, and decodes beside them too.
 """
 
 from __future__ import annotations
