@@ -65,7 +65,7 @@ lint: $(STAMP)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 test: $(STAMP) lint model
-	$(PYTEST) --cpu-seconds reports/seconds.json
+	$(PYTEST) --cpu-seconds=reports/seconds.json
 
 test-all: $(STAMP) lint model
 	$(PYTEST) -m "slow or not slow"
