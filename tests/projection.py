@@ -1,6 +1,6 @@
 """How long the tests will take with more techniques, from the CPU seconds of a run that was measured.
 
-    OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile --cpu-seconds reports/seconds.json
+    OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile --cpu-seconds=reports/seconds.json
     .venv/bin/python tests/projection.py reports/seconds.json --techniques 50 100 150
 
 Every test has one owner: the technique whose file it is in, or whose name is first in its parameters, or nobody. What

@@ -117,7 +117,7 @@ def test_a_free_run_and_a_teacher_forced_one_are_the_same_run(name, place, famil
 
 
 @pytest.mark.parametrize(("name", "place", "family"), met_by_example(lambda name: KINDS if forced(name) else KINDS[:2]))
-def test_an_error_in_the_middle_of_a_forward_leaves_the_model_as_it_was(name, place, family, monkeypatch):
+def test_an_error_in_the_middle_of_a_forward_leaves_the_model_as_it_was(name, place, family, monkeypatch, plain_steps):
     model, technique = tiny(family), example(name, place)
     before, expected = (checksum(model), hooks(model)), list(map(facts, baseline(family)))
     calls, leave = itertools.count(), Block.leave

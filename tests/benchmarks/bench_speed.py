@@ -77,11 +77,11 @@ class Measured:
         return median(step.seconds for step in list(steps)[1:])
 
     @torch.inference_mode()
-    def transformers(self) -> float:
+    def transformers(self, new: int = NEW) -> float:
         """The same of transformers' own forward, with its cache."""
         out = self.model.hf(torch.tensor([self.ids]), use_cache=True)
         seconds = []
-        for _ in range(NEW):
+        for _ in range(new):
             start = time.perf_counter()
             out = self.model.hf(out.logits[:, -1:].argmax(-1), past_key_values=out.past_key_values, use_cache=True)
             seconds.append(time.perf_counter() - start)
@@ -161,6 +161,9 @@ def rounds(options: argparse.Namespace) -> dict[str, list[float]]:
             runs[f"prompt {size}, llama.cpp"] = lambda size=size: measured.llama_prefill(size)
     for run in runs.values():
         run()
+    # Beside busy processes a step of transformers may take seconds.
+    beside = {"decoding": measured.decoding, "transformers": lambda: measured.transformers(8)}
+    beside |= {f"prompt {size}": runs[f"prompt {size}"] for size in options.prompts[:1]}
     for turn in range(options.rounds):
         names = list(runs)
         shift = turn % len(names)
@@ -168,8 +171,8 @@ def rounds(options: argparse.Namespace) -> dict[str, list[float]]:
             seconds[name].append(runs[name]())
         if options.busy:
             with busy(options.busy):
-                for name in ("decoding", "transformers"):
-                    seconds[f"{name}, busy"].append(runs[name]())
+                for name, run in beside.items():
+                    seconds[f"{name}, busy"].append(run())
         report(options, seconds, measured.model.arithmetic)
     return seconds
 
@@ -194,6 +197,7 @@ def report(options: argparse.Namespace, seconds: dict[str, list[float]], arithme
     for size in options.prompts:
         pairs.append((f"prompt of {size}, of transformers", f"prompt {size}, transformers", f"prompt {size}"))
         pairs.append((f"prompt of {size}, of llama.cpp", f"prompt {size}, llama.cpp", f"prompt {size}"))
+        pairs.append((f"prompt of {size} beside busy processes, of alone", f"prompt {size}, busy", f"prompt {size}"))
     found = [[name, ratio(seconds[one], seconds[other])] for name, one, other in pairs if seconds.get(one)]
     text = table(["what", "median [ms]", "a second", "n"], rows) + "\n\n"
     text += table(["ratio of times", "median [95 %]"], found)
