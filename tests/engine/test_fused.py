@@ -102,6 +102,19 @@ def test_a_block_that_gets_another_part_is_laid_out_anew(monkeypatch):
     assert not torch.equal(after[0][0], before[0]) and torch.equal(after[0][0], plain[0][0]) and after[3]
 
 
+def test_weights_that_are_given_other_memory_are_laid_out_anew():
+    model = tiny("llama", seed=3)
+    before = passes(model, True)[0]
+    weight = model.anatomy.blocks[1].down.weight
+    kept = weight.data
+    try:
+        weight.data = kept * 2
+        after, plain = passes(model, True), passes(model, False)
+        assert not torch.equal(after[0][0], before[0]) and torch.equal(after[0][0], plain[0][0]) and after[3]
+    finally:
+        weight.data = kept
+
+
 def test_an_error_in_a_call_takes_the_pass_back(monkeypatch):
     model = tiny("llama")
     decoder, plain = Decoder(model, 8), Decoder(model, 8)

@@ -50,6 +50,7 @@ class FusedBlocks:
 
     def __init__(self, anatomy: Anatomy) -> None:
         self._parts = [_parts(block) for block in anatomy.blocks]
+        self._addresses = [_addresses(block) for block in anatomy.blocks]
         self._kinds = sorted({block.rope_kind for block in anatomy.blocks} - {None})
         self._sizes = [(0, 0)] * anatomy.layers
         weights = [_weights(block, self._kinds) for block in anatomy.blocks]
@@ -63,8 +64,8 @@ class FusedBlocks:
         self._blocks = Blocks(anatomy.dtype, anatomy.width, weights)
 
     def of(self, anatomy: Anatomy) -> bool:
-        """Whether the blocks still have the parts that were laid out."""
-        return all(
+        """Whether the blocks still have the parts that were laid out, at the same addresses."""
+        return self._addresses == [_addresses(block) for block in anatomy.blocks] and all(
             all(mine is theirs for mine, theirs in zip(_parts(block), parts, strict=True))
             for block, parts in zip(anatomy.blocks, self._parts, strict=True)
         )
@@ -172,13 +173,22 @@ def fused_blocks(anatomy: Anatomy) -> FusedBlocks | None:
 
 def _parts(block: Block) -> tuple[Any, ...]:
     """What the kernel's numbers hang on and somebody might put another in the place of."""
-    mixer = block.mixer
-    maps = [block.up, block.down]
-    if isinstance(mixer, Attention):
-        maps += [mixer.query_key_value, mixer.attention_output]
     norms = block.attention_norm, block.attention_post_norm, block.mlp_norm, block.mlp_post_norm
-    weights = [part for each in maps for part in (getattr(each, "weight", None), getattr(each, "bias", None))]
-    return (mixer, block.router, block.activation, *maps, *norms, *weights)
+    return (block.mixer, block.router, block.activation, *_maps(block), *norms)
+
+
+def _maps(block: Block) -> tuple[Any, ...]:
+    mixer = block.mixer
+    own = (mixer.query_key_value, mixer.attention_output) if isinstance(mixer, Attention) else ()
+    return (*own, block.up, block.down)
+
+
+def _addresses(block: Block) -> list[int]:
+    """Where its weights are: a module that is moved or cast gives its parameters other memory."""
+    dense = [each for each in _maps(block) if type(each) is Projection]
+    tensors = [tensor for each in dense for tensor in (each.weight, each.bias) if tensor is not None]
+    norms = [each for each in _parts(block) if isinstance(each, Norm)]
+    return [tensor.data_ptr() for tensor in tensors + [each.weight for each in norms if each.weight is not None]]
 
 
 def _weights(block: Block, kinds: Sequence[str]) -> BlockWeights | None:
