@@ -1,8 +1,5 @@
-"""The threads that share a kernel's work: several callers, another number of them, a process that was forked."""
+"""The threads that share a kernel's work: several callers, and another number of them."""
 
-import os
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -47,20 +44,3 @@ def test_the_number_of_threads_may_change_from_call_to_call(threads):
     for count in (2, 5, 1, 70, 3) * 20:
         threads(count)
         assert torch.equal(KERNEL(X, WEIGHT), expected), count
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_forked_process_has_a_team_of_its_own():
-    code = (
-        "import os, torch\n"
-        "from workbench_kernels.few_rows import FewRows\n"
-        "torch.set_num_threads(3)\n"
-        "kernel, x, weight = FewRows(torch.float32), torch.ones(2, 64), torch.ones(3000, 64)\n"
-        "kernel(x, weight)\n"
-        "child = os.fork()\n"
-        "right = all(bool((kernel(x, weight) == 64).all()) for _ in range(50))\n"
-        "if not child: os._exit(not right)\n"
-        "print(right, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert done.stdout.split() == ["True", "0"], done.stderr

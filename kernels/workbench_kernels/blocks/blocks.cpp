@@ -232,10 +232,11 @@ class Pass {
 template <class T>
 void blocks(const BlockWeights* weights, const Cache* caches, long count, const void* x, void* out, long rows, long width,
             const Table* tables, const uint8_t* marks, long threads) {
-    const Session session(threads);
-    Pass<T> pass(session, rows, width, tables, Visible{marks, marks ? rows : 0, 0, 0});
-    for (long i = 0; i < count; i++)
-        pass.run(weights[i], caches[i], static_cast<const T*>(i ? out : x), static_cast<T*>(out));
+    together(threads, [&](const Session& session) {
+        Pass<T> pass(session, rows, width, tables, Visible{marks, marks ? rows : 0, 0, 0});
+        for (long i = 0; i < count; i++)
+            pass.run(weights[i], caches[i], static_cast<const T*>(i ? out : x), static_cast<T*>(out));
+    });
 }
 
 }  // namespace

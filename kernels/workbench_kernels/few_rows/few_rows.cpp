@@ -6,11 +6,12 @@ namespace {
 
 template <class T>
 void product(const T* rows, const T* weight, T* out, long count, long inputs, long outputs, long threads) {
-    const Session session(threads);
-    const Cut cut = Cut::of(count, inputs, outputs, sizeof(T), UNIT, session.threads());
-    each(session, cut, count, outputs, [&](long row, long some, long first, long end) {
-        pieces(rows + row * inputs, weight, some, inputs, first, end, cut.piece, outputs,
-               [&](long r, long from) { return out + (row + r) * outputs + from; }, [](long, int, long, long) {});
+    together(threads, [&](const Session& session) {
+        const Cut cut = Cut::of(count, inputs, outputs, sizeof(T), UNIT, session.threads());
+        each(session, cut, count, outputs, [&](long row, long some, long first, long end) {
+            pieces(rows + row * inputs, weight, some, inputs, first, end, cut.piece, outputs,
+                   [&](long r, long from) { return out + (row + r) * outputs + from; }, [](long, int, long, long) {});
+        });
     });
 }
 

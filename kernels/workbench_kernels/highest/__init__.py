@@ -1,7 +1,7 @@
 """The highest logit of every row and its place, on the CPU.
 
-A step of plain decoding needs nothing else of 49,152 logits. Torch shares such a row among its own threads, which then
-wait spinning for more and take the cores from the kernels of the next step.
+A step of plain decoding needs nothing else of 49,152 logits, and torch takes two operations for it, each shared among
+threads.
 """
 
 import ctypes

@@ -46,7 +46,8 @@ void highest_of(const T* row, long width, float* value, int64_t* index) {
 
 template <class T>
 void highest(const T* rows, float* values, int64_t* indices, long count, long width, long threads) {
-    Session(threads).run(count, [&](long row) { highest_of(rows + row * width, width, values + row, indices + row); });
+    const auto one = [&](long row) { highest_of(rows + row * width, width, values + row, indices + row); };
+    together(count > 1 ? threads : 1, [&](const Session& session) { session.run(count, one); });
 }
 
 }  // namespace

@@ -24,10 +24,10 @@ from workbench_kernels.dispatch import BackendUnavailable
 from workbench_kernels.private_folder import private_folder
 
 _COMPILERS = ("c++", "g++", "clang++")
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-pthread", "-shared", "-fPIC")
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC")
 _HEADERS = Path(__file__).parent
 KERNELS = _HEADERS / "kernels.cpp"
-"""All kernels in one library, so that they share one team of threads."""
+"""All kernels in one library."""
 # Seconds that a compiler may take: far more than it needs, since on a busy machine a process must not end up with
 # another arithmetic than its neighbours.
 _LIMIT = 600

@@ -1,4 +1,4 @@
-// All kernels as one library, so that they share one team of threads.
+// All kernels as one library: blocks run what the others are made of.
 
 #include "../activation/activation.cpp"
 #include "../blocks/blocks.cpp"

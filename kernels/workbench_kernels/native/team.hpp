@@ -1,28 +1,31 @@
-// A team of threads that share pieces of work, made at the first call and kept.
+// Threads that share pieces of work within one parallel region of OpenMP, whose threads torch's own operations use too:
+// two sets of threads would wait spinning for work and take the cores from one another.
 //
-// Whoever calls takes chunks itself until none is left, and waits only for those that others have taken: a helper that
-// the machine does not let run holds nobody up. Which thread computes a chunk changes no result.
+// Whoever opened the region takes chunks itself until none is left, and waits only for those that others have taken.
+// Which thread computes a chunk changes no result.
 #pragma once
 
-#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
-#include <condition_variable>
 #include <cstdint>
-#include <mutex>
-#include <system_error>
-#include <thread>
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
 namespace {
 
-inline void breathe() {
+// One round of waiting; after many the processor is given to somebody else.
+inline void breathe(long rounds) {
+    if (rounds >= 2000) {
+        sched_yield();
+        return;
+    }
 #if defined(__x86_64__)
     _mm_pause();
 #elif defined(__aarch64__)
@@ -32,33 +35,43 @@ inline void breathe() {
 
 class Team {
   public:
-    std::mutex busy;
+    explicit Team(long threads) : threads(threads), parts_(std::min(threads, PARTS)) {}
 
-    // Chunks 0 to `chunks`, by whoever of `threads` comes; the caller holds `busy`.
-    void share(long chunks, long threads, void (*work)(const void*, long), const void* context) {
-        grow(threads - 1);
+    const long threads;
+
+    // Chunks 0 to `chunks`, by whoever of the threads comes.
+    void share(long chunks, void (*work)(const void*, long), const void* context) {
         work_ = work, context_ = context;
-        wanted_.store(threads - 1, std::memory_order_relaxed);
         pending_.store(chunks, std::memory_order_relaxed);
-        const long parts = parts_ = std::min(threads, PARTS);
         // Neighbouring chunks to the same thread: what it reads ahead is then its own.
-        for (long part = 0; part < parts; part++)
-            left_[part].chunks.store(Left::of(chunks * part / parts, chunks * (part + 1) / parts));
-        called_.fetch_add(1);
-        if (asleep_.load() > 0) {
-            { const std::lock_guard<std::mutex> guard(sleep_); }
-            wake_.notify_all();
-        }
+        for (long part = 0; part < parts_; part++)
+            left_[part].chunks.store(Left::of(chunks * part / parts_, chunks * (part + 1) / parts_),
+                                     std::memory_order_release);
+        called_.fetch_add(1, std::memory_order_release);
         while (take(0)) {}
-        for (long spins = 0; pending_.load(std::memory_order_acquire) > 0; spins++)
-            spins < PATIENT ? breathe() : static_cast<void>(sched_yield());
+        for (long rounds = 0; pending_.load(std::memory_order_acquire) > 0; rounds++) breathe(rounds);
     }
 
+    // Take part until the region is closed.
+    void help(long mine) {
+        uint64_t seen = 0;
+        for (long rounds = 0;; rounds++) {
+            const uint64_t called = called_.load(std::memory_order_acquire);
+            if (called == CLOSED) return;
+            if (called != seen) {
+                seen = called, rounds = 0;
+                while (take(mine)) {}
+            }
+            breathe(rounds);
+        }
+    }
+
+    void close() { called_.store(CLOSED, std::memory_order_release); }
+
   private:
-    // Rounds of waiting before the processor is given to somebody else.
-    static constexpr long PATIENT = 2000;
-    // How long a helper looks for work before it sleeps.
-    static constexpr std::chrono::microseconds AWAKE{200};
+    static constexpr uint64_t CLOSED = ~uint64_t{0};
+    // Parts that chunks are dealt to; more threads take from these.
+    static constexpr long PARTS = 64;
 
     // The chunks of a part that nobody has taken: from the first on, for its own thread, or from the last back. All in
     // one number, so that whoever takes one finds it as it is now.
@@ -69,10 +82,9 @@ class Team {
 
     // Compute a chunk of one's own part, or of another's; false if none is left.
     bool take(long mine) {
-        const long parts = parts_.load(std::memory_order_relaxed);
-        for (long i = 0; i < parts; i++) {
-            const bool own = i == 0 && mine < parts;
-            std::atomic<uint64_t>& left = left_[(mine + i) % parts].chunks;
+        for (long i = 0; i < parts_; i++) {
+            const bool own = i == 0 && mine < parts_;
+            std::atomic<uint64_t>& left = left_[(mine + i) % parts_].chunks;
             uint64_t seen = left.load(std::memory_order_acquire);
             for (;;) {
                 const uint64_t first = seen >> 32, end = static_cast<uint32_t>(seen);
@@ -88,77 +100,20 @@ class Team {
         return false;
     }
 
-    // Work of a call that a helper has not looked at yet.
-    bool called(long index, uint64_t seen) const {
-        return index < wanted_.load(std::memory_order_relaxed) && called_.load(std::memory_order_acquire) != seen;
-    }
-
-    void help(long index) {
-        uint64_t seen = 0;
-        auto until = std::chrono::steady_clock::now() + AWAKE;
-        for (;;) {
-            for (int i = 0; i < 64; i++) {
-                if (called(index, seen)) {
-                    seen = called_.load(std::memory_order_acquire);
-                    while (take(index + 1)) {}
-                    until = std::chrono::steady_clock::now() + AWAKE;
-                }
-                breathe();
-            }
-            if (std::chrono::steady_clock::now() < until) continue;
-            std::unique_lock<std::mutex> guard(sleep_);
-            asleep_.fetch_add(1);
-            wake_.wait(guard, [&] { return called(index, seen); });
-            asleep_.fetch_sub(1);
-        }
-    }
-
-    void grow(long helpers) {
-        for (; helpers_ < helpers; helpers_++) try {
-                std::thread([this, index = helpers_] { help(index); }).detach();
-            } catch (const std::system_error&) {
-                return;  // no more threads are to be had: the caller does the work
-            }
-    }
-
-    // Parts that chunks are dealt to; more threads take from these.
-    static constexpr long PARTS = 64;
-
+    const long parts_;
     void (*work_)(const void*, long) = nullptr;
     const void* context_ = nullptr;
-    long helpers_ = 0;
-    std::mutex sleep_;
-    std::condition_variable wake_;
     Left left_[PARTS];
-    std::atomic<long> parts_{1};
     alignas(64) std::atomic<uint64_t> called_{0};
     alignas(64) std::atomic<long> pending_{0};
-    alignas(64) std::atomic<long> wanted_{0};
-    std::atomic<int> asleep_{0};
 };
 
-// Never destroyed: helpers may look at it until the process ends. A forked process has no helpers, and makes a new one.
-inline Team*& team() {
-    static Team* team = [] {
-        pthread_atfork(nullptr, nullptr, [] { ::team() = new Team; });
-        return new Team;
-    }();
-    return team;
-}
-
-// The team, for as long as this stands; or the caller alone, while another thread of the process has it.
+// The team of a region, or the caller alone.
 class Session {
   public:
-    explicit Session(long threads) : team_(threads > 1 ? team() : nullptr), threads_(threads) {
-        if (team_ && !team_->busy.try_lock()) team_ = nullptr;
-    }
-    ~Session() {
-        if (team_) team_->busy.unlock();
-    }
-    Session(const Session&) = delete;
-    Session& operator=(const Session&) = delete;
+    explicit Session(Team* team = nullptr) : team_(team) {}
 
-    long threads() const { return team_ ? threads_ : 1; }
+    long threads() const { return team_ ? team_->threads : 1; }
 
     template <class Work>
     void run(long chunks, const Work& work) const {
@@ -167,12 +122,32 @@ class Session {
             return;
         }
         team_->share(
-            chunks, threads_, [](const void* work, long chunk) { (*static_cast<const Work*>(work))(chunk); }, &work);
+            chunks, [](const void* work, long chunk) { (*static_cast<const Work*>(work))(chunk); }, &work);
     }
 
   private:
     Team* team_;
-    long threads_;
 };
+
+// body(session), with so many threads.
+template <class Body>
+void together(long threads, const Body& body) {
+#ifdef _OPENMP
+    if (threads > 1 && !omp_in_parallel()) {
+        Team team(threads);
+#pragma omp parallel num_threads(threads)
+        {
+            if (omp_get_thread_num() == 0) {
+                body(Session(&team));
+                team.close();
+            } else {
+                team.help(omp_get_thread_num());
+            }
+        }
+        return;
+    }
+#endif
+    body(Session());
+}
 
 }  // namespace

@@ -9,10 +9,11 @@ template <class T, class W>
 void norm(const T* rows, const W* weight, T* out, long count, long width, float eps, bool late, long threads) {
     // Numbers of a chunk: fewer, and a second thread costs more than it gains.
     const long few = std::max(1L, 40000 / width);
-    const Session session(count > few ? threads : 1);
-    session.run((count + few - 1) / few, [&](long chunk) {
-        for (long r = chunk * few; r < std::min(count, (chunk + 1) * few); r++)
-            norm_row(rows + r * width, weight, out + r * width, width, eps, late);
+    together(count > few ? threads : 1, [&](const Session& session) {
+        session.run((count + few - 1) / few, [&](long chunk) {
+            for (long r = chunk * few; r < std::min(count, (chunk + 1) * few); r++)
+                norm_row(rows + r * width, weight, out + r * width, width, eps, late);
+        });
     });
 }
 

@@ -10,8 +10,10 @@ void attention(const AttentionShape& shape, const void* query, const void* keys,
     // Products below which a second thread costs more than it gains.
     constexpr long SMALL = 40000;
     const bool small = shape.kv_heads * shape.groups * shape.tokens * shape.held * shape.head_dim < SMALL;
-    attend(Session(small ? 1 : threads), shape, static_cast<const T*>(query), static_cast<const T*>(keys),
-           static_cast<const T*>(values), visible, static_cast<T*>(out), scoring);
+    together(small ? 1 : threads, [&](const Session& session) {
+        attend(session, shape, static_cast<const T*>(query), static_cast<const T*>(keys), static_cast<const T*>(values),
+               visible, static_cast<T*>(out), scoring);
+    });
 }
 
 }  // namespace
