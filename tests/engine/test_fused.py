@@ -1,5 +1,7 @@
 """Blocks in one call: the same logits, entries and counts as step by step, and left where somebody looks or decides."""
 
+from operator import attrgetter
+
 import pytest
 import torch
 from helpers import random_tokens
@@ -102,10 +104,11 @@ def test_a_block_that_gets_another_part_is_laid_out_anew(monkeypatch):
     assert not torch.equal(after[0][0], before[0]) and torch.equal(after[0][0], plain[0][0]) and after[3]
 
 
-def test_weights_that_are_given_other_memory_are_laid_out_anew():
-    model = tiny("llama", seed=3)
+@pytest.mark.parametrize("part", ["down", "mlp_norm", "mixer.query_norm"])
+def test_weights_that_are_given_other_memory_are_laid_out_anew(part):
+    model = tiny("qwen3", seed=3)
     before = passes(model, True)[0]
-    weight = model.anatomy.blocks[1].down.weight
+    weight = attrgetter(part)(model.anatomy.blocks[1]).weight
     kept = weight.data
     try:
         weight.data = kept * 2

@@ -21,12 +21,6 @@ class Counted(Protocol):
         """Bytes of weights, as they are kept, that so many rows read."""
 
 
-def attention_flops(tokens: int, keys_read: float, width: int) -> float:
-    """Operations of scores and weighted values, ``width`` being the heads' dimensions together: ``4 * tokens *
-    keys_read * width``."""
-    return 4 * tokens * keys_read * width
-
-
 @dataclass(frozen=True)
 class BlockCost:
     """Constants of one block.
@@ -51,7 +45,7 @@ class BlockCost:
         """Operations of ``tokens`` tokens, each reading ``keys_read`` keys on average."""
         experts = 0 if self.expert is None else tokens * experts_per_token * self.expert.flops(1)
         weights, _ = self.weights(tokens)
-        return int(weights + experts + attention_flops(tokens, keys_read, self.heads * self.head_dim))
+        return int(weights + experts + 4 * tokens * keys_read * self.heads * self.head_dim)
 
     def bytes(self, tokens: int, keys_touched: float, experts_run: int = 0, entry_bytes: float = 0.0) -> int:
         """Bytes of weights and of keys and values read, and of new keys and values written: ``entry_bytes`` for a key

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from workbench.cost.count import attention_flops
 from workbench.engine.block_cost import block_cost
 from workbench.engine.ledger import MODEL, Ledger
 from workbench.engine.mlp_choice import MlpChoice
@@ -68,13 +67,15 @@ class Counts:
     ) -> None:
         """The same for whole dense blocks from ``first`` on, one for each of ``layers``; alike ones are counted at
         once."""
-        alike = Counter(
-            (*cost.weights(tokens), cost.heads * cost.head_dim, read, layer.length, layer.entry_bytes)
-            for cost, read, layer in zip(self._costs[first:], keys_read, layers)
-        )
-        for (flops, moved, heads, read, length, entry), count in alike.items():
+        costs = self._costs[first : first + len(layers)]
+        alike = [
+            (cost.weights(tokens), cost.heads * cost.head_dim, read, layer.length, layer.entry_bytes)
+            for cost, read, layer in zip(costs, keys_read, layers, strict=True)
+        ]
+        for one, count in Counter(alike).items():
+            cost, (*_, read, length, entry_bytes) = costs[alike.index(one)], one
             touched = min(length, read) if tokens == 1 else length
-            flops, moved = int(flops + attention_flops(tokens, read, heads)), int(moved + (touched + tokens) * entry)
+            flops, moved = cost.flops(tokens, read), cost.bytes(tokens, touched, 0, entry_bytes)
             self.ledger.count(MODEL, flops * count, moved * count)
         self.layers_run += range(first, first + len(layers))
         self.keys_read += keys_read

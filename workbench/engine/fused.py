@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor
 
 from workbench.engine.attention import chain_keys
 from workbench.engine.state import LayerCache
-from workbench.engine.visibility import Visible
 from workbench.models import Anatomy, Block
 from workbench.models.activation import Activation
 from workbench.models.mixers import Attention
@@ -125,8 +123,7 @@ def run_together(running: Running, until: int | None) -> bool:
         known = {each: chain_keys(len(rows), *each) for each in set(held)}
         keys_read = [known[each] for each in held]
     else:
-        visible = Visible(running.visibility, layers[0], first, None)
-        marks, own = visible.drafted(False, lambda mask: mask.to(torch.uint8))
+        marks, own = running.visibility.over(layers[0], first, None).marks()
         keys_read = [layer.length + own for layer in layers]
     running.x = fused.run(first, running.x, layers, running.tables, running.positions, rows, marks)
     decoder.count_blocks(first, len(rows), keys_read, layers)
@@ -173,8 +170,7 @@ def fused_blocks(anatomy: Anatomy) -> FusedBlocks | None:
 
 def _parts(block: Block) -> tuple[Any, ...]:
     """What the kernel's numbers hang on and somebody might put another in the place of."""
-    norms = block.attention_norm, block.attention_post_norm, block.mlp_norm, block.mlp_post_norm
-    return (block.mixer, block.router, block.activation, *_maps(block), *norms)
+    return (block.mixer, block.router, block.activation, *_maps(block), *_norms(block))
 
 
 def _maps(block: Block) -> tuple[Any, ...]:
@@ -183,12 +179,18 @@ def _maps(block: Block) -> tuple[Any, ...]:
     return (*own, block.up, block.down)
 
 
+def _norms(block: Block) -> tuple[Norm | None, ...]:
+    mixer = block.mixer
+    own = (mixer.query_norm, mixer.key_norm) if isinstance(mixer, Attention) else ()
+    return (block.attention_norm, block.attention_post_norm, block.mlp_norm, block.mlp_post_norm, *own)
+
+
 def _addresses(block: Block) -> list[int]:
     """Where its weights are: a module that is moved or cast gives its parameters other memory."""
-    dense = [each for each in _maps(block) if type(each) is Projection]
-    tensors = [tensor for each in dense for tensor in (each.weight, each.bias) if tensor is not None]
-    norms = [each for each in _parts(block) if isinstance(each, Norm)]
-    return [tensor.data_ptr() for tensor in tensors + [each.weight for each in norms if each.weight is not None]]
+    dense: list[Any] = [each for each in _maps(block) if type(each) is Projection]
+    norms = [norm.weight for norm in _norms(block) if norm is not None]
+    tensors = [*(each.weight for each in dense), *(each.bias for each in dense), *norms]
+    return [tensor.data_ptr() for tensor in tensors if tensor is not None]
 
 
 def _weights(block: Block, kinds: Sequence[str]) -> BlockWeights | None:
@@ -199,28 +201,26 @@ def _weights(block: Block, kinds: Sequence[str]) -> BlockWeights | None:
         return None
     if type(activation) is not Activation or activation.kind is None:
         return None
-    linear = mixer.query_key_value, mixer.attention_output, block.up, block.down
-    norms = block.attention_norm, block.attention_post_norm, block.mlp_norm, block.mlp_post_norm
-    if not all(map(_dense, linear)) or not all(map(_compiled, (*norms, mixer.query_norm, mixer.key_norm))):
+    if not all(map(_dense, _maps(block))) or not all(map(_compiled, _norms(block))):
         return None
     scoring = mixer.scoring
     return BlockWeights(
-        query_key_value=(linear[0].weight, linear[0].bias),
-        attention_output=(linear[1].weight, linear[1].bias),
-        up=(linear[2].weight, linear[2].bias),
-        down=(linear[3].weight, linear[3].bias),
+        query_key_value=(mixer.query_key_value.weight, mixer.query_key_value.bias),
+        attention_output=(mixer.attention_output.weight, mixer.attention_output.bias),
+        up=(block.up.weight, block.up.bias),
+        down=(block.down.weight, block.down.bias),
         heads=mixer.heads,
         kv_heads=mixer.kv_heads,
         head_dim=mixer.head_dim,
         scale=scoring.scale,
         activation=activation.kind,
         gated=block.gated,
-        attention_norm=_norm(norms[0]),
-        attention_post_norm=_norm(norms[1]),
+        attention_norm=_norm(block.attention_norm),
+        attention_post_norm=_norm(block.attention_post_norm),
         query_norm=_norm(mixer.query_norm),
         key_norm=_norm(mixer.key_norm),
-        mlp_norm=_norm(norms[2]),
-        mlp_post_norm=_norm(norms[3]),
+        mlp_norm=_norm(block.mlp_norm),
+        mlp_post_norm=_norm(block.mlp_post_norm),
         rope=-1 if mixer.rope_kind is None else kinds.index(mixer.rope_kind),
         window=mixer.window or 0,
         softcap=scoring.softcap or 0.0,

@@ -98,7 +98,7 @@ class LayerAttention:
         if (window is None or layer.contiguous) and visible.chain:
             marks, keys_read = None, chain_keys(count, held, window)
         elif (window is None or (layer.contiguous and held <= window)) and visible.alone:
-            marks, own_keys = visible.drafted(False, _bits)
+            marks, own_keys = visible.marks()
             keys_read, window = held - count + own_keys, None
         else:
             mask, keys_read = visible.mask(), visible.keys_read()
@@ -108,7 +108,3 @@ class LayerAttention:
             query, layer.keys, layer.values, marks, scale, window=window, softcap=softcap, sinks=sinks
         )
         return out, keys_read
-
-
-def _bits(mask: Tensor) -> Tensor:
-    return mask.to(torch.uint8)

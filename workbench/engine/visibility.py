@@ -156,6 +156,11 @@ class Visible:
 
         return self._pass.once(("drafted", chain), pair)
 
+    def marks(self) -> tuple[Tensor, float]:
+        """uint8 Tensor [rows, rows], 1 where a row sees another, as the compiled kernels take it, and how many of them
+        each sees on average."""
+        return self.drafted(False, lambda own: own.to(torch.uint8))
+
     def mask(self) -> Tensor | None:
         """bool Tensor [rows, keys] or [kv_heads, rows, keys]: True where a key is visible; None where all are.
 

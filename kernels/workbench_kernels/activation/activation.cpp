@@ -8,13 +8,8 @@ namespace {
 template <Floats (*FUNCTION)(Floats), class T>
 void rows_of(const T* inner, T* out, long count, long width, bool gated, long threads) {
     const long step = gated ? 2 * width : width;
-    // Numbers of a chunk: fewer, and a second thread costs more than it gains.
-    const long few = std::max(1L, 16384 / width);
-    together(count > few ? threads : 1, [&](const Session& session) {
-        session.run((count + few - 1) / few, [&](long chunk) {
-            for (long r = chunk * few; r < std::min(count, (chunk + 1) * few); r++)
-                activate<FUNCTION>(inner + r * step, gated ? inner + r * step + width : nullptr, out + r * width, width);
-        });
+    each_row(threads, count, std::max(1L, 16384 / width), [&](long r) {
+        activate<FUNCTION>(inner + r * step, gated ? inner + r * step + width : nullptr, out + r * width, width);
     });
 }
 

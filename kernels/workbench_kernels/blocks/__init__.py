@@ -1,8 +1,8 @@
 """Neighbouring blocks of a model in one call on the CPU: what lies between two attentions, and attention itself.
 
 A step of batch one starts some fifteen small operations in every block, each of which takes longer to start than to do.
-Here the weights of all blocks are laid out once, and a call runs rows through as many of them as it is told, with one
-team of threads; the sums are those of the kernels of single steps, bit for bit.
+Here the weights of all blocks are laid out once, and a call runs rows through as many of them as it is told, in one
+parallel region; the sums are those of the kernels of single steps, bit for bit.
 """
 
 import ctypes

@@ -102,13 +102,12 @@ class Pass {
     }
 
   private:
+    // Rows of the residual stream in a chunk.
+    long few() const { return std::max(1L, 4096 / width_); }
+
     const T* normed(const NormWeights& norm, const T* x) {
         if (!norm.weight) return x;
-        const long few = std::max(1L, 4096 / width_);
-        session_.run((rows_ + few - 1) / few, [&](long chunk) {
-            for (long r = chunk * few; r < std::min(rows_, (chunk + 1) * few); r++)
-                norm_of(norm, x + r * width_, normed_.data() + r * width_, width_);
-        });
+        each_row(session_, rows_, few(), [&](long r) { norm_of(norm, x + r * width_, normed_.data() + r * width_, width_); });
         return normed_.data();
     }
 
@@ -180,13 +179,10 @@ class Pass {
                    });
         });
         if (!norm.weight) return;
-        const long few = std::max(1L, 4096 / width_);
-        session_.run((rows_ + few - 1) / few, [&](long chunk) {
-            for (long r = chunk * few; r < std::min(rows_, (chunk + 1) * few); r++) {
-                T* mine = products_.data() + r * width_;
-                norm_of(norm, mine, mine, width_);
-                add(x + r * width_, mine, out + r * width_, width_, factor);
-            }
+        each_row(session_, rows_, few(), [&](long r) {
+            T* mine = products_.data() + r * width_;
+            norm_of(norm, mine, mine, width_);
+            add(x + r * width_, mine, out + r * width_, width_, factor);
         });
     }
 

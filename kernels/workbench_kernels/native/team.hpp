@@ -150,4 +150,18 @@ void together(long threads, const Body& body) {
     body(Session());
 }
 
+// work(row) for all of `count` rows, `few` of them in a chunk.
+template <class Work>
+void each_row(const Session& session, long count, long few, const Work& work) {
+    session.run((count + few - 1) / few, [&](long chunk) {
+        for (long row = chunk * few; row < std::min(count, (chunk + 1) * few); row++) work(row);
+    });
+}
+
+// The same in a region of its own; a second thread for fewer than `few` rows costs more than it gains.
+template <class Work>
+void each_row(long threads, long count, long few, const Work& work) {
+    together(count > few ? threads : 1, [&](const Session& session) { each_row(session, count, few, work); });
+}
+
 }  // namespace

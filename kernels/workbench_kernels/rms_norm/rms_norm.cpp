@@ -7,14 +7,8 @@ namespace {
 
 template <class T, class W>
 void norm(const T* rows, const W* weight, T* out, long count, long width, float eps, bool late, long threads) {
-    // Numbers of a chunk: fewer, and a second thread costs more than it gains.
-    const long few = std::max(1L, 40000 / width);
-    together(count > few ? threads : 1, [&](const Session& session) {
-        session.run((count + few - 1) / few, [&](long chunk) {
-            for (long r = chunk * few; r < std::min(count, (chunk + 1) * few); r++)
-                norm_row(rows + r * width, weight, out + r * width, width, eps, late);
-        });
-    });
+    each_row(threads, count, std::max(1L, 40000 / width),
+             [&](long r) { norm_row(rows + r * width, weight, out + r * width, width, eps, late); });
 }
 
 }  // namespace

@@ -8,14 +8,10 @@ namespace {
 template <class T, class Table>
 void rotate(const T* x, const Table* cosine, const Table* sine, T* out, long batch, long tokens, long heads, long head_dim,
             long x_token, long width, long threads) {
-    const long few = std::max(1L, 40000 / (heads * head_dim)), count = batch * tokens;
-    together(count > few ? threads : 1, [&](const Session& session) {
-        session.run((count + few - 1) / few, [&](long chunk) {
-            for (long row = chunk * few; row < std::min(count, (chunk + 1) * few); row++)
-                for (long head = 0; head < heads; head++)
-                    rotate_row(x + row * x_token + head * head_dim, out + (row * heads + head) * head_dim,
-                               cosine + row % tokens * width, sine + row % tokens * width, width, head_dim);
-        });
+    each_row(threads, batch * tokens, std::max(1L, 40000 / (heads * head_dim)), [&](long row) {
+        for (long head = 0; head < heads; head++)
+            rotate_row(x + row * x_token + head * head_dim, out + (row * heads + head) * head_dim,
+                       cosine + row % tokens * width, sine + row % tokens * width, width, head_dim);
     });
 }
 

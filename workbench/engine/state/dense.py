@@ -105,10 +105,6 @@ class LayerCache(Entries):
         self._make_room(like, (1, heads, width), count)
         return self._keys.data_ptr(), self._values.data_ptr(), self._keys.stride(1)
 
-    def written(self, count: int, positions: Tensor, rows: Sequence[int]) -> None:
-        """``count`` entries at ``positions``, of these rows of a pass, stand behind the others; see :meth:`open`."""
-        self._note(count, positions, rows)
-
     def _make_room(self, like: Tensor, sizes: tuple[int, int, int], count: int) -> None:
         end = self.length + count
         if end > self.capacity:

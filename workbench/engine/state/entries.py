@@ -36,10 +36,10 @@ class Entries(Stored):
             Rows of the pass that the entries are of; by default all of them, in order.
         """
         self._add(key, value)
-        self._note(key.shape[2], positions, rows)
+        self.written(key.shape[2], positions, rows)
 
-    def _note(self, count: int, positions: Tensor, rows: Sequence[int] | None) -> None:
-        """Write down that ``count`` entries were stored behind the others."""
+    def written(self, count: int, positions: Tensor, rows: Sequence[int] | None = None) -> None:
+        """``count`` entries at ``positions``, of these rows of a pass, have been stored behind the others."""
         end = self.length + count
         if self._positions is not None:
             if end > self._positions.shape[1]:
