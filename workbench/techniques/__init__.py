@@ -21,6 +21,7 @@ from workbench.techniques.draft.prompt_lookup import PromptLookup
 from workbench.techniques.draft.retrieval_cache_draft import RetrievalCacheDraft
 from workbench.techniques.draft.retrieval_context_draft import RetrievalContextDraft
 from workbench.techniques.draft.retrieval_context_transfer import RetrievalContextTransfer
+from workbench.techniques.draft.self_speculative import SelfSpeculative
 from workbench.techniques.draft.suffix_draft import SuffixDraft
 from workbench.techniques.draft.superposed_drafts import SuperposedDrafts
 from workbench.techniques.draft.token_recycling import TokenRecycling

@@ -1,4 +1,4 @@
-"""Drafts with the first layers of the model that verifies, in the verification's own pass: nothing is computed twice."""
+"""Drafts with the first layers of the model that verifies, in the verification's own pass, so that none runs twice."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class EarlyExit:
         looks : sequence of Look
             At every row on its way, in the order of the layers; none behind ``layer``.
         """
-        tokens, confidence, drawn = [], list[float](), list[Tensor]()
+        tokens, confidence, drawn = list[int](), list[float](), list[Tensor]()
         try:
             for look in looks:
                 opened.run(look.layer)

@@ -2,9 +2,9 @@
 
 Paper
 -----
-Elhoushi et al., LayerSkip: Enabling Early Exit Inference and Self-Speculative Decoding, 2024, arXiv 2404.16710. The end
-of a draft: Zhang et al., Draft & Verify: Lossless Large Language Model Acceleration via Self-Speculative Decoding, 2023,
-arXiv 2309.08168.
+Elhoushi et al., LayerSkip: Enabling Early Exit Inference and Self-Speculative Decoding, 2024, arXiv 2404.16710. How
+a draft ends: Zhang et al., Draft & Verify: Lossless Large Language Model Acceleration via Self-Speculative Decoding,
+2023, arXiv 2309.08168.
 
 Source
 ------
@@ -64,7 +64,7 @@ class SelfSpeculative(DraftTechnique):
         So many of the most frequent tokens can be drafted, which makes the exit cheaper; 0 for all.
     """
 
-    exit_layer: Annotated[float, Field(gt=0, le=1000, description="layers that draft, or a share of them below 1")] = 0.5
+    exit_layer: Annotated[float, Field(gt=0, le=1000, description="layers that draft, or a share of all")] = 0.5
     draft: Annotated[int, Field(ge=0, le=32, description="most tokens drafted at once")] = 4
     threshold: Annotated[float, Field(ge=0, le=1, description="probability below which a draft ends")] = 0.4
     target: Annotated[float, Field(ge=0, le=1, description="acceptance to move the threshold towards; 0: fixed")] = 0.0
