@@ -133,9 +133,7 @@ class Pass(Running):
         self._postponed = True
 
     @torch.inference_mode()
-    def more(
-        self, tokens: Sequence[int], parents: Sequence[int] | None = None, looks: Sequence[Look] = ()
-    ) -> Tensor:
+    def more(self, tokens: Sequence[int], parents: Sequence[int] | None = None, looks: Sequence[Look] = ()) -> Tensor:
         """Add tokens: they run from the first layer to where the pass stands, be it its end, and go on with it.
 
         Parameters

@@ -10,6 +10,7 @@ from workbench.techniques.draft.chimera import Chimera
 from workbench.techniques.draft.clover import Clover
 from workbench.techniques.draft.cross_vocabulary_draft import CrossVocabularyDraft
 from workbench.techniques.draft.draft_model import DraftModel
+from workbench.techniques.draft.dynamic_exit_layer import DynamicExitLayer
 from workbench.techniques.draft.dynamic_tree import DynamicTree
 from workbench.techniques.draft.hidden_transfer import HiddenTransfer
 from workbench.techniques.draft.hydra_heads import HydraHeads
