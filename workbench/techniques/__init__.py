@@ -34,5 +34,6 @@ from workbench.techniques.evict.snap_kv import SnapKV
 from workbench.techniques.evict.streaming_llm import StreamingLLM
 from workbench.techniques.logits.logits_processors import LogitsProcessors
 from workbench.techniques.switch.entropy_adaptive import EntropyAdaptive
+from workbench.techniques.weights.layer_drop import LayerDrop
 
 __all__ = [name for name in dir() if name == "register" or name[0].isupper()]

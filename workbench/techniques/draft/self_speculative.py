@@ -121,7 +121,7 @@ class Threshold:
 class _Self(Drafter):
     def __init__(self, technique: SelfSpeculative, layer: int, lens: Lens, run: Run) -> None:
         self._layer, self._most = layer, technique.draft
-        self._anatomy = run.model.anatomy
+        self._model = run.model
         self._exit = EarlyExit(run, lens, technique.tokens)
         self._threshold = Threshold(technique.threshold, technique.target)
         self._decoder: Decoder | None = None
@@ -135,5 +135,5 @@ class _Self(Drafter):
 
     def verified(self, verification: Verification) -> None:
         decoder = verification.decoder
-        self._decoder = decoder if decoder is not None and decoder.anatomy is self._anatomy else None
+        self._decoder = decoder if decoder is not None and decoder.model is self._model else None
         self._threshold.learn(len(verification.draft.tokens), len(verification.path), self._most)

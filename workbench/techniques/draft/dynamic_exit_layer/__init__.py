@@ -156,7 +156,7 @@ class _Dynamic(Drafter):
 
     def verified(self, verification: Verification) -> None:
         decoder = verification.decoder
-        self._decoder = decoder if decoder is not None and decoder.anatomy is self._model.anatomy else None
+        self._decoder = decoder if decoder is not None and decoder.model is self._model else None
         streams, count = self._streams, 1 + len(verification.path)
         self._streams = {}
         # A policy of the slot depth may have dropped rows.
