@@ -38,6 +38,8 @@ class Pass(Running):
         Where the pass ended before the last layer, the layer that would have come next.
     shelf : Shelf
         Rows that :meth:`keep` left out.
+    answers : Answers
+        Rows that are unembedded as something else than their residual stream at the end: ``answers.give``.
     prefill, last_chunk, prompt : bool
         As of :meth:`workbench.engine.Decoder.forward`.
 
@@ -177,6 +179,7 @@ class Pass(Running):
         places = [place for place, row in enumerate(self.rows) if row in new]
         self.relation, self.tokens = self.relation.of_rows(kept), [self.tokens[row] for row in kept]
         self.shelf.settle(0, kept)
+        self.answers.settle(new)
         x = self.x[:, numbers(places, self.x.device)]
         rows = [new[self.rows[place]] for place in places]
         if rows:
@@ -276,24 +279,13 @@ class Pass(Running):
         self._end()
         ahead = sum(row >= count for row in self.rows) if self.rows[-1] >= count else 0
         decoder.hidden, decoder.ahead = self.x[0, : self.x.shape[1] - ahead], None
+        if self.answers:
+            decoder.hidden = self.answers.hidden(decoder.hidden, self.rows)
         if logits == "none":
             return None
         x = decoder.hidden if logits == "all" else decoder.hidden[-1:]
         wanted = len(x)
         x = torch.cat((x, self.x[0, self.x.shape[1] - ahead :])) if ahead else x
-        decoder.ledger.product(MODEL, len(x), decoder.anatomy.head)
-        out = decoder.anatomy.unembed(x)
+        out = self.answers.unembed(decoder, x, self.rows[len(self.rows) - len(x) :])
         decoder.ahead = out[wanted:] if ahead else None
         return out[:wanted]
-
-    def _check_wanted(self, logits: str) -> None:
-        """Refuse to give logits of tokens whose rows were dropped for good; a prompt gives those that are left."""
-        if logits == "none" or (len(self.rows) >= self.count and self.rows[0] == 0 and self._straight):
-            return
-        left = {*self.rows, *self.shelf.rows()}
-        asked = range(self.count - 1, self.count) if logits == "last" or self.prefill else range(self.count)
-        gone = [row for row in asked if row not in left]
-        if gone:
-            raise PassError(
-                f"rows {gone} were dropped for good, and their logits are asked for: let keep() shelve them"
-            )
