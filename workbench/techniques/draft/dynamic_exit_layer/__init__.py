@@ -37,6 +37,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Self
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -48,6 +49,7 @@ from workbench.engine.ledger import DRAFT
 from workbench.engine.passes import Pass
 from workbench.errors import SettingError
 from workbench.models import Model
+from workbench.models.device import numbers, read
 from workbench.parts.exits import Lens, LensHead, load_lens
 from workbench.settings import outside, settings
 from workbench.techniques._technique import register
@@ -186,11 +188,10 @@ class _Dynamic(Drafter):
         confidence = (top - logits.float().logsumexp(-1)).exp().view(-1, count)
         if self._sampler.greedy:
             tokens = place if head.vocabulary is None else head.vocabulary[place]
-            said = torch.tensor(verification.tokens, device=tokens.device)
-            agreed = (tokens.view(-1, count) == said).double()
+            agreed = (tokens.view(-1, count) == numbers(verification.tokens, tokens.device)).double()
         else:
             drawn = self._exit.spread(self._sampler.distribution(logits), head).unflatten(0, (-1, count))
             # Of a chain, the rows of the accepted tokens are the first.
             model = self._sampler.distribution(verification.logits[:count])
             agreed = torch.minimum(drawn, model).sum(-1).double()
-        self.shadows.learn(agreed.cpu().numpy(), confidence.double().cpu().numpy())
+        self.shadows.learn(*map(np.asarray, read(agreed, confidence.double())))
