@@ -11,6 +11,7 @@ from workbench.engine.draft import Look
 from workbench.engine.fused import fused_blocks
 from workbench.models.families import FAMILIES
 from workbench.models.projection import Projection
+from workbench.models.removed import without
 from workbench.models.tiny import tiny
 from workbench_kernels.arithmetic import compiled, unavailable
 
@@ -53,6 +54,23 @@ def test_one_call_is_step_by_step(family, dtype):
     assert one[2] == other[2]
     known = fused_blocks(model.anatomy)
     assert bool(one[3]) == (known is not None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "qwen3"])
+def test_blocks_less_a_sublayer_run_in_the_same_call(family, dtype):
+    if not compiled(dtype):
+        pytest.skip(unavailable(dtype))
+    model = tiny(family, seed=1, dtype=dtype, layers=6)
+    gone = {0: {"attention": True}, 2: {"mlp": True}, 3: {"attention": True, "mlp": True}, 5: {"attention": True}}
+    blocks = model.anatomy.blocks
+    model = model.variant(replace={layer: without(blocks[layer], **parts) for layer, parts in gone.items()})
+    one, other = passes(model, True), passes(model, False)
+    for mine, theirs in zip(one[0], other[0], strict=True):
+        assert torch.equal(mine, theirs)
+    for mine, theirs in zip(one[1], other[1], strict=True):
+        assert all(torch.equal(*pair) for pair in zip(mine, theirs, strict=True))
+    assert one[2] == other[2] and model.layers in one[3]
 
 
 def test_the_usual_families_run_in_one_call():

@@ -50,6 +50,11 @@ def weights(dtype, kind="plain", seed=0):
             query_norm=norm(generator, HEAD_DIM, dtype), key_norm=norm(generator, HEAD_DIM, dtype),
             softcap=5.0, sinks=torch.linspace(-1, 2, HEADS), residual_multiplier=0.5, activation="gelu_tanh", window=7,
         )  # fmt: skip
+    if kind == "halves":
+        # One without attention, one without MLP, one with neither, in turn.
+        gone = [("query_key_value", "attention_output"), ("up", "down")]
+        names = {0: gone[0], 1: gone[1], 2: sum(gone, ())}[seed]
+        made = dataclasses.replace(made, **dict.fromkeys(names))
     return dataclasses.replace(made, rope=-1, mlp_norm=None) if kind == "ungated" else made
 
 
@@ -70,6 +75,15 @@ def by_steps(block, x, keys, values, table, marks, flags):
         out = normed(post, out)
         return to + (out if block.residual_multiplier == 1 else out * block.residual_multiplier)
 
+    def widened(x):
+        if block.up is None:
+            return x
+        inner = linear(block.up, normed(block.mlp_norm, x))
+        out = linear(block.down, activate(inner, block.activation, block.gated, *flags))
+        return added(x, out, block.mlp_post_norm)
+
+    if block.query_key_value is None:
+        return widened(x), keys, values
     mixed = linear(block.query_key_value, normed(block.attention_norm, x)).view(1, len(x), -1, HEAD_DIM)
     query, key, value = mixed.split((HEADS, KV_HEADS, KV_HEADS), 2)
     query, key = normed(block.query_norm, query.contiguous()), normed(block.key_norm, key.contiguous())
@@ -83,14 +97,12 @@ def by_steps(block, x, keys, values, table, marks, flags):
         window=window, softcap=block.softcap or None, sinks=block.sinks,
     )  # fmt: skip
     x = added(x, linear(block.attention_output, attended.transpose(1, 2).flatten(2)[0]), block.attention_post_norm)
-    inner = linear(block.up, normed(block.mlp_norm, x))
-    out = linear(block.down, activate(inner, block.activation, block.gated, *flags))
-    return added(x, out, block.mlp_post_norm), keys, values
+    return widened(x), keys, values
 
 
 @pytest.mark.parametrize("flags", TAKEN_AWAY.values(), ids=TAKEN_AWAY)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", ["plain", "ungated", "everything"])
+@pytest.mark.parametrize("kind", ["plain", "ungated", "everything", "halves"])
 def test_one_call_is_its_steps_bit_for_bit(kind, dtype, flags):
     try:
         compiled(dtype, *flags)
@@ -124,8 +136,9 @@ def test_one_call_is_its_steps_bit_for_bit(kind, dtype, flags):
             torch.set_num_threads(before)
         assert found.isfinite().all() and torch.equal(found, expected), rows
         for (keys, values), after in zip(buffers, entries):
-            assert torch.equal(keys[:, :, : HELD + rows], after[0])
-            assert torch.equal(values[:, :, : HELD + rows], after[1])
+            held = after[0].shape[2]
+            assert torch.equal(keys[:, :, :held], after[0]) and torch.equal(values[:, :, :held], after[1])
+            assert keys[:, :, held:].isnan().all()
         # Nothing behind the new entries is written.
         assert torch.equal(buffers[..., HELD + rows :, :].isnan(), untouched[..., HELD + rows :, :].isnan())
 
@@ -139,6 +152,8 @@ def test_one_call_is_its_steps_bit_for_bit(kind, dtype, flags):
         ({"attention_norm": NormWeights(torch.ones(3), 1e-5)}, r"attention_norm is not a contiguous \[40\]"),
         ({"sinks": torch.ones(2)}, "sinks"),
         ({"activation": "relu"}, "no kernel for relu"),
+        ({"up": None}, "its MLP has one of up and down"),
+        ({"attention_output": None}, "its attention has one of"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):

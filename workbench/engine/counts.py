@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from workbench.engine.block_cost import block_cost
 from workbench.engine.ledger import MODEL, Ledger
@@ -63,21 +64,21 @@ class Counts:
         self._count(index, tokens, keys_read, touched, layer.entry_bytes, choice)
 
     def count_blocks(
-        self, first: int, tokens: int, keys_read: Sequence[float], layers: Sequence[KeyValueState]
+        self, indices: Sequence[int], tokens: int, keys_read: Sequence[float], layers: Sequence[Any]
     ) -> None:
-        """The same for whole dense blocks from ``first`` on, one for each of ``layers``; alike ones are counted at
-        once."""
-        costs = self._costs[first : first + len(layers)]
-        alike = [
-            (cost.weights(tokens), cost.heads * cost.head_dim, read, layer.length, layer.entry_bytes)
-            for cost, read, layer in zip(costs, keys_read, layers, strict=True)
-        ]
+        """The same for whole dense blocks, of which ``layers`` are the states; alike ones are counted at once. One
+        without attention has read 0 keys and holds none."""
+        alike = []
+        for index, read, layer in zip(indices, keys_read, layers, strict=True):
+            cost = self._costs[index]
+            held = (0, 0.0) if layer.recurrent else (layer.length, layer.entry_bytes)
+            alike.append((cost.weights(tokens), cost.heads * cost.head_dim, read, *held))
         for one, count in Counter(alike).items():
-            cost, (*_, read, length, entry_bytes) = costs[alike.index(one)], one
+            cost, (*_, read, length, entry_bytes) = self._costs[indices[alike.index(one)]], one
             touched = min(length, read) if tokens == 1 else length
             flops, moved = cost.flops(tokens, read), cost.bytes(tokens, touched, 0, entry_bytes)
             self.ledger.count(MODEL, flops * count, moved * count)
-        self.layers_run += range(first, first + len(layers))
+        self.layers_run += indices
         self.keys_read += keys_read
 
     def count_recurrent(

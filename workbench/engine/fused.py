@@ -20,6 +20,7 @@ from workbench.models.mixers import Attention
 from workbench.models.multiply import Multiply
 from workbench.models.norm import Norm
 from workbench.models.projection import Projection
+from workbench.models.removed import NoMixer
 from workbench.models.rotate import Rope
 from workbench_kernels.arithmetic import compiled
 from workbench_kernels.blocks import Blocks, BlockWeights, NormWeights, Table
@@ -40,7 +41,7 @@ class FusedBlocks:
     Attributes
     ----------
     usable : list of bool
-        Whether the kernel has the steps of a block: attention and a dense MLP, one after the other, with
+        Whether the kernel has the steps of a block: attention and a dense MLP, one after the other, or either, with
         root-mean-square norms or none, weights as they were loaded, and an activation that is compiled.
     windows : list of int or None
         Sliding window of each.
@@ -72,7 +73,7 @@ class FusedBlocks:
         self,
         first: int,
         x: Tensor,
-        layers: Sequence[LayerCache],
+        layers: Sequence[Any],
         ropes: dict[str, Rope],
         positions: Tensor,
         rows: Sequence[int],
@@ -84,7 +85,8 @@ class FusedBlocks:
         ----------
         first : int
         x : Tensor [1, rows, width]
-        layers : sequence of LayerCache
+        layers : sequence of LayerCache or RecurrentState
+            The latter of blocks without attention.
         ropes : dict of str to (cosine, signed sine)
             Of the rows, see :meth:`workbench.models.Anatomy.rope`.
         positions : int Tensor [rows]
@@ -99,6 +101,8 @@ class FusedBlocks:
         """
         count, caches = len(rows), self._blocks.caches
         for index, layer in enumerate(layers, first):
+            if layer.recurrent:
+                continue
             heads, width = self._sizes[index]
             cache = caches[index]
             cache.keys, cache.values, cache.head = layer.open(x, heads, width, count)
@@ -106,7 +110,10 @@ class FusedBlocks:
         tables = [Table(*ropes[kind]) for kind in self._kinds]
         out = self._blocks(first, first + len(layers), x[0], tables, marks)
         for layer in layers:
-            layer.written(count, positions, rows)
+            if layer.recurrent:
+                layer.pass_by(rows)
+            else:
+                layer.written(count, positions, rows)
         return out[None]
 
 
@@ -117,21 +124,24 @@ def run_together(running: Running, until: int | None) -> bool:
     if fused is None or first is None or not layers:
         return False
     rows, window = running.rows, fused.windows
-    marks, chain = None, running.relation.chain or len(rows) == 1
-    if chain:
-        held = [(layer.length + len(rows), window[index]) for index, layer in enumerate(layers, first)]
-        known = {each: chain_keys(len(rows), *each) for each in set(held)}
-        keys_read = [known[each] for each in held]
-    else:
-        marks, own = running.visibility.over(layers[0], first, None).marks()
-        keys_read = [layer.length + own for layer in layers]
+    ran = [index for index in range(first, first + len(layers)) if index not in decoder.removed]
+    states = [layers[index - first] for index in ran]
+    attending = [(index, layer) for index, layer in zip(ran, states) if not layer.recurrent]
+    read, marks = dict.fromkeys(ran, 0.0), None
+    if running.relation.chain or len(rows) == 1:
+        held = {index: (layer.length + len(rows), window[index]) for index, layer in attending}
+        known = {each: chain_keys(len(rows), *each) for each in set(held.values())}
+        read |= {index: known[each] for index, each in held.items()}
+    elif attending:
+        marks, own = running.visibility.over(attending[0][1], attending[0][0], None).marks()
+        read |= {index: layer.length + own for index, layer in attending}
     running.x = fused.run(first, running.x, layers, running.tables, running.positions, rows, marks)
-    decoder.count_blocks(first, len(rows), keys_read, layers)
+    decoder.count_blocks(ran, len(rows), list(read.values()), states)
     running.go_on(first + len(layers) - 1)
     return True
 
 
-def _layers(running: Running, until: int | None) -> list[LayerCache]:
+def _layers(running: Running, until: int | None) -> list[Any]:
     """States of the blocks that one call can run: nobody looks into them or decides, and what the rows see of their
     entries is all, but for the rows' own."""
     decoder, rows, first = running.decoder, running.rows, running.layer
@@ -151,6 +161,9 @@ def _layers(running: Running, until: int | None) -> list[LayerCache]:
     chain, layers = running.relation.chain or len(rows) == 1, []
     for index in range(first, decoder.anatomy.layers if until is None else min(until, decoder.anatomy.layers)):
         layer, window = decoder.cache.layers[index], fused.windows[index]
+        if fused.usable[index] and layer.recurrent:
+            layers.append(layer)
+            continue
         if not fused.usable[index] or type(layer) is not LayerCache or layer.valid is not None:
             break
         if layer.rows and not _continues(running, layer):
@@ -208,42 +221,70 @@ def _addresses(block: Block) -> list[int]:
 
 def _weights(block: Block, kinds: Sequence[str]) -> BlockWeights | None:
     mixer, activation = block.mixer, block.activation
-    if type(block) is not Block or type(mixer) is not Attention or block.router is not None or block.parallel:
-        return None
-    if mixer.interleaved or mixer.rotary_pairs or (mixer.norm_over_all_heads and mixer.query_norm is not None):
+    if (
+        type(block) is not Block
+        or type(mixer) not in (Attention, NoMixer)
+        or block.router is not None
+        or block.parallel
+    ):
         return None
     if type(activation) is not Activation or activation.kind is None:
         return None
     if not all(map(_dense, _maps(block))) or not all(map(_compiled, _norms(block))):
         return None
-    scoring = mixer.scoring
-    return BlockWeights(
-        query_key_value=(mixer.query_key_value.weight, mixer.query_key_value.bias),
-        attention_output=(mixer.attention_output.weight, mixer.attention_output.bias),
-        up=(block.up.weight, block.up.bias),
-        down=(block.down.weight, block.down.bias),
-        heads=mixer.heads,
-        kv_heads=mixer.kv_heads,
-        head_dim=mixer.head_dim,
-        scale=scoring.scale,
-        activation=activation.kind,
-        gated=block.gated,
-        attention_norm=_norm(block.attention_norm),
-        attention_post_norm=_norm(block.attention_post_norm),
-        query_norm=_norm(mixer.query_norm),
-        key_norm=_norm(mixer.key_norm),
-        mlp_norm=_norm(block.mlp_norm),
-        mlp_post_norm=_norm(block.mlp_post_norm),
-        rope=-1 if mixer.rope_kind is None else kinds.index(mixer.rope_kind),
-        window=mixer.window or 0,
-        softcap=scoring.softcap or 0.0,
-        sinks=None if scoring.sinks is None else scoring.sinks.detach().float().contiguous(),
-        residual_multiplier=block.residual_multiplier,
+    own = _attention(mixer, kinds) if type(mixer) is Attention else _NO_ATTENTION
+    return (
+        None
+        if own is None
+        else BlockWeights(
+            up=_linear(block.up),
+            down=_linear(block.down),
+            activation=activation.kind,
+            gated=block.gated,
+            attention_norm=_norm(block.attention_norm),
+            attention_post_norm=_norm(block.attention_post_norm),
+            mlp_norm=_norm(block.mlp_norm),
+            mlp_post_norm=_norm(block.mlp_post_norm),
+            residual_multiplier=block.residual_multiplier,
+            **own,
+        )
     )
 
 
+_NO_ATTENTION: dict[str, Any] = {
+    "query_key_value": None, "attention_output": None, "heads": 0, "kv_heads": 0, "head_dim": 0, "scale": 1.0
+}  # fmt: skip
+
+
+def _attention(mixer: Attention, kinds: Sequence[str]) -> dict[str, Any] | None:
+    """What the kernel needs of an attention; None if it does not have its steps."""
+    if mixer.interleaved or mixer.rotary_pairs or (mixer.norm_over_all_heads and mixer.query_norm is not None):
+        return None
+    scoring = mixer.scoring
+    return {
+        "query_key_value": _linear(mixer.query_key_value),
+        "attention_output": _linear(mixer.attention_output),
+        "heads": mixer.heads,
+        "kv_heads": mixer.kv_heads,
+        "head_dim": mixer.head_dim,
+        "scale": scoring.scale,
+        "query_norm": _norm(mixer.query_norm),
+        "key_norm": _norm(mixer.key_norm),
+        "rope": -1 if mixer.rope_kind is None else kinds.index(mixer.rope_kind),
+        "window": mixer.window or 0,
+        "softcap": scoring.softcap or 0.0,
+        "sinks": None if scoring.sinks is None else scoring.sinks.detach().float().contiguous(),
+    }
+
+
+def _linear(linear: Any) -> tuple[Tensor, Tensor | None] | None:
+    return None if linear is None else (linear.weight, linear.bias)
+
+
 def _dense(linear: Any) -> bool:
-    return type(linear) is Projection and type(linear.multiply) is Multiply and linear.multiply.compiled
+    return linear is None or (
+        type(linear) is Projection and type(linear.multiply) is Multiply and linear.multiply.compiled
+    )
 
 
 def _compiled(norm: Norm | None) -> bool:

@@ -228,6 +228,8 @@ class Pass(Running):
         tables, straight = self._tables(self._positions(rows)), rows[-1] - rows[0] == len(rows) - 1
         for index in layers:
             block, layer = self.decoder.anatomy.blocks[index], self.decoder.cache.layers[index]
+            if not block.has_mixer:
+                continue
             if layer.recurrent:
                 raise PassError(f"layer {index} carries a state: there are no keys and values to fill")
             _, key, value = block.enter(x[None], tables.get(block.rope_kind))

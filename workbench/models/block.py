@@ -86,9 +86,13 @@ class Block:
         return self.up is not None or self.router is not None
 
     @property
+    def has_mixer(self) -> bool:
+        return getattr(self.mixer, "mixes", True)
+
+    @property
     def removed(self) -> bool:
         """Whether it adds nothing to the residual stream."""
-        return not self.has_mlp and not getattr(self.mixer, "mixes", True)
+        return not self.has_mlp and not self.has_mixer
 
     @property
     def heads(self) -> int:

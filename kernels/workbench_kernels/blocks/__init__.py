@@ -37,8 +37,9 @@ class BlockWeights:
 
     Attributes
     ----------
-    query_key_value, attention_output, up, down : (Tensor, Tensor or None)
-        Of queries, keys and values side by side; ``up`` begins with the gate where there is one.
+    query_key_value, attention_output, up, down : (Tensor, Tensor or None), or None
+        Of queries, keys and values side by side; ``up`` begins with the gate where there is one. The first two are None
+        of a block without attention, the others of one without an MLP.
     heads, kv_heads, head_dim : int
     scale : float
     activation : str
@@ -55,10 +56,10 @@ class BlockWeights:
     residual_multiplier : float
     """
 
-    query_key_value: tuple[Tensor, Tensor | None]
-    attention_output: tuple[Tensor, Tensor | None]
-    up: tuple[Tensor, Tensor | None]
-    down: tuple[Tensor, Tensor | None]
+    query_key_value: tuple[Tensor, Tensor | None] | None
+    attention_output: tuple[Tensor, Tensor | None] | None
+    up: tuple[Tensor, Tensor | None] | None
+    down: tuple[Tensor, Tensor | None] | None
     heads: int
     kv_heads: int
     head_dim: int
@@ -77,9 +78,17 @@ class BlockWeights:
     sinks: Tensor | None = None
     residual_multiplier: float = field(default=1.0)
 
+    @property
+    def hidden(self) -> int:
+        """Neurons of the MLP."""
+        return 0 if self.down is None else self.down[0].shape[1]
+
     def why_not(self, dtype: torch.dtype, width: int) -> str:
         """Why the kernel cannot take it; empty where it can."""
-        hidden = self.down[0].shape[1]
+        for name, pair in (("attention", _MAPS[:2]), ("MLP", _MAPS[2:])):
+            if len({getattr(self, each) is None for each in pair}) > 1:
+                return f"its {name} has one of {' and '.join(pair)}, and not the other"
+        hidden = self.hidden
         heads, both = self.heads * self.head_dim, (self.heads + 2 * self.kv_heads) * self.head_dim
         maps = {
             "query_key_value": (self.query_key_value, both, width),
@@ -87,7 +96,10 @@ class BlockWeights:
             "up": (self.up, hidden * (2 if self.gated else 1), width),
             "down": (self.down, width, hidden),
         }
-        for name, ((weight, bias), outputs, inputs) in maps.items():
+        for name, (linear, outputs, inputs) in maps.items():
+            if linear is None:
+                continue
+            weight, bias = linear
             if weight.shape != (outputs, inputs):
                 return f"{name} is {list(weight.shape)}, not {[outputs, inputs]}"
             if not _plain(weight, dtype) or (
@@ -269,9 +281,11 @@ def _fill(to: _Block, block: BlockWeights) -> None:
             wide = norm.weight.dtype == torch.float32
             setattr(to, name, _Norm(norm.weight.data_ptr(), wide, norm.late, norm.eps))
     for name in _MAPS:
-        weight, bias = getattr(block, name)
-        setattr(to, name, _Linear(weight.data_ptr(), None if bias is None else bias.data_ptr()))
+        linear = getattr(block, name)
+        if linear is not None:
+            weight, bias = linear
+            setattr(to, name, _Linear(weight.data_ptr(), None if bias is None else bias.data_ptr()))
     to.sinks = None if block.sinks is None else block.sinks.data_ptr()
-    to.hidden, to.activation = block.down[0].shape[1], KINDS.index(block.activation)
+    to.hidden, to.activation = block.hidden, KINDS.index(block.activation)
     for name in ("heads", "kv_heads", "head_dim", "window", "rope", "gated", *_FACTORS):
         setattr(to, name, getattr(block, name))

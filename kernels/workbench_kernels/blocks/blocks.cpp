@@ -89,16 +89,23 @@ class Pass {
     Pass(const Session& session, long rows, long width, const Table* tables, const Visible& visible)
         : session_(session), rows_(rows), width_(width), tables_(tables), visible_(visible) {}
 
-    // `x` may be `out`.
+    // `x` may be `out`. A block without weights of its attention, or of its MLP, has none.
     void run(const BlockWeights& block, const Cache& cache, const T* x, T* out) {
         const long heads = block.heads * block.head_dim;
         normed_.resize(rows_ * width_), query_.resize(rows_ * heads), attended_.resize(rows_ * heads);
         hidden_.resize(rows_ * block.hidden);
-        enter(block, cache, normed(block.attention_norm, x));
-        attend_to(block, cache);
-        leave(block, block.attention_output, block.attention_post_norm, attended_.data(), heads, x, out);
-        widen_and_activate(block, normed(block.mlp_norm, out));
-        leave(block, block.down, block.mlp_post_norm, hidden_.data(), block.hidden, out, out);
+        if (block.query_key_value.weight) {
+            enter(block, cache, normed(block.attention_norm, x));
+            attend_to(block, cache);
+            leave(block, block.attention_output, block.attention_post_norm, attended_.data(), heads, x, out);
+            x = out;
+        }
+        if (block.up.weight) {
+            widen_and_activate(block, normed(block.mlp_norm, x));
+            leave(block, block.down, block.mlp_post_norm, hidden_.data(), block.hidden, x, out);
+            x = out;
+        }
+        if (x != out) memcpy(out, x, rows_ * width_ * sizeof(T));
     }
 
   private:

@@ -118,14 +118,14 @@ class RecurrentState:
         """
         count = x.shape[1]
         rows = range(count) if rows is None else rows
+        if not self._first:
+            # Nothing is remembered, so rows need not come one by one.
+            self.pass_by(rows)
+            return mixer(x, self)
         if not self.rows:
             self._begin()
         self.rows.append(rows)
         self.length += count
-        if not self._first:
-            # Nothing is remembered, so rows need not come one by one.
-            self._after |= {row: {} for row in rows}
-            return mixer(x, self)
         if count > 1 and not revocable:
             out = mixer(x, self)
             self._after[rows[-1]] = dict(self.tensors)
@@ -136,6 +136,14 @@ class RecurrentState:
             outs.append(mixer(x[:, place : place + 1], self))
             self._after[row] = dict(self.tensors)
         return outs[0] if count == 1 else torch.cat(outs, 1)
+
+    def pass_by(self, rows: Sequence[int]) -> None:
+        """Rows that a mixer which remembers nothing has taken in."""
+        if not self.rows:
+            self._begin()
+        self.rows.append(rows)
+        self.length += len(rows)
+        self._after |= {row: {} for row in rows}
 
     def settle(self, kept: Sequence[int]) -> None:
         """Be as after the last of the rows ``kept`` (increasing: a chain, or a path of the tree); rows below 0 stay.
