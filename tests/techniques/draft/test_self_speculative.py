@@ -135,3 +135,15 @@ def test_a_later_exit_of_real_weights_is_right_more_often(bundled):
         assert tokens_of(steps) == plain
         shares.append(sum(step.accepted for step in steps) / sum(step.drafted for step in steps))
     assert shares[0] < 0.3 < shares[1]
+
+
+@pytest.mark.bundled
+def test_real_weights_in_bfloat16_are_the_same_bit_for_bit(bundled):
+    if not compiled(torch.bfloat16):
+        pytest.skip("nothing is compiled for bfloat16 here")
+    model = workbench.load("smollm2-135m", dtype="bfloat16", device="cpu")
+    prompt = model.encode("1, 2, 3, 4, 5, 6, 7, 8, 9,")
+    plain = run(model, prompt, new=16, logits=True)
+    steps = run(model, prompt, [SelfSpeculative(exit_layer=27, tokens=8192, **ALL)], new=16, logits=True)
+    assert tokens_of(steps) == tokens_of(plain) and sum(step.accepted for step in steps) > 0
+    assert torch.equal(*(torch.cat([step.logits for step in each]) for each in (steps, plain)))
