@@ -16,7 +16,7 @@ from workbench.techniques import DynamicExitLayer, Goodput
 from workbench.techniques.draft.dynamic_exit_layer.shadows import Shadows
 
 PROMPT = random_tokens(12) * 2
-PAPER = DynamicExitLayer(stride=1, every=1, count_head=False)
+PAPER = DynamicExitLayer(stride=1, every=1, count_head=False, lens="logit")
 
 
 @pytest.fixture
@@ -39,12 +39,12 @@ def test_it_is_exact_in_every_family(family):
     assert tokens_of(run(model, PROMPT, [PAPER], new=16)) == tokens_of(run(model, PROMPT, new=16))
 
 
-@pytest.mark.parametrize("settings", [{}, {"lens": "untrained", "tokens": 60}])
+@pytest.mark.parametrize("settings", [{}, {"lens": "untrained", "vocabulary": 60}])
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_shadow_tokens_are_what_the_exits_would_have_drafted(family, settings, temperature, learned, drafting):
     model, sampler = tiny(family), Sampler(temperature)
-    technique = DynamicExitLayer(stride=1, every=1, count_head=False, **settings)
+    technique = DynamicExitLayer(**{"stride": 1, "every": 1, "count_head": False, "lens": "logit", **settings})
     steps = run(model, PROMPT, [technique], new=14, temperature=temperature)
     # The last step may draft nothing, and is not asked then.
     assert any(step.drafted for step in steps) and len(learned) in (len(steps) - 2, len(steps) - 1)
@@ -59,7 +59,7 @@ def test_shadow_tokens_are_what_the_exits_would_have_drafted(family, settings, t
     place = len(PROMPT) + 1
     for step, (agreed, confidence) in zip(steps[1:], learned):
         for candidate, layer in enumerate(range(1, model.layers)):
-            head = lens.head(layer - 1, technique.tokens)
+            head = lens.head(layer - 1, technique.vocabulary)
             for token in range(len(step.tokens)):
                 stream, said = streams[layer - 1][0][place + token - 1], text[place + token]
                 logits = head(stream[None])[0]
@@ -110,7 +110,7 @@ def test_where_nothing_pays_it_looks_more_and_more_seldom(learned, monkeypatch):
     model = tiny("llama")
     monkeypatch.setattr(Shadows, "choose", lambda shadows: (0, 0))
     plain = run(model, PROMPT, new=60)
-    steps = run(model, PROMPT, [DynamicExitLayer(stride=1, every=2)], new=60)
+    steps = run(model, PROMPT, [DynamicExitLayer(stride=1, every=2, lens="logit")], new=60)
     looked = [index for index, (step, other) in enumerate(zip(steps, plain)) if step.flops > other.flops]
     assert looked == [1, 5, 13, 29] and len(learned) == 4
     assert [later - first for first, later in itertools.pairwise(looked)] == [4, 8, 16]
@@ -125,12 +125,12 @@ def test_with_what_prunes_drafts(others):
 
 def test_a_stride_that_leaves_no_exit_is_refused():
     with pytest.raises(SettingError, match="take 1 … 3"):
-        workbench.generate(tiny("llama"), PROMPT, [DynamicExitLayer(stride=4)])
+        workbench.generate(tiny("llama"), PROMPT, [DynamicExitLayer(stride=4, lens="logit")])
 
 
 @pytest.mark.bundled
 def test_an_untrained_model_s_exits_do_not_pay_and_few_tokens_are_drafted(bundled):
     prompt = bundled.encode("def add(a, b):\n    return a + b\n\ndef subtract(a, b):\n    return")
-    steps = run(bundled, prompt, [DynamicExitLayer(stride=5)], new=24)
+    steps = run(bundled, prompt, [DynamicExitLayer(stride=5, lens="logit")], new=24)
     assert tokens_of(steps) == tokens_of(run(bundled, prompt, new=24))
     assert sum(step.drafted for step in steps) <= 6

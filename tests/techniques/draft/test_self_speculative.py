@@ -15,7 +15,7 @@ from workbench.techniques.draft.self_speculative import Threshold
 from workbench_kernels.arithmetic import compiled
 
 PROMPT = random_tokens(12) * 2
-ALL = {"threshold": 0.0, "draft": 3}
+ALL = {"threshold": 0.0, "draft": 3, "lens": "logit"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -33,7 +33,7 @@ def test_nothing_is_computed_twice(family, lens):
     """FLOPs are those of the tokens one by one and of the exit's heads; bytes those of the layers above read once."""
     model, exit_layer = tiny(family), 2
     head, blocks = load_lens(model, lens).head(exit_layer - 1), model.anatomy.blocks
-    steps = run(model, PROMPT, [SelfSpeculative(exit_layer=exit_layer, lens=lens, **ALL)], new=14)
+    steps = run(model, PROMPT, [SelfSpeculative(exit_layer=exit_layer, **{**ALL, "lens": lens})], new=14)
     text, slow = [*PROMPT, *steps[0].tokens], Decoder(model)
     slow.prefill(PROMPT)
     assert any(step.drafted for step in steps)
@@ -78,12 +78,14 @@ def test_it_is_the_same_bit_for_bit_where_the_kernels_promise_it(dtype):
 def test_a_pruned_draft_and_a_short_one_are_exact():
     model = tiny("llama")
     plain = tokens_of(run(model, PROMPT))
-    assert tokens_of(run(model, PROMPT, [SelfSpeculative(draft=6, threshold=0), Goodput()])) == plain
+    assert tokens_of(run(model, PROMPT, [SelfSpeculative(draft=6, threshold=0, lens="logit"), Goodput()])) == plain
     chances = [
-        chance for step in run(model, PROMPT, [SelfSpeculative(draft=6, threshold=0)]) for *_, chance in step.nodes
+        chance
+        for step in run(model, PROMPT, [SelfSpeculative(draft=6, threshold=0, lens="logit")])
+        for *_, chance in step.nodes
     ]
     middle = sorted(chances)[len(chances) // 2]
-    steps = run(model, PROMPT, [SelfSpeculative(draft=6, threshold=middle)])
+    steps = run(model, PROMPT, [SelfSpeculative(draft=6, threshold=middle, lens="logit")])
     assert tokens_of(steps) == plain
     # A token that is not sure is the last of its draft, and only the length ends a draft of sure ones.
     for step in steps[1:]:
@@ -108,7 +110,7 @@ def test_the_threshold_follows_the_paper_s_rule():
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 def test_only_frequent_tokens_are_drafted_where_that_is_asked(temperature):
     model = tiny("llama")
-    few = SelfSpeculative(exit_layer=0.5, tokens=20, **ALL)
+    few = SelfSpeculative(exit_layer=0.5, vocabulary=20, **ALL)
     steps = run(model, PROMPT, [few], temperature=temperature)
     drafted = [token for step in steps for token, *_ in step.nodes]
     assert drafted and max(drafted) < 20
@@ -144,6 +146,6 @@ def test_real_weights_in_bfloat16_are_the_same_bit_for_bit(bundled):
     model = workbench.load("smollm2-135m", dtype="bfloat16", device="cpu")
     prompt = model.encode("1, 2, 3, 4, 5, 6, 7, 8, 9,")
     plain = run(model, prompt, new=16, logits=True)
-    steps = run(model, prompt, [SelfSpeculative(exit_layer=27, tokens=8192, **ALL)], new=16, logits=True)
+    steps = run(model, prompt, [SelfSpeculative(exit_layer=27, vocabulary=8192, **ALL)], new=16, logits=True)
     assert tokens_of(steps) == tokens_of(plain) and sum(step.accepted for step in steps) > 0
     assert torch.equal(*(torch.cat([step.logits for step in each]) for each in (steps, plain)))

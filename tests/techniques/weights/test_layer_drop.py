@@ -62,7 +62,7 @@ def test_it_goes_with_drafts_and_depth(dtype):
     model = tiny("llama", layers=6, dtype=dtype)
     for drop in (LayerDrop(count=2, texts=2), LayerDrop(count=2, unit="attention", texts=2)):
         plain = tokens_of(run(model, PROMPT, [drop]))
-        for drafter in (PromptLookup(), SelfSpeculative(exit_layer=0.5, threshold=0)):
+        for drafter in (PromptLookup(), SelfSpeculative(exit_layer=0.5, threshold=0, lens="logit")):
             steps = run(model, PROMPT, [drop, drafter])
             assert sum(step.drafted for step in steps)
             assert dtype != torch.float32 or tokens_of(steps) == plain

@@ -59,8 +59,8 @@ class SelfSpeculative(DraftTechnique):
     target : float
         Share of drafted tokens accepted that the threshold is moved towards; 0 leaves it as it is.
     lens : str
-        See :func:`workbench.parts.exits.load_lens`.
-    tokens : int
+        What reads the exit: ``bundled``, the tuned lens; ``logit``, the untrained logit lens; ``untrained``; a file.
+    vocabulary : int
         So many of the most frequent tokens can be drafted, which makes the exit cheaper; 0 for all.
     """
 
@@ -68,10 +68,8 @@ class SelfSpeculative(DraftTechnique):
     draft: Annotated[int, Field(ge=0, le=32, description="most tokens drafted at once")] = 4
     threshold: Annotated[float, Field(ge=0, le=1, description="probability below which a draft ends")] = 0.4
     target: Annotated[float, Field(ge=0, le=1, description="acceptance to move the threshold towards; 0: fixed")] = 0.0
-    lens: Annotated[str, outside("part", "logit, or a tuned lens: bundled, untrained, or a file", min_length=1)] = (
-        "logit"
-    )
-    tokens: Annotated[int, Field(ge=0, le=1_000_000, description="frequent tokens that can be drafted; 0: all")] = 0
+    lens: Annotated[str, outside("part", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
+    vocabulary: Annotated[int, Field(ge=0, le=1_000_000, description="frequent tokens that can be drafted; 0: all")] = 0
 
     segments = True
     paper = "Elhoushi et al., LayerSkip, 2024, arXiv 2404.16710; Zhang et al., Draft & Verify, 2023, arXiv 2309.08168"
@@ -83,14 +81,14 @@ class SelfSpeculative(DraftTechnique):
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
         return (
-            cls(exit_layer=0.75, threshold=0),
-            cls(exit_layer=1, draft=3, lens="untrained", tokens=50),
-            cls(exit_layer=0.5, draft=6, threshold=0.1, target=0.8),
+            cls(exit_layer=0.75, threshold=0, lens="logit"),
+            cls(exit_layer=1, draft=3, lens="untrained", vocabulary=50),
+            cls(exit_layer=0.5, draft=6, threshold=0.1, target=0.8, lens="logit"),
         )
 
     @classmethod
     def smallest(cls) -> Self:
-        return cls(exit_layer=0.5, draft=2, threshold=0.3)
+        return cls(exit_layer=0.5, draft=2, threshold=0.3, lens="logit")
 
 
 class Threshold:
@@ -122,7 +120,7 @@ class _Self(Drafter):
     def __init__(self, technique: SelfSpeculative, layer: int, lens: Lens, run: Run) -> None:
         self._layer, self._most = layer, technique.draft
         self._model = run.model
-        self._exit = EarlyExit(run, lens, technique.tokens)
+        self._exit = EarlyExit(run, lens, technique.vocabulary)
         self._threshold = Threshold(technique.threshold, technique.target)
         self._decoder: Decoder | None = None
 

@@ -77,7 +77,7 @@ class DynamicExitLayer(DraftTechnique):
         What a round weighs once another has come.
     count_head : bool
         Whether an unembedding counts as the layers that it costs as much as.
-    lens, tokens
+    lens, vocabulary
         See :class:`workbench.techniques.SelfSpeculative`.
     """
 
@@ -86,10 +86,8 @@ class DynamicExitLayer(DraftTechnique):
     every: Annotated[int, Field(ge=1, le=100, description="rounds from one look at all candidates to the next")] = 2
     decay: Annotated[float, Field(gt=0, le=1, description="what a round weighs once another has come")] = 0.95
     count_head: Annotated[bool, Field(description="count the unembedding among the layers")] = True
-    lens: Annotated[str, outside("part", "logit, or a tuned lens: bundled, untrained, or a file", min_length=1)] = (
-        "logit"
-    )
-    tokens: Annotated[int, Field(ge=0, le=1_000_000, description="frequent tokens that can be drafted; 0: all")] = 0
+    lens: Annotated[str, outside("part", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
+    vocabulary: Annotated[int, Field(ge=0, le=1_000_000, description="frequent tokens that can be drafted; 0: all")] = 0
 
     segments = True
     paper = "Entezari Zarch et al., DEL: Context-Aware Dynamic Exit Layer, 2025, arXiv 2504.05598"
@@ -100,13 +98,13 @@ class DynamicExitLayer(DraftTechnique):
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
         return (
-            cls(stride=1, count_head=False, every=1),
-            cls(stride=2, draft=4, lens="untrained", tokens=50, count_head=False),
+            cls(stride=1, count_head=False, every=1, lens="logit"),
+            cls(stride=2, draft=4, lens="untrained", vocabulary=50, count_head=False),
         )
 
     @classmethod
     def smallest(cls) -> Self:
-        return cls(draft=2, stride=2, every=1, count_head=False)
+        return cls(draft=2, stride=2, every=1, count_head=False, lens="logit")
 
 
 def cost_of_head(model: Model, head: LensHead) -> float:
@@ -123,8 +121,8 @@ class _Dynamic(Drafter):
         if not candidates:
             raise SettingError(f"stride={technique.stride} leaves no exit in {layers} layers: take 1 … {layers - 1}")
         self._model, self._sampler, self._lens = model, run.sampler, lens
-        self._exit = EarlyExit(run, lens, technique.tokens)
-        self._head = lens.head(lens.last, technique.tokens)
+        self._exit = EarlyExit(run, lens, technique.vocabulary)
+        self._head = lens.head(lens.last, technique.vocabulary)
         measured = None if lens.acceptance is None else lens.acceptance[:, 0].tolist()
         share = measured if measured and any(measured) else [layer / layers for layer in range(layers)]
         believed = [share[layer] for layer in candidates]

@@ -77,7 +77,7 @@ class LayerDrop(Technique):
     texts : int
         Calibration texts.
     text : str
-        ``bundled``, or a text file in UTF-8.
+        A text file in UTF-8 to calibrate on; empty for the prompts to train on that ship with the project.
     """
 
     count: Annotated[int, Field(ge=0, le=1000, description="units removed")] = 3
@@ -91,7 +91,7 @@ class LayerDrop(Technique):
         "divergence"
     )
     texts: Annotated[int, Field(ge=1, le=256, description="calibration texts")] = 16
-    text: Annotated[str, outside("text", "calibration text: bundled, or a file", min_length=1)] = "bundled"
+    text: Annotated[str, outside("text", "file to calibrate on; empty for the project's own text")] = ""
 
     slots = ("weights",)
     exact = False
@@ -130,7 +130,7 @@ class LayerDrop(Technique):
         if not self.count:
             return ()
         path = at_home(self.text)
-        key = self, stamps(path) if is_there(path) else ()
+        key = self, stamps(path) if self.text and is_there(path) else ()
         known = _CHOSEN.setdefault(model.anatomy, {})
         if key not in known:
             known[key] = tuple(self._choose(model))

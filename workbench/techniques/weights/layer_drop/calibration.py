@@ -37,7 +37,7 @@ def units(model: Model, kind: str) -> list[Unit]:
     return [Unit(layer, part) for layer in range(model.layers) for part in parts]
 
 
-def calibration_texts(model: Model, count: int, source: str = "bundled") -> list[list[int]]:
+def calibration_texts(model: Model, count: int, source: str = "") -> list[list[int]]:
     """Token ids of ``count`` texts of at most :data:`LENGTH` tokens.
 
     Parameters
@@ -45,9 +45,9 @@ def calibration_texts(model: Model, count: int, source: str = "bundled") -> list
     model : Model
     count : int
     source : str
-        ``bundled``: the project's prompts to train on, one task after the other in turn, which are none of those that
-        anything is compared on; else the path of a text in UTF-8, of which the first pieces are taken. A model without
-        a tokenizer gets tokens drawn with a fixed seed.
+        Path of a text in UTF-8, of which the first pieces are taken. By default the project's prompts to train on, one
+        task after the other in turn, which are none of those that anything is compared on. A model without a tokenizer
+        gets tokens drawn with a fixed seed.
 
     Raises
     ------
@@ -60,11 +60,11 @@ def calibration_texts(model: Model, count: int, source: str = "bundled") -> list
             model.anatomy.vocabulary, (count, length // 2), generator=torch.Generator().manual_seed(0)
         )
         return drawn.tolist()
-    if source == "bundled":
+    if not source:
         return [model.tokenizer(text)["input_ids"][:length] for text in islice(_prompts(), count)]
     path = at_home(source)
     if not (is_there(path) and path.is_file()):
-        raise SettingError(f"there is no text {source!r:.80}: name a file in UTF-8, or 'bundled'")
+        raise SettingError(f"there is no text {source!r:.80}: name a file in UTF-8")
     try:
         tokens = model.tokenizer(path.read_text("utf-8"))["input_ids"]
     except UnicodeDecodeError as error:
