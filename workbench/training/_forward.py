@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,12 +10,7 @@ from workbench.models import Anatomy, Block
 from workbench.models.walk import walk
 
 
-def residual(
-    anatomy: Anatomy,
-    tokens: Tensor,
-    dtype: torch.dtype | None = None,
-    see: Callable[[int, Tensor], None] | None = None,
-) -> Tensor:
+def residual(anatomy: Anatomy, tokens: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Residual stream [batch, tokens, width] after the last block, before the final norm.
 
     Parameters
@@ -28,14 +21,12 @@ def residual(
         rotary factors of the longest.
     dtype : torch.dtype, optional
         Of the residual stream; by default the embedding's.
-    see : callable, optional
-        ``see(layer, x)`` is told the residual stream before every block.
     """
     positions = torch.arange(tokens.shape[1], device=tokens.device)
     ropes = anatomy.rope(positions)
     x = anatomy.embed(tokens, positions)
     x = x if dtype is None else x.to(dtype)
-    return walk(anatomy.blocks, x, ropes, causal, see)
+    return walk(anatomy.blocks, x, ropes, causal)
 
 
 def causal(block: Block, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
