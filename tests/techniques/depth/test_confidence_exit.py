@@ -111,6 +111,18 @@ def test_drafts_are_verified_as_tokens_that_come_alone(family, place):
     assert sum(step.drafted for step in drafted) > 0
 
 
+def test_every_drafted_token_has_the_threshold_of_its_place():
+    """The threshold falls fast here: at the place of another token of the draft it is another one."""
+    model, drafted = tiny("llama"), 0
+    technique = ConfidenceExit(lens="logit", measure="margin", threshold=0.0, decay=30.0, first=0.25, every=1)
+    for seed in range(6):
+        prompt = random_tokens(6, seed) * 3
+        alone, together = (run(model, prompt, [technique, *more], new=24) for more in ([], [PromptLookup(ngram=1)]))
+        assert tokens_of(alone) == tokens_of(together)
+        drafted += sum(step.drafted for step in together)
+    assert drafted > 40
+
+
 def test_layers_left_out_hold_no_keys_unless_they_are_filled():
     model = tiny("llama")
     for fill, held in (("hole", 20), ("batch", 20), ("copy", 29)):

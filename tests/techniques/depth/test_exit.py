@@ -226,6 +226,34 @@ def plain_forward(decoder, tokens):
     return decoder.forward(tokens)
 
 
+def test_logits_that_are_known_are_not_computed_again():
+    model = tiny("llama")
+    decoder, known = Decoder(model), torch.full((2, model.anatomy.vocabulary), 3.0)
+    with decoder.open(PROMPT[:3]) as opened:
+        opened.run(until=2)
+        opened.answers.give([0, 2], 2 * opened.streams([0, 2]), known)
+        spent = decoder.ledger.of("model").flops
+        opened.exit()
+        found, stream = opened.finish("all"), opened.x[0]
+    assert torch.equal(found[[0, 2]], known) and decoder.ledger.of("model").flops - spent == model.anatomy.head.flops(1)
+    with torch.inference_mode():
+        assert torch.equal(found[1:2], model.anatomy.unembed(stream[1:2]))
+    assert torch.equal(decoder.hidden, stream * torch.tensor([2.0, 1.0, 2.0])[:, None])
+
+
+def test_a_pruned_pass_keeps_the_answers_of_what_stays():
+    model = tiny("llama")
+    decoder = Decoder(model)
+    with decoder.open(PROMPT[:4], parents=[-1, 0, 0, 2]) as opened:
+        opened.run(until=2)
+        opened.answers.give([1, 2], opened.streams([3, 3]))
+        expected = opened.streams([3])
+        opened.prune([0, 2, 3])
+        opened.exit()
+        opened.finish("all")
+    assert torch.equal(decoder.hidden[1:2], expected) and not torch.equal(decoder.hidden[:1], expected)
+
+
 def test_answers_that_are_none_are_refused():
     with pytest.raises(PassError, match="2 rows answer"):
         Answers().give([0, 1], torch.zeros(1, 4))
