@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import random_tokens, run, tokens_of
 
-from workbench.engine import Decoder, generate
+from workbench.engine import Chance, Decoder, Run, Sampler, generate
 from workbench.errors import SettingError
 from workbench.models.tiny import tiny
 from workbench.parts.exits import load_lens
@@ -113,14 +113,22 @@ def test_drafts_are_verified_as_tokens_that_come_alone(family, place):
 
 def test_every_drafted_token_has_the_threshold_of_its_place():
     """The threshold falls fast here: at the place of another token of the draft it is another one."""
-    model, drafted = tiny("llama"), 0
-    technique = ConfidenceExit(lens="logit", measure="margin", threshold=0.0, decay=30.0, first=0.25, every=1)
-    for seed in range(6):
-        prompt = random_tokens(6, seed) * 3
-        alone, together = (run(model, prompt, [technique, *more], new=24) for more in ([], [PromptLookup(ngram=1)]))
-        assert tokens_of(alone) == tokens_of(together)
-        drafted += sum(step.drafted for step in together)
-    assert drafted > 40
+    model, tokens = tiny("llama"), random_tokens(8, seed=4)
+    technique = ConfidenceExit(lens="logit", measure="margin", threshold=0.0, decay=12.0, first=0.5, every=2)
+    assert list(technique.checked(4)) == [1]
+    policy = technique.start(Run(model, tuple(PROMPT), 24, Sampler(chance=Chance(0)), 0))
+    decoder, plain = Decoder(model, 24, {"depth": policy}), Decoder(model, 24)
+    for each in (decoder, plain):
+        each.prefill(PROMPT, prompt=True)
+    with plain.open(tokens) as opened:
+        opened.run(until=2)
+        sure = confidence("margin", opened.unembed()).tolist()
+    with decoder.open(tokens) as opened:
+        opened.run(until=3)
+        left = {row for row in range(8) if row in opened.answers}
+    here = {row for row in range(8) if sure[row] > decayed(0.0, 12.0, row + 1, 24)}
+    assert left == here
+    assert here not in [{row for row in range(8) if sure[row] > decayed(0.0, 12.0, one, 24)} for one in range(9)]
 
 
 def test_layers_left_out_hold_no_keys_unless_they_are_filled():
