@@ -17,6 +17,7 @@ from workbench.training.draft_model import DraftModel
 from workbench.training.evaluate import score
 from workbench.training.lexical_units import LexicalUnits
 from workbench.training.trainer import train
+from workbench.training.tuned_lens import TunedLens
 from workbench.training.writing import evaluation_data, training_data
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "LexicalUnits",
     "Recipe",
     "TrainingData",
+    "TunedLens",
     "evaluation_data",
     "recipe_of",
     "register",
