@@ -16,6 +16,7 @@ from workbench.training.data import DataSettings, TrainingData
 from workbench.training.draft_model import DraftModel
 from workbench.training.evaluate import score
 from workbench.training.lexical_units import LexicalUnits
+from workbench.training.neuron_gate import NeuronGate
 from workbench.training.trainer import train
 from workbench.training.writing import evaluation_data, training_data
 
@@ -25,6 +26,7 @@ __all__ = [
     "DataSettings",
     "DraftModel",
     "LexicalUnits",
+    "NeuronGate",
     "Recipe",
     "TrainingData",
     "evaluation_data",
