@@ -26,8 +26,9 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.models import Anatomy, Block, Model
-from workbench.parts.exits.sorted import SortedAdapter, depths, neurons_of, shapes_of, sorted_model, widths
+from workbench.parts.exits.sorted import SortedAdapter, depths_of, neurons_of, shapes_of, sorted_model, widths_of
 from workbench.settings import settings
+from workbench.training._accuracy import note_ranks
 from workbench.training._forward import residual
 from workbench.training._recipe import Recipe, register
 
@@ -43,8 +44,8 @@ class SortedExit(Recipe):
     Parameters
     ----------
     rank : int
-    every : int
-        A sub-model has every so many layers.
+    every, shallowest : int
+        Sub-models have all layers, so many fewer, and so on down to ``shallowest`` at least.
     narrowest : float
         Share of the MLPs' neurons of the narrowest sub-model.
     widths : int
@@ -55,7 +56,8 @@ class SortedExit(Recipe):
     Notes
     -----
     ``accuracy_9`` is the share of places where the sub-model of nine layers has the untouched model's first token;
-    ``accuracy`` is that of all layers, and ``accuracy_narrow`` that of all layers at the narrowest width.
+    ``accuracy`` is that of all layers, and ``accuracy_narrow`` that of all layers at another, held out at the least,
+    width.
     """
 
     steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 300
@@ -64,6 +66,7 @@ class SortedExit(Recipe):
     learning_rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 1e-3
     rank: Annotated[int, Field(ge=1, description="rank of the change of every weight")] = 16
     every: Annotated[int, Field(ge=1, description="layers between sub-models")] = 3
+    shallowest: Annotated[int, Field(ge=1, description="fewest layers of a sub-model")] = 9
     narrowest: Annotated[float, Field(gt=0, le=1, description="share of the neurons of the narrowest sub-model")] = 0.5
     widths: Annotated[int, Field(ge=1, description="widths of sub-models")] = 3
     places: Annotated[int, Field(ge=1, description="places of a batch that are learned from")] = 64
@@ -81,7 +84,8 @@ class SortedExit(Recipe):
         return {"order": strength.argsort(dim=-1, descending=True, stable=True).int()}
 
     def part(self, model: Model) -> SortedAdapter:
-        return SortedAdapter(shapes_of(model), self.rank, neurons_of(model)).to(model.device)
+        depths, widths = depths_of(model.layers, self.every, self.shallowest), widths_of(self.narrowest, self.widths)
+        return SortedAdapter(shapes_of(model), self.rank, neurons_of(model), depths, widths).to(model.device)
 
     def loss(
         self, model: Model, part: SortedAdapter, tokens: Tensor, answer: Tensor
@@ -91,27 +95,27 @@ class SortedExit(Recipe):
         text, place = chosen[torch.randperm(len(chosen), device=chosen.device)[: self.places]].unbind(1)
         with torch.no_grad():
             target = model.anatomy.unembed(residual(model.anatomy, tokens)[text, place]).float().log_softmax(-1)
-        best, shares = target.argmax(-1), widths(self.narrowest, self.widths)
-        narrow = (
-            shares[1 + int(torch.randint(len(shares) - 1, ()))] if len(shares) > 1 and part.training else shares[-1]
-        )
-        figures, total = {}, target.new_zeros(())
-        runs = {1.0, narrow}
-        for width in sorted(runs, reverse=True):
+        best, depths, widths = target.argmax(-1), part.depths.tolist(), part.widths.tolist()
+        if torch.is_grad_enabled():
+            # The full width, and one of the others.
+            widths = [1.0, *(widths[1 + int(torch.randint(len(widths) - 1, ()))] for _ in widths[1:2])]
+        agreed, total = target.new_zeros(len(widths), len(depths)), target.new_zeros(())
+        for row, width in enumerate(widths):
             whole = sorted_model(model, part, width=width).anatomy
             streams = _streams(whole, tokens, text, place)
-            for depth in depths(model.layers, self.every):
+            for column, depth in enumerate(depths):
                 logits = whole.unembed(streams[depth]).float().log_softmax(-1)
-                loss = (target.exp() * (target - logits)).sum(-1).mean()
-                total = total + loss / (len(runs) * len(depths(model.layers, self.every)))
-                agreed = float((logits.detach().argmax(-1) == best).float().mean())
-                if width == 1 or depth == model.layers:
-                    figures[_named(depth, model.layers, width)] = agreed
+                total = total + (target.exp() * (target - logits)).sum(-1).mean() / agreed.numel()
+                agreed[row, column] = (logits.detach().argmax(-1) == best).float().mean()
+        if not torch.is_grad_enabled():
+            note_ranks(part, agreed)
+        figures = {f"accuracy_{depth}": share for depth, share in zip(depths, agreed[0].tolist())}
+        figures |= {"accuracy": float(agreed[0, -1]), "accuracy_narrow": float(agreed[-1, -1])}
         return total, figures
 
     @classmethod
     def example(cls) -> SortedExit:
-        return cls(steps=2, batch=2, length=24, rank=2, every=1, widths=2)
+        return cls(steps=2, batch=2, length=24, rank=2, every=1, shallowest=1, widths=2)
 
 
 def _streams(anatomy: Anatomy, tokens: Tensor, text: Tensor, place: Tensor) -> list[Tensor]:
@@ -119,12 +123,6 @@ def _streams(anatomy: Anatomy, tokens: Tensor, text: Tensor, place: Tensor) -> l
     found: list[Tensor] = []
     last = residual(anatomy, tokens, see=lambda layer, x: found.append(x[text, place]))
     return [*found, last[text, place]]
-
-
-def _named(depth: int, layers: int, width: float) -> str:
-    if width < 1:
-        return "accuracy_narrow"
-    return "accuracy" if depth == layers else f"accuracy_{depth}"
 
 
 class _Strength:

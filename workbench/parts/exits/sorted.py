@@ -22,7 +22,9 @@ from workbench.artifacts import fit
 from workbench.errors import ArtifactError, SettingError
 from workbench.models import Block, Model
 from workbench.models.projection import some_inputs, some_outputs
+from workbench.models.removed import without
 from workbench.models.variant import named_weights
+from workbench.parts.loading import sizes
 
 KINDS = ("query_key_value", "attention_output", "up", "down")
 """Linear maps of a block that change."""
@@ -38,6 +40,10 @@ class SortedAdapter(nn.Module):
     rank : int
     neurons : int
         Of a block's MLP.
+    depths : sequence of int
+        Layers of the sub-models, increasing.
+    widths : sequence of float
+        Shares of the MLPs' neurons of the sub-models, falling.
 
     Attributes
     ----------
@@ -46,11 +52,24 @@ class SortedAdapter(nn.Module):
         ``layers/0/up/in`` and ``layers/0/up/out``.
     order : int32 Tensor [layers, neurons], a buffer
         Neurons of every block, the most important first.
+    depths, widths : Tensor, buffers
+    acceptance : Tensor [widths, depths], a buffer
+        Share of held-out places where a sub-model has the untouched model's first token.
     """
 
     order: Tensor
+    depths: Tensor
+    widths: Tensor
+    acceptance: Tensor
 
-    def __init__(self, shapes: dict[str, tuple[int, int]], rank: int, neurons: int) -> None:
+    def __init__(
+        self,
+        shapes: dict[str, tuple[int, int]],
+        rank: int,
+        neurons: int,
+        depths: Sequence[int],
+        widths: Sequence[float],
+    ) -> None:
         super().__init__()
         self.names = sorted(shapes)
         for name in self.names:
@@ -61,6 +80,9 @@ class SortedAdapter(nn.Module):
             self.register_parameter(f"{key}/out", nn.Parameter(torch.zeros(outputs, rank)))
         layers = len({name.split(".")[1] for name in shapes})
         self.register_buffer("order", torch.arange(neurons, dtype=torch.int32).repeat(layers, 1))
+        self.register_buffer("depths", torch.tensor(depths, dtype=torch.int32))
+        self.register_buffer("widths", torch.tensor(widths))
+        self.register_buffer("acceptance", torch.zeros(len(widths), len(depths)))
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor], model: Model) -> SortedAdapter:
@@ -73,22 +95,28 @@ class SortedAdapter(nn.Module):
         """
         shapes, neurons = shapes_of(model), neurons_of(model)
         ranks = {value.shape[0] for key, value in tensors.items() if key.endswith("/in") and value.dim() == 2}
-        if len(ranks) != 1 or "order" not in tensors:
+        if len(ranks) != 1:
             raise ArtifactError("the file is no change of a model's weights: it has no maps /in of one rank")
-        part = cls(shapes, ranks.pop(), neurons).to(tensors["order"].device)
+        (deep,), (wide,) = sizes(tensors, "depths", 1), sizes(tensors, "widths", 1)
+        part = cls(shapes, ranks.pop(), neurons, range(deep), [1.0] * wide).to(tensors["depths"].device)
         fit(part, tensors, "sorted model")
+        least, most = int(part.depths.min()), int(part.depths.max())
+        if not 1 <= least <= most <= model.layers or not 0 < float(part.widths.min()) <= float(part.widths.max()) <= 1:
+            raise ArtifactError(f"the sub-models are not of 1 to {model.layers} layers and a share of the width")
         everyone = torch.arange(neurons, device=part.order.device).expand_as(part.order)
         if not torch.equal(part.order.long().sort(-1).values, everyone):
             raise ArtifactError("the order of neurons does not name every neuron once")
         return part.requires_grad_(False)
 
-    def changed(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weights with the change, of those that it is of, by name."""
-        made = {}
+    def changed(self, model: Model, strength: float = 1.0) -> dict[str, Tensor]:
+        """Weights of a model with ``strength`` times the change, by the names of
+        :meth:`workbench.models.Model.variant`."""
+        plain, made = named_weights(model.anatomy), {}
         for name in self.names:
-            key = name.replace(".", "/")
+            key, weight = name.replace(".", "/"), plain[f"{name}.weight"]
             low, high = self.get_parameter(f"{key}/in"), self.get_parameter(f"{key}/out")
-            made[name] = (weights[name].to(low.dtype) + high @ low).to(weights[name].dtype)
+            change = high @ low if strength == 1 else strength * (high @ low)
+            made[f"{name}.weight"] = (weight.to(low.dtype) + change).to(weight.dtype)
         return made
 
     def kept(self, layer: int, width: float) -> Tensor:
@@ -130,7 +158,9 @@ def neurons_of(model: Model) -> int:
     return numbers.pop()
 
 
-def sorted_model(model: Model, part: SortedAdapter, depth: int | None = None, width: float = 1.0) -> Model:
+def sorted_model(
+    model: Model, part: SortedAdapter, depth: int | None = None, width: float = 1.0, strength: float = 1.0
+) -> Model:
     """A sub-model, which shares with ``model`` all that does not change.
 
     Parameters
@@ -138,20 +168,18 @@ def sorted_model(model: Model, part: SortedAdapter, depth: int | None = None, wi
     model : Model
     part : SortedAdapter
     depth : int, optional
-        Layers; by default all.
+        Blocks that are there; by default all. The others are stepped over.
     width : float
         Share of the neurons of every MLP.
+    strength : float
+        What the change is multiplied with; at 0 the weights are the model's own.
     """
-    plain = {name: named_weights(model.anatomy)[f"{name}.weight"] for name in part.names}
-    changed = {f"{name}.weight": value for name, value in part.changed(plain).items()}
-    whole = model.variant(weights=changed)
-    blocks = range(model.layers if depth is None else depth)
-    narrow = (
-        {}
-        if width == 1
-        else {layer: narrowed(whole.anatomy.blocks[layer], part.kept(layer, width)) for layer in blocks}
-    )
-    return whole.variant(blocks, replace=narrow, name=f"{model.name} sorted")
+    depth = model.layers if depth is None else depth
+    whole = model.variant(weights=part.changed(model, strength)) if strength else model
+    others = {layer: without(whole.anatomy.blocks[layer], True, True) for layer in range(depth, model.layers)}
+    if width < 1:
+        others |= {layer: narrowed(whole.anatomy.blocks[layer], part.kept(layer, width)) for layer in range(depth)}
+    return whole.variant(replace=others, name=f"{model.name} sorted")
 
 
 def narrowed(block: Block, kept: Tensor) -> Block:
@@ -161,13 +189,11 @@ def narrowed(block: Block, kept: Tensor) -> Block:
     return replace(block, up=some_outputs(block.up, rows), down=some_inputs(block.down, kept))
 
 
-def depths(layers: int, every: int) -> Sequence[int]:
-    """Layers of the sub-models: every so many, and all."""
-    return [*range(every, layers, every), layers] if every < layers else [layers]
+def depths_of(layers: int, every: int, shallowest: int) -> list[int]:
+    """Layers of sub-models: every so many down from all of them."""
+    return [*range(layers, min(shallowest, layers) - 1, -every)][::-1]
 
 
-def widths(least: float, count: int) -> Sequence[float]:
-    """Shares of the width: ``count`` in even steps from 1 down to ``least``."""
-    if count == 1:
-        return [1.0]
-    return [1 - (1 - least) * place / (count - 1) for place in range(count)]
+def widths_of(narrowest: float, count: int) -> list[float]:
+    """Shares of the width: ``count`` in even steps from 1 down."""
+    return [1 - (1 - narrowest) * place / max(1, count - 1) for place in range(count)]
