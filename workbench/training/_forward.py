@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,7 +13,13 @@ from workbench.models import Anatomy, Block
 from workbench.models.walk import walk
 
 
-def residual(anatomy: Anatomy, tokens: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def residual(
+    anatomy: Anatomy,
+    tokens: Tensor,
+    dtype: torch.dtype | None = None,
+    see: Callable[[int, Tensor], None] | None = None,
+    choose: Callable[[Block], Any] | None = None,
+) -> Tensor:
     """Residual stream [batch, tokens, width] after the last block, before the final norm.
 
     Parameters
@@ -21,12 +30,16 @@ def residual(anatomy: Anatomy, tokens: Tensor, dtype: torch.dtype | None = None)
         rotary factors of the longest.
     dtype : torch.dtype, optional
         Of the residual stream; by default the embedding's.
+    see : callable, optional
+        ``see(layer, x)`` is told the residual stream before every block.
+    choose : callable, optional
+        See :func:`workbench.models.walk.walk`.
     """
     positions = torch.arange(tokens.shape[1], device=tokens.device)
     ropes = anatomy.rope(positions)
     x = anatomy.embed(tokens, positions)
     x = x if dtype is None else x.to(dtype)
-    return walk(anatomy.blocks, x, ropes, causal)
+    return walk(anatomy.blocks, x, ropes, causal, see, choose)
 
 
 def causal(block: Block, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

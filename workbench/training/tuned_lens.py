@@ -26,11 +26,10 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.models import Model
-from workbench.models.walk import walk
 from workbench.parts.exits import Translators
 from workbench.settings import settings
 from workbench.training._accuracy import note_ranks
-from workbench.training._forward import causal
+from workbench.training._forward import residual
 from workbench.training._recipe import Recipe, register
 from workbench.training._vocabulary import most_frequent
 from workbench.training.data import DataSettings
@@ -83,10 +82,7 @@ class TunedLens(Recipe):
         text, place = chosen.unbind(1)
         with torch.no_grad():
             entering: list[Tensor] = []
-            positions = torch.arange(tokens.shape[1], device=tokens.device)
-            x, ropes = anatomy.embed(tokens, positions), anatomy.rope(positions)
-            x = walk(anatomy.blocks, x, ropes, causal, lambda layer, x: entering.append(x[text, place]))
-            last = x[text, place]
+            last = residual(anatomy, tokens, see=lambda layer, x: entering.append(x[text, place]))[text, place]
             target = anatomy.unembed(last).float().log_softmax(-1)
             probability, best = target.exp(), target.argmax(-1)
             entropy = -(probability * target).sum(-1)
