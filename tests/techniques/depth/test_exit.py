@@ -9,6 +9,7 @@ from workbench.engine import Chance, Decoder, Run, Sampler
 from workbench.engine.answers import Answers
 from workbench.engine.rows import PassError
 from workbench.errors import SettingError
+from workbench.models.removed import without
 from workbench.models.tiny import tiny
 from workbench.techniques.depth._exit import ExitPolicy
 
@@ -265,3 +266,18 @@ def test_a_layer_with_a_state_cannot_be_filled():
         with pytest.raises(SettingError, match="set fill=hole"):
             Planned(model, fill)
     Planned(model, "hole")
+
+
+@pytest.mark.parametrize("fill", ["hole", "copy", "batch"])
+def test_blocks_less_a_sublayer_remember_nothing_and_need_no_fill(fill):
+    """A model without the attention of layer 1 and without layer 2, together and one by one."""
+    full = tiny("llama")
+    blocks = full.anatomy.blocks
+    gone = {1: without(blocks[1], attention=True), 2: without(blocks[2], attention=True, mlp=True)}
+    model = full.variant(replace=gone)
+    together, alone = (decoder_of(model, fill, [0, None, 1, 0, 2, None, 0]) for _ in range(2))
+    found = together.forward(TOKENS, logits="all")
+    expected = torch.cat([alone.forward([token]) for token in TOKENS])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    held = {"hole": 23, "copy": 28, "batch": 27}[fill]  # the last one waits
+    assert alone.cache.keys_kept() == (28, 0, 0, held)
