@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 from helpers import random_tokens, run, tokens_of
+from techniques.trained_parts import needs_artefact
 
-from workbench.engine import Chance, Decoder, Run, Sampler, generate
+from workbench.engine import Chance, Decoder, Run, Sampler, generate, teacher_force
 from workbench.errors import SettingError
 from workbench.models.tiny import tiny
 from workbench.parts.exits import load_lens
@@ -152,3 +153,25 @@ def test_a_run_that_goes_on_fills_what_waits():
 def test_a_model_without_a_tuned_lens_is_told_before_anything_runs():
     with pytest.raises(SettingError, match="workbench train tuned_lens"):
         generate(tiny("llama"), PROMPT, [ConfidenceExit()])
+
+
+@needs_artefact("tuned_lens")
+@pytest.mark.bundled(seconds=12)
+def test_exits_of_the_bundled_model_pay_with_a_tuned_lens_only(bundled):
+    """Where every token leaves after the same layer, and where a higher threshold is nearer to the whole model."""
+    prompt = bundled.encode(bundled.chat("Explain in a few sentences why the sky is blue."))
+    plain = run(bundled, prompt, new=40)
+    said = tokens_of(plain)
+
+    def agreement(**settings):
+        rows = torch.cat(list(teacher_force(bundled, prompt, said, [ConfidenceExit(first=0.8, **settings)])))
+        return float((rows.argmax(-1) == torch.tensor(said)).float().mean())
+
+    always = {"threshold": 0.0, "every": 10}
+    tuned, logit = agreement(**always), agreement(lens="logit", **always)
+    assert tuned > logit + 0.1
+    careful = agreement(threshold=0.8, every=2)
+    assert careful > tuned
+    steps = run(bundled, prompt, [ConfidenceExit(first=0.8, every=2, threshold=0.8)], new=40)[1:]
+    layers = sum(len(step.layers) for step in steps) / len(steps)
+    assert layers < 29.5 and sum(step.flops for step in steps) != sum(step.flops for step in plain[1:])
