@@ -109,3 +109,38 @@ def test_of_many_experts_the_most_loaded_are_kept(long):
     load = long["probes/expert_coactivation/load"].mean("layer").values
     assert {row["expert"] for row in table} == set(np.argsort(-load)[:64].tolist())
     assert sum(len(row["rates"]) for row in table) <= 100_000
+
+
+def test_residual_velocity_shows_medians_and_every_position(every_probe):
+    trace = every_probe(20)
+    data = trace["probes/residual_velocity"].to_dataset()
+    spec = figures.residual_velocity(trace).to_dict()
+    titles = [panel["layer"][0]["encoding"]["y"]["title"] for panel in spec["vconcat"][:3]]
+    assert titles == ["move / stream", "move towards the end", "cosine with the end"]
+    tables = spec["datasets"].values()
+    speeds = next(table for table in tables if len(table) == data.sizes["block"] and "middle" in table[0])
+    for row in speeds:
+        assert row["middle"] == pytest.approx(float(data.speed.sel(block=row["depth"]).median()), rel=1e-4)
+    cells = next(table for table in tables if "arrival" in table[0])
+    assert len(cells) == data["arrival"].size
+    for row in cells[::7]:
+        want = data["arrival"].sel(layer=row["layer"], position=row["position"])
+        assert row["arrival"] == pytest.approx(float(want), abs=1e-4)
+
+
+def test_effective_rank_has_a_panel_for_each_difference(every_probe):
+    trace = every_probe(20)
+    data = trace["probes/effective_rank"].to_dataset()
+    panels = figures.effective_rank(trace).to_dict()
+    assert [panel["encoding"]["y"]["title"] for panel in panels["vconcat"]] == [
+        "effective rank", "velocity", "acceleration",
+    ]  # fmt: skip
+    for table, name, along in zip(
+        panels["datasets"].values(), ("effective_rank", "velocity", "acceleration"), ("length", "later", "latest")
+    ):
+        assert len(table) == data[name].size
+        for row in table:
+            want = float(data[name].sel({"layer": row["layer"], along: row["tokens"]}))
+            assert row["value"] == pytest.approx(want, rel=1e-4, abs=1e-6)
+    short = every_probe(3)
+    assert len(figures.effective_rank(short).to_dict()["vconcat"]) == 2

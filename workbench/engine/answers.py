@@ -56,13 +56,13 @@ class Answers:
 
     def unembed(self, decoder: Decoder, x: Tensor, rows: Sequence[int]) -> Tensor:
         """Logits [rows, vocabulary] of streams ``x`` [rows, width] as :meth:`hidden` gave them."""
-        known = {place: self._given[row][1] for place, row in _first(rows, x) if row in self._given}
-        known = {place: logits for place, logits in known.items() if logits is not None}
         ledger, anatomy = decoder.ledger, decoder.anatomy
+        given = {place: self._given[row][1] for place, row in _first(rows, x) if row in self._given} if self else {}
+        known = {place: logits for place, logits in given.items() if logits is not None}
+        left = [place for place in range(len(x)) if place not in known] if known else []
         if not known:
             ledger.product(MODEL, len(x), anatomy.head)
             return anatomy.unembed(x)
-        left = [place for place in range(len(x)) if place not in known]
         if left:
             ledger.product(MODEL, len(left), anatomy.head)
             made = anatomy.unembed(x[numbers(left, x.device)])

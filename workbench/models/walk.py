@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from torch import Tensor
 
-from workbench.models.block import Block
+from workbench.models.block import Block, Choice
 from workbench.models.rotate import Rope
 
 Attend = Callable[[Block, Tensor, Tensor, Tensor], Tensor]
@@ -20,6 +20,7 @@ def walk(
     ropes: Mapping[str, Rope],
     attend: Attend,
     see: Callable[[int, Tensor], None] | None = None,
+    choose: Callable[[Block], Choice] | None = None,
 ) -> Tensor:
     """Residual stream [batch, tokens, width] after the last of some blocks, from the one before the first.
 
@@ -35,6 +36,8 @@ def walk(
         a block. A recurrent mixer begins with an empty state and is not asked.
     see : callable, optional
         ``see(layer, x)`` is told the residual stream before every block.
+    choose : callable, optional
+        ``choose(block)`` decides what runs of a dense block's MLP.
 
     Notes
     -----
@@ -43,8 +46,10 @@ def walk(
     for block in blocks:
         if see is not None:
             see(block.index, x)
+        choice = choose(block) if choose is not None and block.router is None else None
         if block.mixer.recurrent:
-            x = block.add(x, block.advance(x, SimpleNamespace(tensors=block.mixer.new_state())))
+            mixed = block.advance(x, SimpleNamespace(tensors=block.mixer.new_state()))
+            x = block.add(x, mixed, choose=choice)
         else:
-            x = block.leave(x, attend(block, *block.enter(x, ropes.get(block.rope_kind))))
+            x = block.leave(x, attend(block, *block.enter(x, ropes.get(block.rope_kind))), choose=choice)
     return x

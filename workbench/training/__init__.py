@@ -16,6 +16,8 @@ from workbench.training.data import DataSettings, TrainingData
 from workbench.training.draft_model import DraftModel
 from workbench.training.evaluate import score
 from workbench.training.lexical_units import LexicalUnits
+from workbench.training.neuron_gate import NeuronGate
+from workbench.training.sorted_exit import SortedExit
 from workbench.training.trainer import train
 from workbench.training.tuned_lens import TunedLens
 from workbench.training.writing import evaluation_data, training_data
@@ -26,7 +28,9 @@ __all__ = [
     "DataSettings",
     "DraftModel",
     "LexicalUnits",
+    "NeuronGate",
     "Recipe",
+    "SortedExit",
     "TrainingData",
     "TunedLens",
     "evaluation_data",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ def residual(
     tokens: Tensor,
     dtype: torch.dtype | None = None,
     see: Callable[[int, Tensor], None] | None = None,
+    choose: Callable[[Block], Any] | None = None,
 ) -> Tensor:
     """Residual stream [batch, tokens, width] after the last block, before the final norm.
 
@@ -30,12 +32,14 @@ def residual(
         Of the residual stream; by default the embedding's.
     see : callable, optional
         ``see(layer, x)`` is told the residual stream before every block.
+    choose : callable, optional
+        See :func:`workbench.models.walk.walk`.
     """
     positions = torch.arange(tokens.shape[1], device=tokens.device)
     ropes = anatomy.rope(positions)
     x = anatomy.embed(tokens, positions)
     x = x if dtype is None else x.to(dtype)
-    return walk(anatomy.blocks, x, ropes, causal, see)
+    return walk(anatomy.blocks, x, ropes, causal, see, choose)
 
 
 def causal(block: Block, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 from helpers import random_tokens, run, tokens_of
+from techniques.trained_parts import needs_artefact
 
-from workbench.engine import Decoder, generate
+from workbench.engine import Chance, Decoder, Run, Sampler, generate, teacher_force
 from workbench.errors import SettingError
 from workbench.models.tiny import tiny
 from workbench.parts.exits import load_lens
@@ -111,6 +112,26 @@ def test_drafts_are_verified_as_tokens_that_come_alone(family, place):
     assert sum(step.drafted for step in drafted) > 0
 
 
+def test_every_drafted_token_has_the_threshold_of_its_place():
+    """The threshold falls fast here: at the place of another token of the draft it is another one."""
+    model, tokens = tiny("llama"), random_tokens(8, seed=4)
+    technique = ConfidenceExit(lens="logit", measure="margin", threshold=0.0, decay=12.0, first=0.5, every=2)
+    assert list(technique.checked(4)) == [1]
+    policy = technique.start(Run(model, tuple(PROMPT), 24, Sampler(chance=Chance(0)), 0))
+    decoder, plain = Decoder(model, 24, {"depth": policy}), Decoder(model, 24)
+    for each in (decoder, plain):
+        each.prefill(PROMPT, prompt=True)
+    with plain.open(tokens) as opened:
+        opened.run(until=2)
+        sure = confidence("margin", opened.unembed()).tolist()
+    with decoder.open(tokens) as opened:
+        opened.run(until=3)
+        left = {row for row in range(8) if row in opened.answers}
+    here = {row for row in range(8) if sure[row] > decayed(0.0, 12.0, row + 1, 24)}
+    assert left == here
+    assert here not in [{row for row in range(8) if sure[row] > decayed(0.0, 12.0, one, 24)} for one in range(9)]
+
+
 def test_layers_left_out_hold_no_keys_unless_they_are_filled():
     model = tiny("llama")
     for fill, held in (("hole", 20), ("batch", 20), ("copy", 29)):
@@ -132,3 +153,25 @@ def test_a_run_that_goes_on_fills_what_waits():
 def test_a_model_without_a_tuned_lens_is_told_before_anything_runs():
     with pytest.raises(SettingError, match="workbench train tuned_lens"):
         generate(tiny("llama"), PROMPT, [ConfidenceExit()])
+
+
+@needs_artefact("tuned_lens")
+@pytest.mark.bundled(seconds=12)
+def test_exits_of_the_bundled_model_pay_with_a_tuned_lens_only(bundled):
+    """Where every token leaves after the same layer, and where a higher threshold is nearer to the whole model."""
+    prompt = bundled.encode(bundled.chat("Explain in a few sentences why the sky is blue."))
+    plain = run(bundled, prompt, new=40)
+    said = tokens_of(plain)
+
+    def agreement(**settings):
+        rows = torch.cat(list(teacher_force(bundled, prompt, said, [ConfidenceExit(first=0.8, **settings)])))
+        return float((rows.argmax(-1) == torch.tensor(said)).float().mean())
+
+    always = {"threshold": 0.0, "every": 10}
+    tuned, logit = agreement(**always), agreement(lens="logit", **always)
+    assert tuned > logit + 0.1
+    careful = agreement(threshold=0.8, every=2)
+    assert careful > tuned
+    steps = run(bundled, prompt, [ConfidenceExit(first=0.8, every=2, threshold=0.8)], new=40)[1:]
+    layers = sum(len(step.layers) for step in steps) / len(steps)
+    assert layers < 29.5 and sum(step.flops for step in steps) != sum(step.flops for step in plain[1:])

@@ -9,6 +9,7 @@ from workbench.engine import Chance, Decoder, Run, Sampler
 from workbench.engine.answers import Answers
 from workbench.engine.rows import PassError
 from workbench.errors import SettingError
+from workbench.models.removed import without
 from workbench.models.tiny import tiny
 from workbench.techniques.depth._exit import ExitPolicy
 
@@ -226,6 +227,34 @@ def plain_forward(decoder, tokens):
     return decoder.forward(tokens)
 
 
+def test_logits_that_are_known_are_not_computed_again():
+    model = tiny("llama")
+    decoder, known = Decoder(model), torch.full((2, model.anatomy.vocabulary), 3.0)
+    with decoder.open(PROMPT[:3]) as opened:
+        opened.run(until=2)
+        opened.answers.give([0, 2], 2 * opened.streams([0, 2]), known)
+        spent = decoder.ledger.of("model").flops
+        opened.exit()
+        found, stream = opened.finish("all"), opened.x[0]
+    assert torch.equal(found[[0, 2]], known) and decoder.ledger.of("model").flops - spent == model.anatomy.head.flops(1)
+    with torch.inference_mode():
+        assert torch.equal(found[1:2], model.anatomy.unembed(stream[1:2]))
+    assert torch.equal(decoder.hidden, stream * torch.tensor([2.0, 1.0, 2.0])[:, None])
+
+
+def test_a_pruned_pass_keeps_the_answers_of_what_stays():
+    model = tiny("llama")
+    decoder = Decoder(model)
+    with decoder.open(PROMPT[:4], parents=[-1, 0, 0, 2]) as opened:
+        opened.run(until=2)
+        opened.answers.give([1, 2], opened.streams([3, 3]))
+        expected = opened.streams([3])
+        opened.prune([0, 2, 3])
+        opened.exit()
+        opened.finish("all")
+    assert torch.equal(decoder.hidden[1:2], expected) and not torch.equal(decoder.hidden[:1], expected)
+
+
 def test_answers_that_are_none_are_refused():
     with pytest.raises(PassError, match="2 rows answer"):
         Answers().give([0, 1], torch.zeros(1, 4))
@@ -237,3 +266,18 @@ def test_a_layer_with_a_state_cannot_be_filled():
         with pytest.raises(SettingError, match="set fill=hole"):
             Planned(model, fill)
     Planned(model, "hole")
+
+
+@pytest.mark.parametrize("fill", ["hole", "copy", "batch"])
+def test_blocks_less_a_sublayer_remember_nothing_and_need_no_fill(fill):
+    """A model without the attention of layer 1 and without layer 2, together and one by one."""
+    full = tiny("llama")
+    blocks = full.anatomy.blocks
+    gone = {1: without(blocks[1], attention=True), 2: without(blocks[2], attention=True, mlp=True)}
+    model = full.variant(replace=gone)
+    together, alone = (decoder_of(model, fill, [0, None, 1, 0, 2, None, 0]) for _ in range(2))
+    found = together.forward(TOKENS, logits="all")
+    expected = torch.cat([alone.forward([token]) for token in TOKENS])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    held = {"hole": 23, "copy": 28, "batch": 27}[fill]  # the last one waits
+    assert alone.cache.keys_kept() == (28, 0, 0, held)

@@ -49,7 +49,7 @@ class ExitPolicy(OpenedPolicy, abc.ABC):
         self.checked = {layer for layer in checked if 0 <= layer < self._last}
         self._asked = sorted({*self.checked, *asked, self._last})
         left_out = run.model.anatomy.blocks[min(self.checked, default=self._last) + 1 :]
-        if fill != "hole" and any(block.mixer.recurrent for block in left_out):
+        if fill != "hole" and any(block.mixer.recurrent and block.mixer.new_state() for block in left_out):
             raise SettingError(
                 f"{run.model.name} has layers that carry a state, which no fill={fill} can give to a token that left "
                 "them out: set fill=hole"
@@ -88,7 +88,9 @@ class ExitPolicy(OpenedPolicy, abc.ABC):
             return False
         opened.answers.give(rows, streams, logits)
         if self._fill == "copy":
-            opened.fill(range(layer + 1, self._last + 1), rows)
+            blocks = opened.decoder.anatomy.blocks[layer + 1 :]
+            # Of a block without attention nothing is remembered.
+            opened.fill([block.index for block in blocks if not block.mixer.recurrent], rows)
         elif self._fill == "batch":
             opened.postpone()
         left = set(rows)
