@@ -502,6 +502,28 @@ def test_a_look_sees_the_pass_before_its_layer_also_when_nothing_is_drafted():
     assert torch.equal(seen[0][1], told["residual", 1][0])
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
+@pytest.mark.parametrize("stands", [1, 3, None])
+def test_tokens_that_are_added_are_seen_on_their_way(family, stands):
+    model, seen = tiny(family), []
+    decoder, told = read(model), {}
+    opened = decoder.open(DRAFT[:2])
+    opened.run(stands)
+    looks = [
+        Look(layer, lambda opened: seen.append((opened.layer, list(opened.rows), opened.x[0]))) for layer in (1, 2)
+    ]
+    opened.more(DRAFT[2:4], looks=looks)
+    assert opened.layer == stands and list(opened.rows) == [0, 1, 2, 3]
+    other = read(model, watch=lambda site, layer, value: told.update({(site, layer): value}))
+    expected = other.forward(DRAFT[:4], logits="all")
+    torch.testing.assert_close(opened.finish("all"), expected, rtol=1e-4, atol=1e-4)
+    # No further than where the pass stands.
+    at = [min(layer, stands or layer) for layer in (1, 2)]
+    assert [(layer, rows) for layer, rows, _ in seen] == [(layer, [2, 3]) for layer in at]
+    for layer, _, x in seen:
+        torch.testing.assert_close(x, told["residual", layer - 1][0, 2:4], rtol=1e-4, atol=1e-4)
+
+
 def test_rows_join_and_tokens_are_added_only_where_they_can():
     opened = read(tiny("llama")).open(DRAFT)
     width = opened.x.shape[2]

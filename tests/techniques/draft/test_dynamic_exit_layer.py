@@ -7,7 +7,7 @@ import torch
 from helpers import random_tokens, run, tokens_of
 
 import workbench
-from workbench.engine import Decoder, Sampler
+from workbench.engine import Decoder, Run, Sampler
 from workbench.errors import SettingError
 from workbench.models import FAMILIES
 from workbench.models.tiny import tiny
@@ -121,6 +121,18 @@ def test_with_what_prunes_drafts(others):
     model = tiny("gemma3_text")
     techniques = [PAPER, *others] if len(others) == 1 else others
     assert tokens_of(run(model, PROMPT, techniques)) == tokens_of(run(model, PROMPT))
+
+
+def test_it_begins_with_what_the_lens_is_known_for(monkeypatch):
+    model = tiny("llama", layers=6)
+    lens = load_lens(model, "logit")
+    lens.acceptance = torch.tensor([[0.05, 0.5], [0.1, 0.5], [0.3, 0.5], [0.5, 0.5], [0.6, 0.5], [0.9, 0.5]])
+    monkeypatch.setattr("workbench.techniques.draft.dynamic_exit_layer.load_lens", lambda *given: lens)
+    policy = DynamicExitLayer(stride=2).start(Run(model, (1, 2), 4, Sampler(), 0))
+    assert policy.shadows.layers == [2, 4] and policy.shadows.acceptance == pytest.approx([0.3, 0.6])
+    lens.acceptance = None
+    policy = DynamicExitLayer(stride=2).start(Run(model, (1, 2), 4, Sampler(), 0))
+    assert policy.shadows.acceptance == pytest.approx([2 / 6, 4 / 6])
 
 
 def test_a_stride_that_leaves_no_exit_is_refused():

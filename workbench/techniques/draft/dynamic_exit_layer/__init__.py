@@ -27,9 +27,9 @@ The paper counts layers alone, h = 0 (``count_head=False``); h is the unembeddin
 a small model's. d may be 0: where no exit pays, nothing is drafted. Shadow tokens are read of every ``stride``-th layer
 and in every ``every``-th round, since they cost an unembedding, and the more seldom the longer nothing was drafted; the
 paper reads all layers in all rounds. Before the first round a(E) is what the lens' card says, or E / L, and weighs as
-much as one token. Halfway is this project's threshold. When sampling, a shadow token counts as the chance that a token
-drawn from its exit is accepted, sum(min(p, q)). The model is not trained for early exits, see
-:class:`~workbench.techniques.SelfSpeculative`.
+much as one token. Halfway, and how rounds are weighed, are this project's reading of the paper. When sampling, a shadow
+token counts as the chance that a token drawn from its exit is accepted, sum(min(p, q)). The model is not trained for
+early exits, see :class:`~workbench.techniques.SelfSpeculative`.
 """
 
 from __future__ import annotations
