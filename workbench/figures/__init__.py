@@ -26,6 +26,7 @@ from workbench.figures.attention_map import attention_distance, attention_map
 from workbench.figures.layer_similarity import angular_distance, layer_similarity
 from workbench.figures.residual_contribution import residual_contribution
 from workbench.figures.residual_velocity import residual_velocity
+from workbench.figures.depth_use import depth_use
 from workbench.figures.effective_rank import effective_rank
 from workbench.figures.expert_coactivation import expert_coactivation
 
