@@ -29,9 +29,7 @@ def skipping(model, ids, layer, end):
         return (out, *output[1:]) if isinstance(output, tuple) else out
 
     for index, block in enumerate(attrgetter(model.anatomy.family.blocks)(model.hf)):
-        handles.append(
-            block.register_forward_hook(lambda *a, index=index: hook(index, *a), with_kwargs=True)
-        )
+        handles.append(block.register_forward_hook(lambda *a, index=index: hook(index, *a), with_kwargs=True))
     try:
         logits = model.hf(torch.tensor([ids]), use_cache=False).logits[0]
     finally:

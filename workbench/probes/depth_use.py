@@ -65,8 +65,8 @@ class DepthUse(Probe):
     ``layer_cosine``, the mean cosine of the two; ``present_effect`` and ``future_effect`` (skipped, block), 0 for
     blocks before the one that is skipped; ``present_output`` and ``future_output`` (skipped).
 
-    Cost: with L blocks and C cuts, half of L (1 + C) passes over the tokens, and L (1 + C) rows of each unembedded; kept
-    are [L (1 + C), tokens, width].
+    Cost: with L blocks and C cuts, half of L (1 + C) passes over the tokens, and L (1 + C) rows of each are
+    unembedded; kept are [L (1 + C), tokens, width].
     """
 
     tokens: Annotated[int, Field(ge=1, le=4096, description="tokens of the text that are looked at")] = 48
