@@ -160,3 +160,19 @@ def test_effective_rank_has_a_panel_for_each_difference(every_probe):
             assert row["value"] == pytest.approx(want, rel=1e-4, abs=1e-6)
     short = every_probe(3)
     assert len(figures.effective_rank(short).to_dict()["vconcat"]) == 2
+
+
+def test_layer_maps_marks_the_best_layer_for_each(synthetic):
+    tree = synthetic.mapped()
+    data = tree["layer_maps"].to_dataset()
+    spec = figures.layer_maps(tree).to_dict()
+    tables = list(spec["datasets"].values())
+    cells = next(table for table in tables if "error" in table[0])
+    assert len(cells) == data["error"].size
+    for row in cells[::5]:
+        want = float(data["error"].sel(layer=row["layer"], other_layer=row["other"]))
+        assert row["error"] == pytest.approx(want, rel=1e-4) and row["shown"] == pytest.approx(min(want, 1), rel=1e-4)
+    best = next(table for table in tables if "best_depth" in table[0])
+    assert {row["other"]: row["layer"] for row in best} == dict(
+        zip(data["other_layer"].values.tolist(), data["best_layer"].values.tolist())
+    )
