@@ -66,8 +66,8 @@ def layer_maps(
     -------
     xarray.DataTree
         None if it was cancelled. Group ``layer_maps``: ``error`` (layer, other_layer), and for every layer of the other
-        model the layer that fits best, ``best_layer`` (other_layer), its relative depth, ``best_depth``, and that of the
-        other model's own, ``own_depth``; layer -1 is the embedding.
+        model the layer that fits best, ``best_layer`` (other_layer), its relative depth, ``best_depth``, and that of
+        the other's own, ``own_depth``; layer -1 is the embedding.
 
     Raises
     ------
