@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import random_tokens, run, tokens_of
 
+from workbench import artifacts
 from workbench.engine import teacher_force
 from workbench.engine.decoder import Decoder
 from workbench.errors import ArtifactError, SettingError
@@ -161,3 +162,32 @@ def test_a_trained_predictor_beats_an_untrained_one(tmp_path):
         losses.append(float((plain.exp() * (plain - rows.log_softmax(-1))).sum(-1).mean()))
         spent.append(run(model, PROMPT, [NeuronGate(weights=weights)], 3)[-1].flops)
     assert losses[1] < 0.75 * losses[0] and spent[1] < spent[0]
+
+
+class _AsManyOthers:
+    """As many neurons for each row as a gate would run, but any."""
+
+    def __init__(self, gate):
+        self._gate, self._generator = gate, torch.Generator().manual_seed(0)
+
+    def neurons(self, block, x):
+        mask = self._gate.neurons(block, x)
+        order = torch.rand(mask.shape, generator=self._generator).argsort(-1)
+        return torch.zeros_like(mask).scatter_(-1, order, torch.arange(mask.shape[1]) < mask.sum(-1, keepdim=True))
+
+
+@pytest.mark.bundled(seconds=6)
+def test_the_predicted_neurons_of_the_bundled_model_are_the_right_ones(bundled):
+    """The same number of neurons drawn by chance leaves the text far behind."""
+    if not artifacts.place("neuron_gate").is_file():
+        pytest.skip("no predictor has been trained for the bundled model yet: workbench train neuron_gate")
+    text = bundled.encode("The capital of France is Paris, and the river that runs through it is the Seine. In 1889 the "
+                          "Eiffel Tower was opened for the world fair, and for forty years it was the tallest.")  # fmt: skip
+
+    def loss(policies):
+        rows = Decoder(bundled, 0, policies).prefill(text, logits="all")
+        return float(torch.nn.functional.cross_entropy(rows[:-1].float(), torch.tensor(text[1:])))
+
+    gate = NeuronGate(chance=0.35).start(_Run(bundled))
+    full, gated, others = loss({}), loss({"mlp": gate}), loss({"mlp": _AsManyOthers(gate)})
+    assert full < gated < others - 1, (full, gated, others)
