@@ -58,8 +58,10 @@ class NeuronGate(Technique):
 
     Notes
     -----
-    What the predictor costs is counted, and what is not multiplied and not read is not: see ``policy_flops`` and
-    ``flops`` of a step. In a pass of several rows the weights of a neuron are read once if any of the rows runs it.
+    What the predictor costs is counted (``policy_flops``, ``policy_bytes`` of a step), and what is not multiplied and not
+    read is not. Of ``up``, two thirds of a gated MLP, the rows of those neurons are gathered and multiplied that any row
+    of the pass runs; ``down`` is multiplied whole, so that a row's sums have one order whatever runs beside it. A pass
+    of many rows spares little: nearly every neuron is run by one of them.
     """
 
     chance: Annotated[float, Field(ge=0, lt=1, description="chance of firing above which a neuron runs")] = 0.5
