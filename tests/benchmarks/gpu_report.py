@@ -59,8 +59,11 @@ class Part:
 def parts(device: str, quick: bool) -> list[Part]:
     """All parts in order, with the largest shares for what takes longest."""
     python, tests = sys.executable, [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider"]
-    workers = ["-n", str(min(8, (os.cpu_count() or 1) // 2)), "--dist", "loadfile"] if (os.cpu_count() or 1) > 3 else []
-    there = {"WORKBENCH_TEST_DEVICE": device}
+    tests += ["-p", "no:benchmark"]  # a plugin that many machines have, and that refuses to run beside xdist
+    cores = os.cpu_count() or 1
+    workers = ["-n", str(min(12, cores * 3 // 4)), "--dist", "loadfile"] if cores > 3 else []
+    alone = {"OMP_NUM_THREADS": "1"} if workers else {}
+    there = {"WORKBENCH_TEST_DEVICE": device, **alone}
     if quick:
         tiny = ["--model", "tiny", "--device", device, "--untested"]
         drafts = ["--prompts", "1", "--new-tokens", "8", "--tasks", "chat", "--without-theirs", "--dtype", "float32"]
@@ -76,7 +79,7 @@ def parts(device: str, quick: bool) -> list[Part]:
     drafts = ["--device", device, "--untested", "--prompts", "3", "--new-tokens", "64"]
     return [
         Part("kernels on the device", [python, f"{BENCHMARKS}/bench_tree_attention.py", "--check"], 2),
-        Part("kernels", [*tests, *workers, "tests/kernels"], 2),
+        Part("kernels", [*tests, *workers, "tests/kernels"], 2, alone),
         Part("contract", [*tests, *workers, "tests/test_contract.py"], 4, there),
         Part("waits", [python, f"{BENCHMARKS}/gpu_waits.py", "--device", device], 1),
         Part(

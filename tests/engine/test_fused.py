@@ -7,6 +7,7 @@ import torch
 from helpers import random_tokens
 
 from workbench.engine.decoder import Decoder
+from workbench.engine.draft import Look
 from workbench.engine.fused import fused_blocks
 from workbench.models.families import FAMILIES
 from workbench.models.projection import Projection
@@ -133,3 +134,40 @@ def test_an_error_in_a_call_takes_the_pass_back(monkeypatch):
             decoder.forward([5])
     assert decoder.cache.keys_kept() == plain.cache.keys_kept()
     assert torch.equal(decoder.forward([5]), plain.forward([5]))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gemma2"])
+def test_tokens_that_are_added_to_a_chain_run_in_one_call_too(family):
+    model, found = tiny(family, seed=1), []
+    for fused in (True, False):
+        decoder, calls, seen = Decoder(model, 8), [], []
+        decoder.prefill(PROMPT)
+        if fused:
+            run = decoder.fused.run
+            decoder.fused = type("Counted", (), {
+                "usable": decoder.fused.usable, "windows": decoder.fused.windows,
+                "run": staticmethod(lambda *given, calls=calls, run=run: calls.append(len(given[2])) or run(*given)),
+            })  # fmt: skip
+        else:
+            decoder.fused = None
+        opened = decoder.open([5])
+        opened.run(3)
+        look = Look(1, lambda opened, seen=seen: seen.append((list(opened.rows), opened.layer, opened.x.clone())))
+        for token in (7, 8, 9):
+            opened.more([token], looks=[look])
+        assert [each[:2] for each in seen] == [([row], 1) for row in (1, 2, 3)]
+        found.append([opened.finish("all"), *(x for *_, x in seen), *(layer.keys for layer in decoder.cache.layers)])
+        assert not fused or calls == [3, *[1, 2] * 3, model.layers - 3]
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+def test_a_sibling_that_is_added_gets_plain_steps():
+    model = tiny("llama")
+    decoder, other = Decoder(model, 8), Decoder(model, 8)
+    for each in (decoder, other):
+        each.prefill(PROMPT)
+    opened = decoder.open([5])
+    opened.run(2)
+    for token, parent in ((7, 0), (8, 0), (9, 1)):
+        opened.more([token], [parent])
+    assert torch.equal(opened.finish("all"), other.forward([5, 7, 8, 9], [-1, 0, 0, 1], "all"))

@@ -25,6 +25,7 @@ def test_in_its_own_process(kind: str, tmp_path: Path, subtests: pytest.Subtests
         environment["TRITON_INTERPRET"] = "1"
     report = tmp_path / "report.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    command += ["-p", "no:benchmark"]  # it warns in a process that xdist's environment reaches
     done = subprocess.run(
         [*command, f"--junitxml={report}", *map(str, files)],
         env=environment, capture_output=True, text=True, timeout=900, check=False,

@@ -54,6 +54,8 @@ class Decoder(Counts):
     ----------
     repeated : set of int
         Layers that some row has visited twice.
+    removed : set of int
+        Layers of which nothing is left, which no pass runs.
     attend : LayerAttention
     embeddings : Tensor [rows, width] or None
         Of placeholders, see :mod:`workbench.models.segments`.
@@ -77,6 +79,7 @@ class Decoder(Counts):
         check_slots(policies)
         self.model = model
         self.anatomy = model.anatomy
+        self.removed = frozenset(block.index for block in self.anatomy.blocks if block.removed)
         self.cache: KeyValueCache = new_cache(self.anatomy.blocks, reserve, policies.get("store"))
         self.context = policies.get("context")
         self.depth = policies.get("depth")

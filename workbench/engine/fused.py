@@ -147,7 +147,9 @@ def _layers(running: Running, until: int | None) -> list[LayerCache]:
     chain, layers = running.relation.chain or len(rows) == 1, []
     for index in range(first, decoder.anatomy.layers if until is None else min(until, decoder.anatomy.layers)):
         layer, window = decoder.cache.layers[index], fused.windows[index]
-        if not fused.usable[index] or type(layer) is not LayerCache or layer.rows or layer.valid is not None:
+        if not fused.usable[index] or type(layer) is not LayerCache or layer.valid is not None:
+            break
+        if layer.rows and not _continues(running, layer):
             break
         if layer.contiguous and layer.length != running.start + rows[0]:
             break
@@ -155,6 +157,13 @@ def _layers(running: Running, until: int | None) -> list[LayerCache]:
             break
         layers.append(layer)
     return layers
+
+
+def _continues(running: Running, layer: LayerCache) -> bool:
+    """Whether the rows follow those of a chain that have passed before, all of which are in the layer: to a token that
+    is added, they are text like any other."""
+    entries = [row for visit in layer.rows for row in visit]
+    return running.relation.chain and entries == list(range(running.rows[0]))
 
 
 def fused_blocks(anatomy: Anatomy) -> FusedBlocks | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from workbench.engine.draft import Look
 from workbench.engine.ledger import MODEL, POLICY, head_cost
 from workbench.engine.rows import PassError
 from workbench.engine.running import Running
@@ -132,7 +133,7 @@ class Pass(Running):
         self._postponed = True
 
     @torch.inference_mode()
-    def more(self, tokens: Sequence[int], parents: Sequence[int] | None = None) -> Tensor:
+    def more(self, tokens: Sequence[int], parents: Sequence[int] | None = None, looks: Sequence[Look] = ()) -> Tensor:
         """Add tokens: they run from the first layer to where the pass stands, be it its end, and go on with it.
 
         Parameters
@@ -140,6 +141,8 @@ class Pass(Running):
         tokens : sequence of int
         parents : sequence of int, optional
             For each the row that it comes after; by default a chain after the last token.
+        looks : sequence of Look, optional
+            At the pass on their way, in the order of its layers: then the new tokens alone are its rows.
 
         Returns
         -------
@@ -154,6 +157,9 @@ class Pass(Running):
         before, rows = self.x, self.rows
         self._embed(range(first, self.count))
         self.go_on(-1)
+        for look in looks:
+            self.run(look.layer if layer is None else min(look.layer, layer))
+            look.see(self)
         self.run(layer)
         new = self.x[0]
         self.layer, self.stopped = layer, stopped
@@ -285,15 +291,3 @@ class Pass(Running):
         out = decoder.anatomy.unembed(x)
         decoder.ahead = out[wanted:] if ahead else None
         return out[:wanted]
-
-    def _check_wanted(self, logits: str) -> None:
-        """Refuse to give logits of tokens whose rows were dropped for good; a prompt gives those that are left."""
-        if logits == "none" or (len(self.rows) >= self.count and self.rows[0] == 0 and self._straight):
-            return
-        left = {*self.rows, *self.shelf.rows()}
-        asked = range(self.count - 1, self.count) if logits == "last" or self.prefill else range(self.count)
-        gone = [row for row in asked if row not in left]
-        if gone:
-            raise PassError(
-                f"rows {gone} were dropped for good, and their logits are asked for: let keep() shelve them"
-            )

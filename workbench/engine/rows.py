@@ -38,6 +38,7 @@ class Rows:
     layer: int | None
     stopped: int | None
     shelf: Shelf
+    prefill: bool
     finished: bool
     _length: int | None
     _evicted: set[int]
@@ -139,3 +140,15 @@ class Rows:
             self.x, self.rows = self.x[:, numbers(places, self.x.device)], [self.rows[place] for place in places]
             if own:
                 self._merge(own, self.shelf.take(own))
+
+    def _check_wanted(self, logits: str) -> None:
+        """Refuse to give logits of tokens whose rows were dropped for good; a prompt gives those that are left."""
+        if logits == "none" or (len(self.rows) >= self.count and self.rows[0] == 0 and self._straight):
+            return
+        left = {*self.rows, *self.shelf.rows()}
+        asked = range(self.count - 1, self.count) if logits == "last" or self.prefill else range(self.count)
+        gone = [row for row in asked if row not in left]
+        if gone:
+            raise PassError(
+                f"rows {gone} were dropped for good, and their logits are asked for: let keep() shelve them"
+            )

@@ -120,17 +120,21 @@ class Running(Rows):
         self._watch = watch
 
     def go_on(self, index: int) -> None:
-        """Find the block to run after ``index``."""
+        """Find the block to run after ``index``; one that was removed is passed over, as if it had run."""
         decoder = self.decoder
-        following = self.layer = index + 1 if index + 1 < decoder.anatomy.layers else None
-        if decoder.depth is not None:
-            self.layer = decoder.depth.next_layer(index, self.x)
-            if self.layer is not None and not 0 <= self.layer < decoder.anatomy.layers:
-                raise PassError(
-                    f"{type(decoder.depth).__name__} of the slot 'depth' chose layer {self.layer} after {index}: take "
-                    f"0 … {decoder.anatomy.layers - 1}, or None to go to the unembedding"
-                )
-            self.stopped = following if self.layer is None else None
+        while True:
+            following = self.layer = index + 1 if index + 1 < decoder.anatomy.layers else None
+            if decoder.depth is not None:
+                self.layer = decoder.depth.next_layer(index, self.x)
+                if self.layer is not None and not 0 <= self.layer < decoder.anatomy.layers:
+                    raise PassError(
+                        f"{type(decoder.depth).__name__} of the slot 'depth' chose layer {self.layer} after {index}: "
+                        f"take 0 … {decoder.anatomy.layers - 1}, or None to go to the unembedding"
+                    )
+                self.stopped = following if self.layer is None else None
+            if self.layer is None or self.layer not in decoder.removed:
+                return
+            index = self.layer
 
     def _block(self, index: int) -> None:
         decoder = self.decoder

@@ -56,7 +56,8 @@ class Block:
         Before the mixer, and behind it.
     mlp_norm, mlp_post_norm : Norm or None
     up, down : LinearMap or None
-        The MLP of a dense block.
+        The MLP of a dense block. Without them and without a router the block has no MLP, see
+        :func:`workbench.models.removed.without`.
     router : Router or None
         Of a sparse block, with its experts.
     activation : callable
@@ -79,6 +80,15 @@ class Block:
     activation: Activation | ClampedSwiglu
     shared: SharedExpert | None = None
     residual_multiplier: float = 1.0
+
+    @property
+    def has_mlp(self) -> bool:
+        return self.up is not None or self.router is not None
+
+    @property
+    def removed(self) -> bool:
+        """Whether it adds nothing to the residual stream."""
+        return not self.has_mlp and not getattr(self.mixer, "mixes", True)
 
     @property
     def heads(self) -> int:
@@ -188,9 +198,12 @@ class Block:
     def add(self, x: Tensor, mixed: Tensor, watch: Watch | None = None, choose: Choice | None = None) -> Tensor:
         """The same from what the mixer adds, ``mixed`` [batch, tokens, width]; ``attention_output`` is then that."""
         middle = x + mixed
-        mlp = self.mlp_sublayer(x if self.parallel else middle, watch, choose)
         if watch is not None:
             watch("attention_output", mixed)
+        if not self.has_mlp:
+            return middle
+        mlp = self.mlp_sublayer(x if self.parallel else middle, watch, choose)
+        if watch is not None:
             watch("mlp_output", mlp)
         return middle + mlp
 
@@ -213,11 +226,11 @@ class Block:
 
     def _counted(self) -> Iterator[Any]:
         yield self.mixer
-        if self.router is None:
+        if self.router is not None:
+            yield self.router.scores
+        elif self.up is not None:
             yield self.up
             yield self.down
-        else:
-            yield self.router.scores
         if self.shared is not None:
             yield self.shared
 

@@ -1,1 +1,1 @@
-"""What is trained and works inside techniques, by kind: draft heads, lookahead rows, draft models, acceptance heads."""
+"""What is trained and works inside techniques, by kind: heads, lookahead rows, draft models, lenses, acceptance."""

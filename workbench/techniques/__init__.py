@@ -10,6 +10,7 @@ from workbench.techniques.draft.chimera import Chimera
 from workbench.techniques.draft.clover import Clover
 from workbench.techniques.draft.cross_vocabulary_draft import CrossVocabularyDraft
 from workbench.techniques.draft.draft_model import DraftModel
+from workbench.techniques.draft.dynamic_exit_layer import DynamicExitLayer
 from workbench.techniques.draft.dynamic_tree import DynamicTree
 from workbench.techniques.draft.hidden_transfer import HiddenTransfer
 from workbench.techniques.draft.hydra_heads import HydraHeads
@@ -21,6 +22,7 @@ from workbench.techniques.draft.prompt_lookup import PromptLookup
 from workbench.techniques.draft.retrieval_cache_draft import RetrievalCacheDraft
 from workbench.techniques.draft.retrieval_context_draft import RetrievalContextDraft
 from workbench.techniques.draft.retrieval_context_transfer import RetrievalContextTransfer
+from workbench.techniques.draft.self_speculative import SelfSpeculative
 from workbench.techniques.draft.suffix_draft import SuffixDraft
 from workbench.techniques.draft.superposed_drafts import SuperposedDrafts
 from workbench.techniques.draft.token_recycling import TokenRecycling

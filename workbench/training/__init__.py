@@ -17,7 +17,9 @@ from workbench.training.draft_model import DraftModel
 from workbench.training.evaluate import score
 from workbench.training.lexical_units import LexicalUnits
 from workbench.training.neuron_gate import NeuronGate
+from workbench.training.sorted_exit import SortedExit
 from workbench.training.trainer import train
+from workbench.training.tuned_lens import TunedLens
 from workbench.training.writing import evaluation_data, training_data
 
 __all__ = [
@@ -28,7 +30,9 @@ __all__ = [
     "LexicalUnits",
     "NeuronGate",
     "Recipe",
+    "SortedExit",
     "TrainingData",
+    "TunedLens",
     "evaluation_data",
     "recipe_of",
     "register",

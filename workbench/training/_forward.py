@@ -16,6 +16,7 @@ def residual(
     anatomy: Anatomy,
     tokens: Tensor,
     dtype: torch.dtype | None = None,
+    see: Callable[[int, Tensor], None] | None = None,
     choose: Callable[[Block], Any] | None = None,
 ) -> Tensor:
     """Residual stream [batch, tokens, width] after the last block, before the final norm.
@@ -28,6 +29,8 @@ def residual(
         rotary factors of the longest.
     dtype : torch.dtype, optional
         Of the residual stream; by default the embedding's.
+    see : callable, optional
+        ``see(layer, x)`` is told the residual stream before every block.
     choose : callable, optional
         See :func:`workbench.models.walk.walk`.
     """
@@ -35,4 +38,4 @@ def residual(
     ropes = anatomy.rope(positions)
     x = anatomy.embed(tokens, positions)
     x = x if dtype is None else x.to(dtype)
-    return walk(anatomy.blocks, x, ropes, causal, choose=choose)
+    return walk(anatomy.blocks, x, ropes, causal, see, choose)

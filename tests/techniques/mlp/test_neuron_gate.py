@@ -200,8 +200,10 @@ def test_the_predicted_neurons_of_the_bundled_model_are_the_right_ones(bundled):
     """The same number of neurons drawn by chance leaves the text far behind."""
     if not artifacts.place("neuron_gate").is_file():
         pytest.skip("no predictor has been trained for the bundled model yet: workbench train neuron_gate")
-    text = bundled.encode("The capital of France is Paris, and the river that runs through it is the Seine. In 1889 the "
-                          "Eiffel Tower was opened for the world fair, and for forty years it was the tallest.")  # fmt: skip
+    text = bundled.encode(
+        "The capital of France is Paris, and the river that runs through it is the Seine. In 1889 the Eiffel Tower "
+        "was opened for the world fair, and for forty years it was the tallest."
+    )
 
     def loss(policies):
         rows = Decoder(bundled, 0, policies).prefill(text, logits="all")

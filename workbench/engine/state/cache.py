@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.engine.shelf import Shelf
 from workbench.engine.state.dense import LayerCache
 from workbench.engine.state.recurrent import RecurrentState
+from workbench.errors import PromptError
 
 if TYPE_CHECKING:
     from workbench.engine.state.protocol import LayerState
@@ -52,10 +53,20 @@ class KeyValueCache:
         """A cache of the same text that shares no memory with this one, with room for ``reserve`` more tokens.
 
         Where ``make`` is given, what it makes for a layer says the form: entries of another one are stored anew.
+
+        Raises
+        ------
+        PromptError
+            If a layer has entries in one and a state in the other.
         """
         made = KeyValueCache(0, reserve)
         for index, layer in enumerate(self.layers):
             new: Any = layer if make is None else make(index)
+            if new.recurrent != layer.recurrent:
+                raise PromptError(
+                    f"layer {index} of this state remembers the text in another way than the model's does now: go on "
+                    "with the techniques of the slot 'weights' that the state was made with, or begin without it"
+                )
             if new.form == layer.form:
                 new = layer.copy(reserve)
             else:

@@ -122,6 +122,10 @@ class RecurrentState:
             self._begin()
         self.rows.append(rows)
         self.length += count
+        if not self._first:
+            # Nothing is remembered, so rows need not come one by one.
+            self._after |= {row: {} for row in rows}
+            return mixer(x, self)
         if count > 1 and not revocable:
             out = mixer(x, self)
             self._after[rows[-1]] = dict(self.tensors)
@@ -163,7 +167,7 @@ class RecurrentState:
 
     def can_crop(self, count: int) -> bool:
         """Whether the state before the last ``count`` tokens is there."""
-        return count == 0 or self.length - count in self._held()
+        return count == 0 or not self._first or self.length - count in self._held()
 
     def crop(self, count: int) -> None:
         """Go back by ``count`` tokens, to the beginning or to a state that is held.
@@ -178,7 +182,7 @@ class RecurrentState:
                 f"a recurrent layer cannot forget its last {count:,} tokens: begin anew, or hold a history"
             )
         if count:
-            self.restore((self.length - count, self._held()[self.length - count]))
+            self.restore((self.length - count, self._held().get(self.length - count, {})))
         self.rows = []
         self._before, self._after = None, {}
 
