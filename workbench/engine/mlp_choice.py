@@ -79,7 +79,7 @@ class MlpChoice:
             self._check_numbers(chosen, neurons)
         if chosen.dtype == torch.bool:
             # Rows that run at all multiply what any of them runs of ``up``, and ``down`` whole.
-            running, read = int(chosen.any(1).sum()), int(chosen.any(0).sum())
+            running, read = torch.stack((chosen.any(1).sum(), chosen.any(0).sum())).tolist()
             whole = neurons if running else 0
         else:
             running, read, whole = rows, len(chosen), len(chosen)

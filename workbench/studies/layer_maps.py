@@ -87,7 +87,7 @@ def layer_maps(
             found = _states(each, texts, cancel)
             if found is None:
                 return None
-            states.append(found)
+            states.append(found.to(model.device))
     learned, judged, other_learned, other_judged = states
     error = np.zeros((len(learned), len(other_learned)))
     for layer, (x, seen) in enumerate(zip(learned, judged)):
