@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from workbench.models.projection import some_inputs, some_outputs
+from workbench.models.projection import product_of_some, some_inputs
 
 if TYPE_CHECKING:
     from workbench.models.block import Block
@@ -52,4 +52,4 @@ def _inner(block: Block, normed: Tensor, chosen: Tensor) -> Tensor:
     """Activations [..., chosen] of some neurons."""
     neurons = block.down.weight.shape[1]
     rows = torch.cat((chosen, chosen + neurons)) if block.gated else chosen
-    return block.activation(some_outputs(block.up, rows)(normed), block.gated)
+    return block.activation(product_of_some(block.up, normed, rows), block.gated)
