@@ -59,7 +59,7 @@ class NeuronGate(Technique):
     Notes
     -----
     What the predictor costs is counted (``policy_flops``, ``policy_bytes`` of a step), and what is not multiplied and
-    not read is not. Of ``up``, two thirds of a gated MLP, those neurons' rows are gathered and multiplied that any row
+    not read is not. Of ``up``, two thirds of a gated MLP, those neurons' rows are read and multiplied that any row
     of the pass runs; ``down`` is multiplied whole, so that a row's sums have one order whatever runs beside it. A pass
     of many rows spares little: nearly every neuron is run by one of them.
     """
