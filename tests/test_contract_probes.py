@@ -120,4 +120,4 @@ def test_says_what_it_is(name):
 
 @pytest.mark.parametrize("name", PROBES)
 def test_readers_are_readers(tiny, name):
-    assert isinstance(PROBES[name]().start(tiny("mixtral"), torch.tensor(IDS)), Reader)
+    assert isinstance(PROBES[name].examples()[0].start(tiny("mixtral"), torch.tensor(IDS)), Reader)

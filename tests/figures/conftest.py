@@ -45,7 +45,9 @@ def every_probe(tiny):
     @functools.cache
     def seen(tokens):
         return observe(
-            tiny("mixtral"), [3 + place % 90 for place in range(tokens)], [each() for each in PROBES.values()]
+            tiny("mixtral"),
+            [3 + place % 90 for place in range(tokens)],
+            [each.examples()[0] for each in PROBES.values()],
         )
 
     return seen

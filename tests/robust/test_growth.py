@@ -66,7 +66,7 @@ def test_a_technique_leaves_nothing_behind(name):
 @pytest.mark.parametrize("name", PROBES)
 def test_a_probe_leaves_nothing_behind(name):
     model = tiny("mixtral")
-    assert len(set(counts(lambda: observe(model, PROMPT, [PROBES[name]()])))) == 1
+    assert len(set(counts(lambda: observe(model, PROMPT, [PROBES[name].examples()[0]])))) == 1
 
 
 @pytest.mark.slow

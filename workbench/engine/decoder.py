@@ -91,6 +91,7 @@ class Decoder(Counts):
         self.attend = LayerAttention(self.anatomy.device, self.anatomy.dtype, *attention)
         # A depth policy may wish to hold the pass that it is asked about.
         self.opened = getattr(self.depth, "opened", None)
+        self.stretch = getattr(self.depth, "stretch", None)
         self._open: Pass | None = None
         self.embeddings: Tensor | None = None
         self.repeated: set[int] = set()

@@ -138,8 +138,12 @@ def _layers(running: Running, until: int | None) -> list[LayerCache]:
     fused, attend = decoder.fused, decoder.attend
     if fused is None or first is None or not running.undisturbed:
         return []
-    if decoder.depth is not None or decoder.mlp is not None or decoder.compiled_steps is not None:
+    if decoder.mlp is not None or decoder.compiled_steps is not None:
         return []
+    if decoder.depth is not None:
+        if decoder.stretch is None:
+            return []
+        until = min(decoder.anatomy.layers if until is None else until, decoder.stretch(first) + 1)
     if (attend.prefill_policy if attend.prompt else attend.policy) is not None:
         return []
     if running.prefill and (decoder.context or (decoder.cache_policy and running.last_chunk)):

@@ -39,6 +39,8 @@ class Pass(Running):
         Where the pass ended before the last layer, the layer that would have come next.
     shelf : Shelf
         Rows that :meth:`keep` left out.
+    answers : Answers
+        Rows that are unembedded as something else than their residual stream at the end: ``answers.give``.
     prefill, last_chunk, prompt : bool
         As of :meth:`workbench.engine.Decoder.forward`.
 
@@ -183,6 +185,7 @@ class Pass(Running):
         places = [place for place, row in enumerate(self.rows) if row in new]
         self.relation, self.tokens = self.relation.of_rows(kept), [self.tokens[row] for row in kept]
         self.shelf.settle(0, kept)
+        self.answers.settle(new)
         x = self.x[:, numbers(places, self.x.device)]
         rows = [new[self.rows[place]] for place in places]
         if rows:
@@ -282,12 +285,13 @@ class Pass(Running):
         self._end()
         ahead = sum(row >= count for row in self.rows) if self.rows[-1] >= count else 0
         decoder.hidden, decoder.ahead = self.x[0, : self.x.shape[1] - ahead], None
+        if self.answers:
+            decoder.hidden = self.answers.hidden(decoder.hidden, self.rows)
         if logits == "none":
             return None
         x = decoder.hidden if logits == "all" else decoder.hidden[-1:]
         wanted = len(x)
         x = torch.cat((x, self.x[0, self.x.shape[1] - ahead :])) if ahead else x
-        decoder.ledger.product(MODEL, len(x), decoder.anatomy.head)
-        out = decoder.anatomy.unembed(x)
+        out = self.answers.unembed(decoder, x, self.rows[len(self.rows) - len(x) :])
         decoder.ahead = out[wanted:] if ahead else None
         return out[:wanted]

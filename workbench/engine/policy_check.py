@@ -25,7 +25,7 @@ def check_policy(technique: Any, policy: Any) -> None:
     for slot in technique.slots:
         if (type(policy), slot) in _FITTING:
             continue
-        for protocol in filter(None, (PROTOCOLS[slot], OPTIONAL.get(slot))):
+        for protocol in (PROTOCOLS[slot], *OPTIONAL.get(slot, ())):
             for name, asked in _members(protocol):
                 if protocol is PROTOCOLS[slot] or hasattr(policy, name):
                     _check(technique, slot, policy, name, asked, protocol)

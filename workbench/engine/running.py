@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from workbench.engine.answers import Answers
 from workbench.engine.fused import run_together
 from workbench.engine.mlp_choice import choice_of
 from workbench.engine.relations import Relation
@@ -53,7 +54,7 @@ class Running(Rows):
         cache, self.prompt = decoder.cache, prompt
         self.decoder, self.tokens, self.relation = decoder, list(tokens), relation
         self.start, self.prefill, self.last_chunk = cache.length, prefill, last_chunk
-        self.shelf, self.finished = Shelf(), False
+        self.shelf, self.answers, self.finished = Shelf(), Answers(), False
         self._watch, self._read_as, self._length = decoder.watch, cache.read_as, length
         self._evicted: set[int] = set()
         self._pending = decoder.shelf.snapshot()

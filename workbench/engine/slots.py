@@ -95,6 +95,14 @@ class OpenedPolicy(DepthPolicy, Protocol):
         """A pass begins."""
 
 
+class StretchPolicy(DepthPolicy, Protocol):
+    """Slot ``depth``, of a policy that leaves stretches of layers alone: they run in order, on a CPU in one call."""
+
+    def stretch(self, layer: int) -> int:
+        """The first layer from ``layer`` on after which it decides; it may be asked after those before it all the
+        same, and then names the next one."""
+
+
 class MlpPolicy(Protocol):
     """Slot ``mlp``."""
 
@@ -250,5 +258,5 @@ PROTOCOLS: dict[str, type] = {
 }
 """Slot -> what a policy of it has."""
 
-OPTIONAL: dict[str, type] = {"depth": OpenedPolicy, "experts": ExpertPlacesPolicy}
+OPTIONAL: dict[str, tuple[type, ...]] = {"depth": (OpenedPolicy, StretchPolicy), "experts": (ExpertPlacesPolicy,)}
 """Slot -> what a policy of it may have beside that."""

@@ -98,11 +98,13 @@ class LensHead:
     layer : int
     vocabulary : int Tensor [tokens] or None
         Which token each logit is of; None where it is the one of that place.
+    all_tokens : bool
+        Whether there is a logit for every token.
     """
 
     def __init__(self, lens: Lens, layer: int, head: LinearMap, vocabulary: Tensor | None) -> None:
         self.lens, self.layer, self.vocabulary = lens, layer, vocabulary
-        self._head = head
+        self._head, self.all_tokens = head, head is lens.anatomy.head
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits [..., tokens] of ``x`` [..., width]."""

@@ -82,7 +82,8 @@ class Translators(nn.Module):
         frequent = tensors["vocabulary"].long()
         if int(frequent.min()) < 0 or int(frequent.max()) >= model.anatomy.vocabulary:
             raise ArtifactError(f"the tuned lens names tokens that {model.name} does not have")
-        part = cls(layers, width, rank, vocabulary, ranks).to(tensors["down"])
+        with torch.random.fork_rng(devices=[]):  # first values are drawn, and then replaced
+            part = cls(layers, width, rank, vocabulary, ranks).to(tensors["down"])
         part.vocabulary = part.vocabulary.to(tensors["vocabulary"])
         fit(part, tensors, "tuned lens")
         return part.requires_grad_(False)
