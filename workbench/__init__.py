@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from workbench.models.load import load
     from workbench.studies.compare import compare
     from workbench.studies.compatibility import compatibility
+    from workbench.studies.layer_maps import layer_maps
     from workbench.studies.observe import observe
     from workbench.studies.run import run
     from workbench.studies.study import Study
@@ -31,6 +32,7 @@ _OBJECTS = {
     "compare": "workbench.studies.compare",
     "compatibility": "workbench.studies.compatibility",
     "generate": "workbench.engine.generate",
+    "layer_maps": "workbench.studies.layer_maps",
     "load": "workbench.models.load",
     "observe": "workbench.studies.observe",
     "run": "workbench.studies.run",
@@ -47,6 +49,7 @@ __all__ = [
     "cost",
     "figures",
     "generate",
+    "layer_maps",
     "load",
     "metrics",
     "models",

@@ -113,6 +113,23 @@ def test_drafts_change_nothing_where_each_row_is_chosen_for_by_itself(compiled):
     assert sum(step.flops for step in alone) < sum(step.flops for step in steps_of(model))
 
 
+def test_rows_that_leave_the_sublayer_out_are_not_counted():
+    """And where no row runs it, none of its weights is read."""
+    model, spent = tiny("llama"), []
+    for share in (1, 2, len(PROMPT) + 1):
+
+        def every(block, x, share=share):
+            return (torch.arange(1, len(x) + 1) % share == 0)[:, None].expand(-1, width(block))
+
+        decoder = Decoder(model, 0, {"mlp": Neurons(every)})
+        decoder.prefill(PROMPT)
+        spent.append((decoder.flops, decoder.bytes))
+    numbers = sum(block.up.weight.numel() + block.down.weight.numel() for block in model.anatomy.blocks)
+    (whole, read), (half, same), (none, unread) = spent
+    assert whole - half == half - none == 2 * numbers * len(PROMPT) // 2
+    assert read == same == unread + 4 * numbers
+
+
 def test_a_mask_of_another_shape_is_refused():
     technique = Given(lambda run: Neurons(lambda block, x: torch.ones(1, width(block), dtype=torch.bool)), "mlp")
     with pytest.raises(SettingError, match=r"the slot 'mlp' chose with a mask of \(1, 48\), not of \(24, 48\)"):

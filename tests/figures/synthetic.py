@@ -172,6 +172,25 @@ RUNS = [
 ]
 
 
+def mapped(layers: int = 6, others: int = 10, model: str = "tiny-llama") -> xr.DataTree:
+    """Linear maps between the layers of two models, best at the same relative depth."""
+    depth, other = np.arange(-1, layers), np.arange(-1, others)
+    apart = np.abs(np.linspace(0, 1, layers + 1)[:, None] - np.linspace(0, 1, others + 1))
+    best = apart.argmin(0)
+    data = _dataset(
+        {
+            "error": variable("layer other_layer", 0.2 + 1.2 * apart, "1", "share left unexplained"),
+            "best_layer": variable("other_layer", depth[best], "layer", "layer that fits best"),
+            "best_depth": variable("other_layer", best / layers, "1", "its relative depth"),
+            "own_depth": variable("other_layer", np.linspace(0, 1, others + 1), "1", "relative depth"),
+        },
+        layer=depth,
+        other_layer=other,
+    ).assign_attrs(other="</script>deep")
+    groups = {"tokens": trace.tokens(ids(8)), "layer_maps": data}
+    return trace.build(groups, model=Model(model), kind="observe", recipe={}, used=range(len(VOCABULARY)))
+
+
 def study(runs: int = 8, prompts: int = 5, repeats: int = 3, tokens: int = 64) -> xr.DataTree:
     """A study of up to eight runs, whose text holds every trap."""
     rng = np.random.default_rng(2)

@@ -128,6 +128,22 @@ def test_residual_velocity_shows_medians_and_every_position(every_probe):
         assert row["arrival"] == pytest.approx(float(want), abs=1e-4)
 
 
+def test_depth_use_has_a_cell_for_every_pair_of_blocks(every_probe):
+    trace = every_probe(20)
+    data = trace["probes/depth_use"].to_dataset()
+    spec = figures.depth_use(trace).to_dict()
+    maps = [chart["title"] for chart in spec["vconcat"][0]["hconcat"]]
+    assert maps == ["all tokens skip it", "only earlier tokens skip it"]
+    tables = [table for table in spec["datasets"].values() if "effect" in table[0]]
+    for table, name in zip(tables, ("present_effect", "future_effect"), strict=True):
+        assert len(table) == data[name].size
+        for row in table:
+            want = float(data[name].sel(skipped=row["skipped"], block=row["block"]))
+            assert row["effect"] == pytest.approx(want, rel=1e-4, abs=1e-9)
+    (lines,) = (table for table in spec["datasets"].values() if "change" in table[0])
+    assert len(lines) == 2 * data.sizes["skipped"]
+
+
 def test_effective_rank_has_a_panel_for_each_difference(every_probe):
     trace = every_probe(20)
     data = trace["probes/effective_rank"].to_dataset()
@@ -144,3 +160,19 @@ def test_effective_rank_has_a_panel_for_each_difference(every_probe):
             assert row["value"] == pytest.approx(want, rel=1e-4, abs=1e-6)
     short = every_probe(3)
     assert len(figures.effective_rank(short).to_dict()["vconcat"]) == 2
+
+
+def test_layer_maps_marks_the_best_layer_for_each(synthetic):
+    tree = synthetic.mapped()
+    data = tree["layer_maps"].to_dataset()
+    spec = figures.layer_maps(tree).to_dict()
+    tables = list(spec["datasets"].values())
+    cells = next(table for table in tables if "error" in table[0])
+    assert len(cells) == data["error"].size
+    for row in cells[::5]:
+        want = float(data["error"].sel(layer=row["layer"], other_layer=row["other"]))
+        assert row["error"] == pytest.approx(want, rel=1e-4) and row["shown"] == pytest.approx(min(want, 1), rel=1e-4)
+    best = next(table for table in tables if "best_depth" in table[0])
+    assert {row["other"]: row["layer"] for row in best} == dict(
+        zip(data["other_layer"].values.tolist(), data["best_layer"].values.tolist())
+    )

@@ -51,6 +51,32 @@ def test_it_is_the_product(rows, dtype, flags):
 
 @pytest.mark.parametrize("flags", TAKEN_AWAY.values(), ids=TAKEN_AWAY)
 @pytest.mark.parametrize("dtype", TOLERANCE)
+def test_some_outputs_are_those_of_the_whole_product_bit_for_bit(dtype, flags):
+    kernel = made(dtype, flags)
+    for inputs, outputs in ((1, 1), (31, 7), (107, 131), (583, 300)):
+        for rows in (1, 3, 9, 60):
+            x, weight = operands(rows, inputs, outputs, dtype)
+            whole = kernel(x, weight)
+            generator = torch.Generator().manual_seed(rows)
+            for share in (0.0, 0.1, 0.5, 0.9, 1.0):
+                places = (torch.rand(outputs, generator=generator) < share).nonzero()[:, 0]
+                assert torch.equal(kernel.some(x, weight, places), whole[:, places]), (inputs, outputs, rows, share)
+            places = torch.randperm(outputs, generator=generator)
+            assert torch.equal(kernel.some(x, weight, places), whole[:, places]), "in any order"
+
+
+def test_weights_of_other_outputs_are_not_read():
+    """They may hold anything."""
+    kernel = FewRows(torch.float32)
+    x, weight = operands(2, 100, 60, torch.float32)
+    places = torch.arange(0, 60, 3)
+    expected = kernel(x, weight)[:, places]
+    weight[[place for place in range(60) if place % 3]] = float("nan")
+    assert torch.equal(kernel.some(x, weight, places), expected)
+
+
+@pytest.mark.parametrize("flags", TAKEN_AWAY.values(), ids=TAKEN_AWAY)
+@pytest.mark.parametrize("dtype", TOLERANCE)
 def test_a_row_does_not_depend_on_the_rows_beside_it(dtype, flags):
     kernel = made(dtype, flags)
     x, weight = operands(40, 583, 77, dtype)

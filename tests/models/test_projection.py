@@ -11,7 +11,7 @@ from toys.linear_maps import EightBit, LowRank
 from workbench.engine import Decoder, generate
 from workbench.models import FAMILIES
 from workbench.models.multiply import Multiply
-from workbench.models.projection import LinearMap, Projection
+from workbench.models.projection import LinearMap, Projection, product_of_some
 from workbench.models.tiny import tiny
 from workbench.models.variant import leaves, parts
 
@@ -90,3 +90,16 @@ def test_an_expert_kept_in_eight_bits_runs_and_is_counted():
     steps = [list(generate(each, PROMPT, max_new_tokens=2, stop_tokens=()))[1] for each in (model, view)]
     saved = block.router.experts[0].down.bytes(1) - experts[0].down.bytes(1)
     assert steps[0].bytes - steps[1].bytes == saved * block.router.chosen and steps[0].flops == steps[1].flops
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_some_outputs_equal_those_of_a_map_that_has_no_others(dtype):
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(30, 16, generator=generator).to(dtype), torch.randn(30, generator=generator).to(dtype)
+    x, chosen = torch.randn(2, 3, 16, generator=generator).to(dtype), torch.tensor([29, 3, 4, 5, 17])
+    for linear in (Projection(weight), Projection(weight, bias), Projection(weight[:, ::2])):
+        rows = x[..., : linear.weight.shape[1]]
+        torch.testing.assert_close(product_of_some(linear, rows, chosen), linear(rows)[..., chosen])
+    weight.requires_grad_()
+    product_of_some(Projection(weight, bias), x, chosen).float().square().sum().backward()
+    assert weight.grad.any(1).nonzero()[:, 0].tolist() == sorted(chosen.tolist())

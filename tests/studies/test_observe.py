@@ -22,6 +22,9 @@ def everything():
         probes.LayerSimilarity(),
         probes.ExpertCoactivation(),
         probes.ResidualContribution(),
+        probes.ResidualVelocity(),
+        probes.EffectiveRank(),
+        probes.DepthUse(),
     ]
 
 

@@ -78,11 +78,15 @@ class MlpChoice:
         if chosen.dtype != torch.bool:
             self._check_numbers(chosen, neurons)
         if chosen.dtype == torch.bool:
-            multiplied, read = int(chosen.sum()), int(chosen.any(0).sum())
+            # Rows that run at all multiply what any of them runs of ``up``, and ``down`` whole.
+            running, read = torch.stack((chosen.any(1).sum(), chosen.any(0).sum())).tolist()
+            whole = neurons if running else 0
         else:
-            multiplied, read = rows * len(chosen), len(chosen)
-        self.spared_flops = (up.flops(1) + down.flops(1)) * (rows * neurons - multiplied) // neurons
-        self.spared_bytes = (up.bytes(rows) + down.bytes(rows)) * (neurons - read) // neurons
+            running, read, whole = rows, len(chosen), len(chosen)
+        self.spared_flops = up.flops(1) * (rows * neurons - running * read) // neurons
+        self.spared_flops += down.flops(1) * (rows * neurons - running * whole) // neurons
+        self.spared_bytes = up.bytes(rows) * (neurons - read) // neurons
+        self.spared_bytes += down.bytes(rows) * (neurons - whole) // neurons
 
     def _check_numbers(self, chosen: Tensor, neurons: int) -> None:
         if chosen.dim() == 1 and not chosen.is_floating_point():

@@ -110,7 +110,8 @@ class MlpPolicy(Protocol):
         """Which neurons of a dense block's MLP run, for the rows ``x`` [rows, width] of the residual stream that it
         reads (before its norm, ``block.mlp_norm``): an int Tensor [chosen] for all rows, a bool Tensor [rows, neurons]
         for each its own, or None for all neurons. A row for which none is chosen leaves the sublayer out: nothing is
-        added to it. Of a pass with several rows only a choice for each row by itself gives what each alone would."""
+        added to it. Of a pass with several rows only a choice for each row by itself gives what each alone would,
+        and bit for bit where products do: ``up`` is then read for the neurons that any row runs, ``down`` whole."""
 
 
 class ExpertsPolicy(Protocol):

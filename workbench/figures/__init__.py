@@ -28,7 +28,9 @@ from workbench.figures.attention_map import attention_distance, attention_map
 from workbench.figures.layer_similarity import angular_distance, layer_similarity
 from workbench.figures.residual_contribution import residual_contribution
 from workbench.figures.residual_velocity import residual_velocity
+from workbench.figures.depth_use import depth_use
 from workbench.figures.effective_rank import effective_rank
+from workbench.figures.layer_maps import layer_maps
 from workbench.figures.expert_coactivation import expert_coactivation
 
 __all__ = ["FIGURES", "comparison_html", "figure", "fragment", "report", "save_html", "show", *FIGURES]

@@ -42,10 +42,22 @@ class Multiply:
         return self._kernel is not None
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        kernel = self._kernel
-        if kernel is None or not (weight.dtype == x.dtype == kernel.dtype and weight.is_contiguous()):
-            return F.linear(x, weight, bias)
-        if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        kernel = self._kernel_for(x, weight)
+        if kernel is None:
             return F.linear(x, weight, bias)
         product = kernel(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], -1)
         return product if bias is None else product + bias
+
+    def some(self, x: Tensor, weight: Tensor, bias: Tensor | None, places: Tensor) -> Tensor:
+        """The outputs ``places`` (int Tensor) of a product alone; the kernel reads their weights where they stand."""
+        bias, kernel = None if bias is None else bias[places], self._kernel_for(x, weight)
+        if kernel is None or places.dtype != torch.int64:
+            return F.linear(x, weight[places], bias)
+        product = kernel.some(x.reshape(-1, x.shape[-1]), weight, places).view(*x.shape[:-1], -1)
+        return product if bias is None else product + bias
+
+    def _kernel_for(self, x: Tensor, weight: Tensor) -> FewRows | None:
+        kernel = self._kernel
+        if kernel is None or not (weight.dtype == x.dtype == kernel.dtype and weight.is_contiguous()):
+            return None
+        return None if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad) else kernel

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from workbench.models.projection import some_inputs, some_outputs
+from workbench.models.projection import product_of_some, some_inputs
 
 if TYPE_CHECKING:
     from workbench.models.block import Block
@@ -25,14 +25,31 @@ def some_neurons(block: Block, normed: Tensor, chosen: Tensor) -> Tensor:
     chosen : int Tensor [chosen], or bool Tensor [batch * tokens, neurons]
         Neurons that run for all rows, or for each row its own. To a row without any nothing is added, no bias either.
     """
-    single = chosen.dtype != torch.bool
-    run = chosen if single else chosen.any(0).nonzero()[:, 0]
-    if not len(run):
+    if chosen.dtype == torch.bool:
+        return _by_row(block, normed, chosen)
+    if not len(chosen):
         return torch.zeros_like(normed)
+    inner = _inner(block, normed, chosen)
+    return block.added(some_inputs(block.down, chosen)(inner), block.mlp_post_norm)
+
+
+def _by_row(block: Block, normed: Tensor, chosen: Tensor) -> Tensor:
+    """A row's sums have one order whichever rows are beside it, and so whichever neurons those run: ``down`` is
+    multiplied whole, with zeros for neurons that do not run, as its columns lie across its rows in memory and are read
+    all the same."""
+    flat = normed.reshape(-1, normed.shape[-1])
+    rows, run = chosen.any(1).nonzero()[:, 0], chosen.any(0).nonzero()[:, 0]
+    out = torch.zeros_like(flat)
+    if len(rows):
+        mask = chosen[rows]
+        inner = flat.new_zeros(mask.shape)
+        inner[:, run] = _inner(block, flat[rows], run) * mask[:, run]
+        out[rows] = block.added(block.down(inner), block.mlp_post_norm)
+    return out.view_as(normed)
+
+
+def _inner(block: Block, normed: Tensor, chosen: Tensor) -> Tensor:
+    """Activations [..., chosen] of some neurons."""
     neurons = block.down.weight.shape[1]
-    rows = torch.cat((run, run + neurons)) if block.gated else run
-    inner = block.activation(some_outputs(block.up, rows)(normed), block.gated)
-    if not single:
-        inner = inner * chosen[:, run].view(*normed.shape[:-1], -1)
-    out = block.added(some_inputs(block.down, run)(inner), block.mlp_post_norm)
-    return out if single else out * chosen.any(1).view(*normed.shape[:-1], 1)
+    rows = torch.cat((chosen, chosen + neurons)) if block.gated else chosen
+    return block.activation(product_of_some(block.up, normed, rows), block.gated)

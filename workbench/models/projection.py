@@ -78,6 +78,15 @@ def some_outputs(linear: LinearMap, chosen: Tensor | slice) -> Projection:
     return Projection(linear.weight[chosen], bias, getattr(linear, "multiply", None))
 
 
+def product_of_some(linear: LinearMap, x: Tensor, chosen: Tensor) -> Tensor:
+    """The outputs ``chosen`` of a linear map [..., chosen]; dense weights of others are not read, nor any copied where
+    products are the compiled kernel's."""
+    multiply = getattr(linear, "multiply", None)
+    if isinstance(multiply, Multiply):
+        return multiply.some(x, linear.weight, linear.bias, chosen)
+    return some_outputs(linear, chosen)(x)
+
+
 def some_inputs(linear: LinearMap, chosen: Tensor) -> Projection:
     """The columns of a linear map that multiply the inputs ``chosen``, as one with dense weights."""
     return Projection(linear.weight.index_select(1, chosen), linear.bias, getattr(linear, "multiply", None))

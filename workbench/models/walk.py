@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from workbench.models.block import Block, Choice
 from workbench.models.rotate import Rope
@@ -53,3 +55,18 @@ def walk(
         else:
             x = block.leave(x, attend(block, *block.enter(x, ropes.get(block.rope_kind))), choose=choice)
     return x
+
+
+def causal(block: Block, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Weighted values [batch, heads, tokens, head_dim] where every token sees itself and those before it."""
+    count = query.shape[2]
+    key, value = key.to(query.dtype), value.to(query.dtype)
+    uncut = block.window is None or count <= block.window
+    if uncut and block.scoring.plain:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=block.scale, enable_gqa=True)
+    places = torch.arange(count, device=query.device)
+    distance = places[:, None] - places
+    mask = distance >= 0 if uncut else (distance >= 0) & (distance < block.window)
+    if not block.scoring.plain:
+        return block.scoring.attend(query, key, value, ~mask)
+    return F.scaled_dot_product_attention(query, key, value, mask, scale=block.scale, enable_gqa=True)

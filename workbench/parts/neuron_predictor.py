@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from workbench.errors import ArtifactError, SettingError
 from workbench.models import Block, Model
@@ -23,7 +24,8 @@ NAME = "neuron_gate"
 
 
 class NeuronPredictor(nn.Module):
-    """A linear map of low rank for every dense layer, from what its MLP reads to a log-odds for each of its neurons.
+    """For every dense layer two narrow linear maps with a SiLU between them, from what its MLP reads to a log-odds for
+    each of its neurons.
 
     Parameters
     ----------
@@ -32,11 +34,12 @@ class NeuronPredictor(nn.Module):
     neurons : mapping of int to int
         Layer -> neurons of its MLP.
     rank : int
+        Numbers between the two maps.
     """
 
     def __init__(self, width: int, neurons: Mapping[int, int], rank: int) -> None:
         super().__init__()
-        self.narrow = nn.ModuleDict({str(layer): nn.Linear(width, rank, bias=False) for layer in neurons})
+        self.narrow = nn.ModuleDict({str(layer): nn.Linear(width, rank) for layer in neurons})
         self.wide = nn.ModuleDict({str(layer): nn.Linear(rank, count) for layer, count in neurons.items()})
 
     def forward(self, layer: int, normed: Tensor) -> Tensor:
@@ -48,7 +51,7 @@ class NeuronPredictor(nn.Module):
         normed : Tensor [..., width]
             What the layer's ``up`` multiplies.
         """
-        return self.wide[str(layer)](self.narrow[str(layer)](normed))
+        return self.wide[str(layer)](F.silu(self.narrow[str(layer)](normed)))
 
 
 def dense_neurons(model: Model) -> dict[int, int]:
@@ -90,7 +93,7 @@ def top_of_mass(strength: Tensor, mass: float) -> Tensor:
     return torch.zeros_like(needed).scatter_(-1, places, needed)
 
 
-def predictor_maps(model: Model, weights: str = "bundled", rank: int = 32) -> dict[int, tuple[Any, Any]]:
+def predictor_maps(model: Model, weights: str = "bundled", rank: int = 64) -> dict[int, tuple[Any, Any]]:
     """The two linear maps of every dense layer, in the model's dtype, multiplied as the model's own are.
 
     Parameters
@@ -116,7 +119,7 @@ def predictor_maps(model: Model, weights: str = "bundled", rank: int = 32) -> di
     multiply = model.anatomy.multiply
     return {
         layer: (
-            Projection(tensors[f"narrow.{layer}.weight"], None, multiply),
+            Projection(tensors[f"narrow.{layer}.weight"], tensors[f"narrow.{layer}.bias"], multiply),
             Projection(tensors[f"wide.{layer}.weight"], tensors[f"wide.{layer}.bias"], multiply),
         )
         for layer in neurons

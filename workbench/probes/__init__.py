@@ -2,6 +2,7 @@
 
 from workbench.probes._probe import Probe, Reader, register
 from workbench.probes.attention_sparsity import AttentionSparsity
+from workbench.probes.depth_use import DepthUse
 from workbench.probes.effective_rank import EffectiveRank
 from workbench.probes.exit_oracle import ExitOracle
 from workbench.probes.expert_coactivation import ExpertCoactivation

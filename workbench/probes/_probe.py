@@ -84,6 +84,14 @@ def sample(tokens: int, wanted: int | None) -> Tensor:
     return torch.tensor(evenly(tokens, min(tokens, wanted or tokens)))
 
 
+def contribution(added: Tensor, stream: Tensor) -> tuple[float, float]:
+    """Mean over tokens of ``|added| / |stream|`` and of the cosine of the two, each [tokens, width]."""
+    size, length = (rows.norm(dim=-1, dtype=torch.float32) for rows in (added, stream))
+    product = torch.linalg.vecdot(added.float(), stream.float())
+    tiny = torch.finfo(torch.float32).tiny
+    return float((size / length.clamp_min(tiny)).mean()), float((product / (size * length).clamp_min(tiny)).mean())
+
+
 def axis(name: str, values: Any, units: str, long_name: str) -> dict[str, xr.Variable]:
     """A coordinate of a probe's dataset, with its unit and name."""
     return {name: trace.variable(name, values, units, long_name)}

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from workbench.models import Block, Model
 from workbench.models.attention import Scoring
 from workbench.models.walk import walk
-from workbench.probes._probe import Probe, Reader, axis, register, sample
+from workbench.probes._probe import Probe, Reader, axis, contribution, register, sample
 from workbench.settings import settings
 from workbench.trace import variable
 
@@ -88,11 +88,11 @@ class _Reader(Reader):
             self._carry(self._anatomy.blocks[layer], *value[1:])
             self._variants[layer] = self._before[self._places]
         elif site == "attention_output":
-            self._added[:2, layer] = _contribution(value[0], self._before)
+            self._added[:2, layer] = contribution(value[0], self._before)
             if not self._anatomy.blocks[layer].parallel:
                 self._before += value[0]
         else:
-            self._added[2:, layer] = _contribution(value[0], self._before)
+            self._added[2:, layer] = contribution(value[0], self._before)
 
     def _carry(self, block: Block, keys: Tensor, values: Tensor) -> None:
         """Take the rows of all blocks skipped so far through ``block``."""
@@ -168,11 +168,3 @@ def attend_back(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values:
     out = (weights[..., :-1] @ values).unflatten(1, grouped.shape[1:3])
     out = out + weights[..., -1:].unflatten(1, grouped.shape[1:3]) * own_value
     return out.transpose(0, 1).flatten(1, 2)
-
-
-def _contribution(added: Tensor, stream: Tensor) -> tuple[float, float]:
-    """Mean over tokens of ``|added| / |stream|`` and of their cosine."""
-    size, length = (rows.norm(dim=-1, dtype=torch.float32) for rows in (added, stream))
-    product = torch.linalg.vecdot(added.float(), stream.float())
-    tiny = torch.finfo(torch.float32).tiny
-    return float((size / length.clamp_min(tiny)).mean()), float((product / (size * length).clamp_min(tiny)).mean())

@@ -34,6 +34,7 @@ from workbench.techniques.evict.random_eviction import RandomEviction
 from workbench.techniques.evict.snap_kv import SnapKV
 from workbench.techniques.evict.streaming_llm import StreamingLLM
 from workbench.techniques.logits.logits_processors import LogitsProcessors
+from workbench.techniques.mlp.neuron_gate import NeuronGate
 from workbench.techniques.switch.entropy_adaptive import EntropyAdaptive
 from workbench.techniques.weights.layer_drop import LayerDrop
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from workbench.models import Anatomy, Block
-from workbench.models.walk import walk
+from workbench.models.walk import causal, walk
 
 
 def residual(
@@ -40,18 +39,3 @@ def residual(
     x = anatomy.embed(tokens, positions)
     x = x if dtype is None else x.to(dtype)
     return walk(anatomy.blocks, x, ropes, causal, see, choose)
-
-
-def causal(block: Block, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Weighted values [batch, heads, tokens, head_dim] where every token sees itself and those before it."""
-    count = query.shape[2]
-    key, value = key.to(query.dtype), value.to(query.dtype)
-    uncut = block.window is None or count <= block.window
-    if uncut and block.scoring.plain:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=block.scale, enable_gqa=True)
-    places = torch.arange(count, device=query.device)
-    distance = places[:, None] - places
-    mask = distance >= 0 if uncut else (distance >= 0) & (distance < block.window)
-    if not block.scoring.plain:
-        return block.scoring.attend(query, key, value, ~mask)
-    return F.scaled_dot_product_attention(query, key, value, mask, scale=block.scale, enable_gqa=True)

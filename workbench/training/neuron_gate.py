@@ -17,7 +17,8 @@ Deviates
 --------
 The paper prunes filters of convolutions and fine-tunes the network with the predicted masks; here neurons of the MLP of
 a language model are chosen, and its weights stay as they are. The neuron that completes the mass is kept too, so that
-no row has none. The predictor is of low rank: the paper's single linear layer would cost a third of the MLP.
+no row has none. The paper's predictor is one linear layer, which would cost a third of the MLP here; this one is of
+low rank, with a SiLU in the middle, as the size of an activation is the same for inputs of opposite signs.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class NeuronGate(Recipe):
     steps, batch, length : int
     learning_rate : float
     rank : int
-        Of the predictor's linear maps.
+        Numbers between the predictor's two linear maps.
     mass : float
         Share of a row's activations that the neurons to be predicted hold.
     rows : int
@@ -63,9 +64,9 @@ class NeuronGate(Recipe):
     batch: Annotated[int, Field(ge=1, description="sequences of a step")] = 4
     length: Annotated[int, Field(ge=8, description="tokens of a sequence")] = 256
     learning_rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 3e-3
-    rank: Annotated[int, Field(ge=1, le=1024, description="rank of the predictor")] = 32
+    rank: Annotated[int, Field(ge=1, le=1024, description="numbers between the predictor's two maps")] = 64
     mass: Annotated[float, Field(gt=0, lt=1, description="share of the activations that is to be held")] = 0.9
-    rows: Annotated[int, Field(ge=1, description="rows of a batch that are learned from")] = 512
+    rows: Annotated[int, Field(ge=1, description="rows of a batch that are learned from")] = 1024
 
     paper = "Elkerdawy et al., Fire Together Wire Together, 2022, arXiv 2110.08232"
 

@@ -17,7 +17,7 @@ from workbench_kernels.native import function
 
 __all__ = ["BackendUnavailable", "FewRows"]
 
-_NAMES = {torch.float32: "few_rows_float32", torch.bfloat16: "few_rows_bfloat16"}
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 class FewRows:
@@ -45,7 +45,9 @@ class FewRows:
         if dtype not in _NAMES:
             raise BackendUnavailable(f"there is no few-rows kernel for {dtype}; float32 and bfloat16 have one")
         self.dtype = dtype
-        self._run = function(_NAMES[dtype], [ctypes.c_void_p] * 3 + [ctypes.c_long] * 4, *flags)
+        sizes = [ctypes.c_long] * 4
+        self._run = function(f"few_rows_{_NAMES[dtype]}", [ctypes.c_void_p] * 3 + sizes, *flags)
+        self._run_some = function(f"few_rows_some_{_NAMES[dtype]}", [ctypes.c_void_p] * 4 + sizes, *flags)
 
     def __call__(self, rows: Tensor, weight: Tensor) -> Tensor:
         """``rows @ weight.T``.
@@ -65,6 +67,33 @@ class FewRows:
         ValueError
             If shapes, dtypes or places do not fit.
         """
+        rows = self._checked(rows, weight)
+        out = rows.new_empty(rows.shape[0], weight.shape[0])
+        threads = torch.get_num_threads()
+        self._run(rows.data_ptr(), weight.data_ptr(), out.data_ptr(), *rows.shape, weight.shape[0], threads)
+        return out
+
+    def some(self, rows: Tensor, weight: Tensor, places: Tensor) -> Tensor:
+        """``rows @ weight[places].T``, bit for bit, without a copy of the weights: those of other outputs are not read.
+
+        Parameters
+        ----------
+        rows, weight : Tensor
+            As of a call.
+        places : int64 Tensor [some]
+            Outputs, not looked at: each must be one.
+
+        Returns
+        -------
+        Tensor [rows, some]
+        """
+        rows, places = self._checked(rows, weight), places.contiguous()
+        out = rows.new_empty(rows.shape[0], len(places))
+        arguments = (each.data_ptr() for each in (rows, weight, places, out))
+        self._run_some(*arguments, *rows.shape, len(places), torch.get_num_threads())
+        return out
+
+    def _checked(self, rows: Tensor, weight: Tensor) -> Tensor:
         if not (
             rows.dtype == weight.dtype == self.dtype
             and rows.ndim == weight.ndim == 2
@@ -76,8 +105,4 @@ class FewRows:
                 f"few rows need [rows, inputs] and a contiguous [outputs, inputs] in {self.dtype} on the CPU, not "
                 f"{list(rows.shape)} {rows.dtype} and {list(weight.shape)} {weight.dtype}"
             )
-        rows = rows.contiguous()
-        out = rows.new_empty(rows.shape[0], weight.shape[0])
-        threads = torch.get_num_threads()
-        self._run(rows.data_ptr(), weight.data_ptr(), out.data_ptr(), *rows.shape, weight.shape[0], threads)
-        return out
+        return rows.contiguous()
