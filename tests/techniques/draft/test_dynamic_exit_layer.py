@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from helpers import random_tokens, run, tokens_of
@@ -29,7 +30,8 @@ def learned(monkeypatch):
 
 @pytest.fixture
 def drafting(monkeypatch):
-    """Every round drafts two tokens from the second candidate, so that each reads shadow tokens."""
+    """Every round drafts two tokens from the second candidate, however unsure, so that each reads shadow tokens."""
+    monkeypatch.setattr(Shadows, "thresholds", np.zeros(9))
     monkeypatch.setattr(Shadows, "choose", lambda shadows: (1, 2))
 
 

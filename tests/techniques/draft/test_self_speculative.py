@@ -85,13 +85,24 @@ def test_a_pruned_draft_and_a_short_one_are_exact():
         for *_, chance in step.nodes
     ]
     middle = sorted(chances)[len(chances) // 2]
-    steps = run(model, PROMPT, [SelfSpeculative(draft=6, threshold=middle, lens="logit")])
-    assert tokens_of(steps) == plain
-    # A token that is not sure is the last of its draft, and only the length ends a draft of sure ones.
-    for step in steps[1:]:
-        chances = [chance for *_, chance in step.nodes]
-        assert all(chance >= middle for chance in chances[:-1])
-    assert {1, 6} <= {step.drafted for step in steps}
+    for keep_last in (False, True):
+        steps = run(model, PROMPT, [SelfSpeculative(draft=6, threshold=middle, keep_last=keep_last, lens="logit")])
+        assert tokens_of(steps) == plain
+        # A token that is not sure ends its draft, and only the length ends a draft of sure ones.
+        for step in steps[1:]:
+            chances = [chance for *_, chance in step.nodes]
+            assert all(chance >= middle for chance in (chances[:-1] if keep_last else chances))
+        lengths = {step.drafted for step in steps[1:-1]}
+        assert min(lengths) == int(keep_last) < max(lengths)
+
+
+def test_an_exit_that_is_not_sure_costs_its_head_alone():
+    model = tiny("llama")
+    head = load_lens(model, "logit").head(1)
+    steps, plain = run(model, PROMPT, [SelfSpeculative(threshold=1.0, lens="logit")]), run(model, PROMPT)
+    for step, other in zip(steps[1:-1], plain[1:-1], strict=True):
+        assert step.layers == other.layers and not step.drafted
+        assert (step.flops - other.flops, step.bytes - other.bytes) == (head.flops(1), head.bytes(1))
 
 
 def test_the_threshold_follows_the_paper_s_rule():

@@ -41,9 +41,12 @@ class EarlyExit:
     lens : Lens
     tokens : int
         So many of the most frequent tokens can be drafted; 0 for all.
+    keep_last : bool
+        Whether the token at which a draft ends, as the exit is not sure, belongs to it.
     """
 
-    def __init__(self, run: Run, lens: Lens, tokens: int = 0) -> None:
+    def __init__(self, run: Run, lens: Lens, tokens: int = 0, keep_last: bool = False) -> None:
+        self._keep_last = keep_last
         self._sampler, self._vocabulary = run.sampler, run.model.anatomy.vocabulary
         self._lens, self._tokens = lens, tokens
         self._names: list[int] | None = None
@@ -67,7 +70,8 @@ class EarlyExit:
         length : int
             Most tokens, at least one.
         stop : callable
-            Asked after every token, with the probability that the exit gave it, whether to end there.
+            Asked with the exit's highest probability for the next token, before that is chosen, whether to end there;
+            where the last token is kept, with that of the token, after it is.
         looks : sequence of Look
             At every row on its way, in the order of the layers; none behind ``layer``.
         """
@@ -78,9 +82,16 @@ class EarlyExit:
                 look.see(opened)
             opened.run(layer)
             head = self.head(layer)
-            while not tokens or not (stop(confidence[-1]) or len(tokens) == length):
+            ends = False
+            while not ends and len(tokens) < length:
                 logits = opened.unembed([len(tokens)], head, DRAFT)[0]
-                token, chance = self._choose(logits, head, drawn)
+                # What is drawn must not decide whether it is drafted: that would bend the distribution.
+                found = self._choose(logits, head, None if self._keep_last else stop)
+                if found is None:
+                    break
+                token, chance, distribution = found
+                ends = self._keep_last and stop(chance)
+                drawn += [] if distribution is None else [distribution]
                 tokens.append(token)
                 confidence.append(chance)
                 # The last one too: it is verified from the exit layer's row, as the others are.
@@ -102,19 +113,26 @@ class EarlyExit:
         full[..., slice(distribution.shape[-1]) if head.vocabulary is None else head.vocabulary] = distribution
         return full
 
-    def _choose(self, logits: Tensor, head: LensHead, drawn: list[Tensor]) -> tuple[int, float]:
-        """The most probable token of logits [small] and its probability, or one that is drawn."""
+    def _choose(
+        self, logits: Tensor, head: LensHead, unsure: Callable[[float], bool] | None
+    ) -> tuple[int, float, Tensor | None] | None:
+        """The most probable token of logits [small] and its probability, or one that is drawn, and what from; None if
+        the highest probability is ``unsure``."""
+        distribution = None
         if self._sampler.greedy:
             top, place = logits.max(-1)
             found, chance = read(place, (top.float() - logits.float().logsumexp(-1)).exp())
+            if unsure is not None and unsure(chance):
+                return None
         else:
             distribution = self._sampler.distribution(logits)
             here = distribution.cpu()
+            if unsure is not None and unsure(float(here.max())):
+                return None
             found = self._sampler.chance.draw(here)
-            chance = float(here[found])
-            drawn.append(self.spread(distribution, head))
-        if head.vocabulary is None:
-            return found, chance
-        if self._names is None:
-            self._names = head.vocabulary.tolist()
-        return self._names[found], chance
+            chance, distribution = float(here[found]), self.spread(distribution, head)
+        if head.vocabulary is not None:
+            if self._names is None:
+                self._names = head.vocabulary.tolist()
+            found = self._names[found]
+        return found, chance, distribution

@@ -14,7 +14,7 @@ Formula
 -------
 The stream x of the newest token after layer E says the next one, argmax head(norm(lens(x))), or one drawn from it; this
 runs the first E layers too, and so on. Layers E … L - 1 then run once for all these rows, whose keys, values and
-streams below E stand. Drafting ends with the token whose probability falls below ``threshold``. After a verification
+streams below E stand. Drafting ends where the exit's highest probability falls below ``threshold``. After each draft
 
     a <- a / 2 + (accepted / drafted) / 2
     threshold <- 0.9 threshold + 0.1 (threshold + 0.01 if a < ``target``, threshold if the draft had full length,
@@ -23,9 +23,10 @@ streams below E stand. Drafting ends with the token whose probability falls belo
 Deviates
 --------
 LayerSkip trains the model, with layer dropout and a loss at every exit; here its weights are as they are, and what is
-trained is the lens. Its own code drafts a fixed number of tokens: ``threshold`` 0. Draft & Verify skips sublayers that
-Bayesian optimisation chooses, all along the model, and can reuse nothing but the layers before the first of them; of it
-only the end of a draft is here. What is drafted does not pass the slot ``logits``.
+trained is the lens. Its own code drafts a fixed number of tokens: ``threshold`` 0. Draft & Verify verifies the token at
+which drafting ends too (``keep_last``), which is seldom kept, and looks at the probability of the token drawn. It skips
+sublayers that Bayesian optimisation chooses, all along the model, and can reuse nothing but the layers before the first
+of them; of it only the end of a draft is here. What is drafted does not pass the slot ``logits``.
 """
 
 from __future__ import annotations
@@ -55,21 +56,26 @@ class SelfSpeculative(DraftTechnique):
     draft : int
         Most tokens drafted at once; 0 drafts nothing.
     threshold : float
-        Probability below which a token is the last of its draft; 0 always drafts all.
+        Probability below which a draft ends; 0 always drafts all.
     target : float
         Share of drafted tokens accepted that the threshold is moved towards; 0 leaves it as it is.
+    keep_last : bool
+        Whether a token that is not sure is the last of its draft, or left out of it.
     lens : str
         What reads the exit: ``bundled``, the tuned lens; ``logit``, the untrained logit lens; ``untrained``; a file.
     vocabulary : int
         So many of the most frequent tokens can be drafted, which makes the exit cheaper; 0 for all.
     """
 
-    exit_layer: Annotated[float, Field(gt=0, le=1000, description="layers that draft, or a share of all")] = 0.5
+    exit_layer: Annotated[float, Field(gt=0, le=1000, description="layers that draft, or a share of all")] = 0.8
     draft: Annotated[int, Field(ge=0, le=32, description="most tokens drafted at once")] = 4
-    threshold: Annotated[float, Field(ge=0, le=1, description="probability below which a draft ends")] = 0.4
+    threshold: Annotated[float, Field(ge=0, le=1, description="probability below which a draft ends")] = 0.5
     target: Annotated[float, Field(ge=0, le=1, description="acceptance to move the threshold towards; 0: fixed")] = 0.0
+    keep_last: Annotated[bool, Field(description="a token that is not sure is the last of its draft")] = False
     lens: Annotated[str, outside("part", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
-    vocabulary: Annotated[int, Field(ge=0, le=1_000_000, description="frequent tokens that can be drafted; 0: all")] = 0
+    vocabulary: Annotated[int, Field(ge=0, le=1_000_000, description="frequent tokens that can be drafted; 0: all")] = (
+        8192
+    )
 
     segments = True
     paper = "Elhoushi et al., LayerSkip, 2024, arXiv 2404.16710; Zhang et al., Draft & Verify, 2023, arXiv 2309.08168"
@@ -83,12 +89,12 @@ class SelfSpeculative(DraftTechnique):
         return (
             cls(exit_layer=0.75, threshold=0, lens="logit"),
             cls(exit_layer=1, draft=3, lens="untrained", vocabulary=50),
-            cls(exit_layer=0.5, draft=6, threshold=0.1, target=0.8, lens="logit"),
+            cls(exit_layer=0.5, draft=6, threshold=0.1, target=0.8, keep_last=True, lens="logit"),
         )
 
     @classmethod
     def smallest(cls) -> Self:
-        return cls(exit_layer=0.5, draft=2, threshold=0.3, lens="logit")
+        return cls(exit_layer=0.5, draft=2, threshold=0.4, lens="logit")
 
 
 class Threshold:
@@ -120,7 +126,7 @@ class _Self(Drafter):
     def __init__(self, technique: SelfSpeculative, layer: int, lens: Lens, run: Run) -> None:
         self._layer, self._most = layer, technique.draft
         self._model = run.model
-        self._exit = EarlyExit(run, lens, technique.vocabulary)
+        self._exit = EarlyExit(run, lens, technique.vocabulary, technique.keep_last)
         self._threshold = Threshold(technique.threshold, technique.target)
         self._decoder: Decoder | None = None
 

@@ -18,8 +18,8 @@ each layer that runs:
 
     TPL(E, d) = (1 + a + ... + a^d) / (d (E + h) + L + h)
 
-and ends at a token whose confidence falls below the exit's threshold, halfway between the mean confidence of its shadow
-tokens that were right and of those that were wrong.
+and ends where the exit's highest probability falls below its threshold, halfway between the mean confidence of its
+shadow tokens that were right and of those that were wrong.
 
 Deviates
 --------
@@ -87,7 +87,9 @@ class DynamicExitLayer(DraftTechnique):
     decay: Annotated[float, Field(gt=0, le=1, description="what a round weighs once another has come")] = 0.95
     count_head: Annotated[bool, Field(description="count the unembedding among the layers")] = True
     lens: Annotated[str, outside("part", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
-    vocabulary: Annotated[int, Field(ge=0, le=1_000_000, description="frequent tokens that can be drafted; 0: all")] = 0
+    vocabulary: Annotated[int, Field(ge=0, le=1_000_000, description="frequent tokens that can be drafted; 0: all")] = (
+        8192
+    )
 
     segments = True
     paper = "Entezari Zarch et al., DEL: Context-Aware Dynamic Exit Layer, 2025, arXiv 2504.05598"
