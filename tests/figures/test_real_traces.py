@@ -10,6 +10,7 @@ from workbench.figures import FIGURES
 from workbench.registry import PROBES
 from workbench.studies.compare import compare
 from workbench.studies.compatibility import compatibility
+from workbench.studies.layer_maps import layer_maps
 from workbench.training import curve
 
 
@@ -39,9 +40,15 @@ def trained():
     return curve.trace(json.loads((artifacts.folder() / "hydra_heads.json").read_text("utf-8")))
 
 
-def test_every_figure_draws_from_real_data(observed, compared, together, trained):
+@pytest.fixture(scope="module")
+def mapped(tiny):
+    model, texts = tiny("llama"), [list(range(first, first + 24)) for first in range(3, 9)]
+    return layer_maps(model, model.variant(range(model.layers - 1)), texts)
+
+
+def test_every_figure_draws_from_real_data(observed, compared, together, trained, mapped):
     for name, figure in FIGURES.items():
-        trace = next(each for each in (observed, compared.tree, together, trained) if figure.applies(each))
+        trace = next(each for each in (observed, compared.tree, together, trained, mapped) if figure.applies(each))
         spec = figure.draw(trace).to_dict()
         assert all(spec["datasets"].values()), name
 

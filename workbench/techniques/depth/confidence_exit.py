@@ -70,17 +70,20 @@ class ConfidenceExit(Technique):
 
     Notes
     -----
-    What checks and copies cost is the policy's in FLOPs and bytes; a row that is run later in a batch is the model's.
-    The prompt, whose last token says the first one, runs through all layers.
+    What checks and copies cost is the policy's in FLOPs and bytes; a row that is run later in a batch is the model's: a
+    batch saves reads of weights, hardly operations. The prompt, whose last token says the first one, runs through all
+    layers.
+
+    Of the bundled model a lens alone lets few layers go: :class:`workbench.probes.ExitOracle` shows how many at most.
     """
 
     lens: Annotated[str, outside("part", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
     measure: Annotated[Measure, Field(description="what confidence is")] = "probability"
-    threshold: Annotated[float, Field(ge=0, le=1, description="confidence above which a token leaves")] = 0.9
+    threshold: Annotated[float, Field(ge=0, le=1, description="confidence above which a token leaves")] = 0.8
     decay: Annotated[float, Field(ge=0, le=100, description="how fast the threshold falls; 0 keeps it")] = 0.0
-    first: Annotated[float, Field(ge=0, le=1, description="share of the layers before the first check")] = 0.6
-    every: Annotated[int, Field(ge=1, le=64, description="layers from one check to the next")] = 3
-    vocabulary: Annotated[int, Field(ge=0, le=1_000_000, description="tokens a check looks at; 0: all")] = 4096
+    first: Annotated[float, Field(ge=0, le=1, description="share of the layers before the first check")] = 0.75
+    every: Annotated[int, Field(ge=1, le=64, description="layers from one check to the next")] = 4
+    vocabulary: Annotated[int, Field(ge=0, le=1_000_000, description="tokens a check looks at; 0: all")] = 2048
     fill: Annotated[Fill, Field(description="what later tokens find in layers left out")] = "copy"
 
     slots = ("depth",)
