@@ -1,8 +1,8 @@
 """Shadow tokens are what each exit would have drafted; exit and length follow them, and the text stays the same."""
 
+import dataclasses
 import itertools
 
-import numpy as np
 import pytest
 import torch
 from helpers import random_tokens, run, tokens_of
@@ -30,8 +30,7 @@ def learned(monkeypatch):
 
 @pytest.fixture
 def drafting(monkeypatch):
-    """Every round drafts two tokens from the second candidate, however unsure, so that each reads shadow tokens."""
-    monkeypatch.setattr(Shadows, "thresholds", np.zeros(9))
+    """Every round drafts two tokens from the second candidate, so that each reads shadow tokens."""
     monkeypatch.setattr(Shadows, "choose", lambda shadows: (1, 2))
 
 
@@ -46,7 +45,9 @@ def test_it_is_exact_in_every_family(family):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_shadow_tokens_are_what_the_exits_would_have_drafted(family, settings, temperature, learned, drafting):
     model, sampler = tiny(family), Sampler(temperature)
-    technique = DynamicExitLayer(**{"stride": 1, "every": 1, "count_head": False, "lens": "logit", **settings})
+    technique = DynamicExitLayer(
+        **{"confident": False, "stride": 1, "every": 1, "count_head": False, "lens": "logit", **settings}
+    )
     steps = run(model, PROMPT, [technique], new=14, temperature=temperature)
     # The last step may draft nothing, and is not asked then.
     assert any(step.drafted for step in steps) and len(learned) in (len(steps) - 2, len(steps) - 1)
@@ -82,7 +83,7 @@ def test_what_shadow_tokens_cost_is_counted_once(learned, drafting):
     model = tiny("llama")
     head, slow = load_lens(model, "logit").head(0), Decoder(model)
     slow.prefill(PROMPT)
-    steps = run(model, PROMPT, [PAPER], new=14)
+    steps = run(model, PROMPT, [dataclasses.replace(PAPER, confident=False)], new=14)
     text = [*PROMPT, *steps[0].tokens]
     for step, (agreed, _) in zip(steps[1:], learned):
         drafted, held = [token for token, *_ in step.nodes], slow.cache.length
@@ -106,6 +107,16 @@ def test_the_exit_and_the_length_are_those_that_pay(monkeypatch):
         assert step.drafted <= length
     # The tiny Gemma repeats itself, which all its exits know: drafts grow, and the first exit takes over.
     assert max(step.drafted for step in steps) >= 4 and chosen[-1][0] == 0
+
+
+def test_a_draft_ends_where_its_exit_is_not_sure(learned, drafting, monkeypatch):
+    model = tiny("llama")
+    for threshold, drafted in ((0.0, {2}), (1.0, {0})):
+        monkeypatch.setattr(Shadows, "thresholds", [threshold] * 3)
+        assert {step.drafted for step in run(model, PROMPT, [PAPER], new=14)[1:-2]} == drafted
+    monkeypatch.setattr(Shadows, "thresholds", [1.0] * 3)
+    steps = run(model, PROMPT, [dataclasses.replace(PAPER, confident=False)], new=14)
+    assert {step.drafted for step in steps[1:-2]} == {2}
 
 
 def test_where_nothing_pays_it_looks_more_and_more_seldom(learned, monkeypatch):

@@ -75,6 +75,8 @@ class DynamicExitLayer(DraftTechnique):
         Shadow tokens are read every so many rounds, and where nothing pays after twice as many each time.
     decay : float
         What a round weighs once another has come.
+    confident : bool
+        Whether a draft ends where its exit is not sure.
     count_head : bool
         Whether an unembedding counts as the layers that it costs as much as.
     lens, vocabulary
@@ -85,6 +87,7 @@ class DynamicExitLayer(DraftTechnique):
     stride: Annotated[int, Field(ge=1, le=100, description="layers from one candidate to the next")] = 3
     every: Annotated[int, Field(ge=1, le=100, description="rounds from one look at all candidates to the next")] = 2
     decay: Annotated[float, Field(gt=0, le=1, description="what a round weighs once another has come")] = 0.95
+    confident: Annotated[bool, Field(description="end a draft where its exit is not sure")] = True
     count_head: Annotated[bool, Field(description="count the unembedding among the layers")] = True
     lens: Annotated[str, outside("part", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
     vocabulary: Annotated[int, Field(ge=0, le=1_000_000, description="frequent tokens that can be drafted; 0: all")] = (
@@ -106,7 +109,7 @@ class DynamicExitLayer(DraftTechnique):
 
     @classmethod
     def smallest(cls) -> Self:
-        return cls(draft=2, stride=2, every=1, count_head=False, lens="logit")
+        return cls(draft=2, stride=2, every=1, confident=False, count_head=False, lens="logit")
 
 
 def cost_of_head(model: Model, head: LensHead) -> float:
@@ -132,6 +135,7 @@ class _Dynamic(Drafter):
         self.shadows = Shadows(candidates, believed, technique.decay, layers, head, technique.draft)
         self._every = self._interval = technique.every
         self._left = 0  # rounds until shadow tokens are read again
+        self._confident = technique.confident
         self._decoder: Decoder | None = None
         self._streams: dict[int, list[Tensor]] = {}
 
@@ -150,7 +154,7 @@ class _Dynamic(Drafter):
         if not length:
             return Draft(looks=looks)
         below, above = looks[:place], looks[place:]
-        threshold = self.shadows.thresholds[place]
+        threshold = self.shadows.thresholds[place] if self._confident else 0.0
         opened = decoder.open(tokens[-1:])
         draft = self._exit.draft(opened, layer, length, lambda chance: chance < threshold, below)
         draft.looks = above
