@@ -23,9 +23,9 @@ def settings(cls: Class) -> Class:
     return dataclass(frozen=True, config=_CONFIG)(cls)
 
 
-Outside = Literal["model", "part", "text", "technique", "device"]
-"""What a text may name that is no part of a recipe itself: a model or draft model, trained weights, a text file,
-another technique's specification, a device. A technique that is so named is a part of the one that names it: see
+Outside = Literal["model", "part", "lens", "text", "technique", "device"]
+"""What a text may name that is no part of a recipe itself: a model or draft model, trained weights, those of a lens,
+a text file, another technique's specification, a device. A technique that is so named is a part of the one that names it: see
 :meth:`workbench.engine.Run.start_part`."""
 
 

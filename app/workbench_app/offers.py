@@ -15,7 +15,7 @@ from workbench.registry import TECHNIQUES
 from workbench.settings import Outside, parse, references, spell
 from workbench.techniques import Technique  # the import also fills the registry
 
-Kind = Literal["model", "part", "text"]
+Kind = Literal["model", "part", "lens", "text"]
 
 LONGEST_NAME = 300
 """Characters of a model's name; the hub's own are shorter."""
@@ -23,10 +23,11 @@ BUNDLED = tuple(wb.models.bundled.BUNDLED)
 _NAME = re.compile(r"\w[\w.-]{0,79}", re.ASCII)
 _ON_THE_HUB = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+\.gguf)?", re.ASCII)
 # What settings call something else.
-_TAKEN = {"auto", "distilled", "none", "bundled", "untrained", *BUNDLED}
+_TAKEN = {"auto", "distilled", "none", "bundled", "untrained", "logit", *BUNDLED}
 _OWN: dict[str, tuple[str, ...]] = {
     "model": ("auto", "distilled", "none"),
     "part": ("bundled", "untrained"),
+    "lens": ("bundled", "logit", "untrained"),
     "text": (),
 }
 
@@ -68,8 +69,9 @@ class Offers:
 
     def names(self, what: Kind) -> list[str]:
         """Names of what was offered of a kind: a folder or a GGUF file is a model, a safetensors file a trained part,
-        any other file a text."""
-        return [name for name, path in self._paths.items() if _kind(path) == what]
+        any other file a text. A lens is a trained part too."""
+        kind = "part" if what == "lens" else what
+        return [name for name, path in self._paths.items() if _kind(path) == kind]
 
     def path(self, name: str, what: Kind) -> str | None:
         """Where an offer of a kind is; None if there is none of that name."""
@@ -130,7 +132,7 @@ class Offers:
         """What a control of such a setting shows, and the values behind it; None where there is nothing to choose."""
         if what not in _OWN:
             return None
-        names = [default, *(_OWN[what] if what == "part" else ()), *self.names(what)]
+        names = [default, *(_OWN[what] if what in ("part", "lens") else ()), *self.names(what)]
         if what == "model":
             names += [*self.names("part"), *BUNDLED]
         return [(name or "none", name) for name in dict.fromkeys(names)]

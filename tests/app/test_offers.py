@@ -100,10 +100,13 @@ def test_controls_offer_what_there_is(place):
         made = Settings.render(SuffixDraft)
         heads = Settings.render(TECHNIQUES["hydra_heads"])
         drafter = Settings.render(TECHNIQUES["draft_model"])
+        exits = Settings.render(TECHNIQUES["confidence_exit"])
     corpus = made.components[list(made.fields).index("corpus")]
     assert corpus.choices == [("none", ""), ("texts", "texts")] and not corpus.allow_custom_value
     weights = heads.components[list(heads.fields).index("weights")]
     assert [value for _, value in weights.choices] == ["bundled", "untrained", "head"]
+    lens = exits.components[list(exits.fields).index("lens")]
+    assert [value for _, value in lens.choices] == ["bundled", "logit", "untrained", "head"]
     model = drafter.components[list(drafter.fields).index("model")]
     assert {"auto", "small", "head", "smollm2-135m"} <= {value for _, value in model.choices}
     values = [component.value for component in made.components]

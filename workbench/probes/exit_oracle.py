@@ -68,7 +68,7 @@ class ExitOracle(Probe):
     Whoever never meets a criterion leaves at the end, saves nothing and is right.
     """
 
-    lens: Annotated[str, outside("part", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
+    lens: Annotated[str, outside("lens", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
     threshold: Annotated[float, Field(ge=0, le=1, description="confidence above which a token leaves")] = 0.9
     divergence: Annotated[float, Field(gt=0, description="nats from the last layer that are close")] = 0.1
     positions: Annotated[int, Field(ge=1, description="positions read, from the end; all if none")] | None = None

@@ -16,9 +16,9 @@ Of the stream h after block l and H after the last one::
 Deviates
 --------
 The paper speaks of the velocity of the residual, and accelerates it until earlier layers agree with the last; it
-trains a second stream for that. Here the model's own stream is measured and nothing is trained. Its formulas were not at
-hand: ``speed``, ``turn`` and ``arrival`` are ours after its abstract's words, and so is ``heading``, as a fast stream may
-still move sideways. Positions of one text are sampled, evenly spaced.
+trains a second stream for that. Here the model's own stream is measured and nothing is trained. Its formulas were not
+at hand: ``speed``, ``turn`` and ``arrival`` are ours after its abstract, and so is ``heading``, as a stream may
+move fast and sideways. Positions of one text are sampled, evenly spaced.
 """
 
 from __future__ import annotations

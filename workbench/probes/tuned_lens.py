@@ -44,7 +44,7 @@ class TunedLens(Probe):
     Writes what :class:`workbench.probes.LogitLens` writes, of the mapped streams; the last layer has no map.
     """
 
-    lens: Annotated[str, outside("part", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
+    lens: Annotated[str, outside("lens", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
     top_k: Annotated[int, Field(ge=1, le=32, description="candidates per layer and token")] = 5
     first_layer: Annotated[int, Field(ge=-1, description="first layer read; -1 is the embedding")] = -1
     positions: Annotated[int, Field(ge=1, description="positions read, from the end; all if none")] | None = None

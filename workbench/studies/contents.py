@@ -67,7 +67,7 @@ def _content(model: Model, what: Outside, value: str) -> str:
             return fingerprint.of_path(value)
         if value in ("bundled", "auto", "distilled"):
             return fingerprint.of_path(artifacts.folder())
-        if what == "part" and value != "untrained":
+        if what in ("part", "lens") and value not in ("untrained", "logit"):
             return fingerprint.of_path(value)
         if what == "model" and not is_cut(value) and value != "none":
             return _of_name(model, value)

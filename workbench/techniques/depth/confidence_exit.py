@@ -77,7 +77,7 @@ class ConfidenceExit(Technique):
     Of the bundled model a lens alone lets few layers go: :class:`workbench.probes.ExitOracle` shows how many at most.
     """
 
-    lens: Annotated[str, outside("part", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
+    lens: Annotated[str, outside("lens", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
     measure: Annotated[Measure, Field(description="what confidence is")] = "probability"
     threshold: Annotated[float, Field(ge=0, le=1, description="confidence above which a token leaves")] = 0.8
     decay: Annotated[float, Field(ge=0, le=100, description="how fast the threshold falls; 0 keeps it")] = 0.0
@@ -118,7 +118,11 @@ class _Exit(ExitPolicy):
         self._settings, self._ledger = technique, run.ledger
         self._lens = load_lens(run.model, technique.lens)
         self._first, self._tokens = len(run.prompt) - 1, run.max_new_tokens
-        self._before: tuple[Sequence[int], Tensor] = [], run.model.anatomy.embedding[:0]
+        self._before: dict[int, Tensor] = {}
+
+    def opened(self, opened_pass: Pass) -> None:
+        super().opened(opened_pass)
+        self._before = {}
 
     def leaving(self, layer: int, opened: Pass, rows: Sequence[int]) -> Leaving:
         x = opened.streams(rows)
@@ -144,7 +148,8 @@ class _Exit(ExitPolicy):
 
     def passed(self, layer: int, opened: Pass) -> None:
         if layer + 1 in self.checked and self._settings.measure == "saturation":
-            self._before = opened.rows, opened.x[0]
+            # Row by row, as those of a draft come one after the other.
+            self._before |= dict(zip(opened.rows, opened.x[0]))
 
     def _confident(self, layer: int, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
         """Confidence [rows], what the lens makes of the streams, and logits that need not be computed again."""
@@ -158,12 +163,10 @@ class _Exit(ExitPolicy):
 
     def _saturated(self, opened: Pass, rows: Sequence[int], x: Tensor) -> Tensor:
         """The same from the streams before the layer; a row that was not there before it is not sure."""
-        before, streams = self._before
-        place = {row: number for number, row in enumerate(before)}
-        if not all(row in place for row in rows):
+        if not all(row in self._before for row in rows):
             return torch.zeros(len(rows))
         self._count(6 * x.numel(), 2 * x.numel() * x.element_size())
-        return saturation(x, streams[numbers([place[row] for row in rows], x.device)])
+        return saturation(x, torch.stack([self._before[row] for row in rows]))
 
     def _count(self, flops: int, moved: int) -> None:
         self._ledger.count(POLICY, flops, moved)

@@ -72,7 +72,7 @@ class SelfSpeculative(DraftTechnique):
     threshold: Annotated[float, Field(ge=0, le=1, description="probability below which a draft ends")] = 0.5
     target: Annotated[float, Field(ge=0, le=1, description="acceptance to move the threshold towards; 0: fixed")] = 0.0
     keep_last: Annotated[bool, Field(description="a token that is not sure is the last of its draft")] = False
-    lens: Annotated[str, outside("part", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
+    lens: Annotated[str, outside("lens", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
     vocabulary: Annotated[int, Field(ge=0, le=1_000_000, description="frequent tokens that can be drafted; 0: all")] = (
         8192
     )

@@ -89,7 +89,7 @@ class DynamicExitLayer(DraftTechnique):
     decay: Annotated[float, Field(gt=0, le=1, description="what a round weighs once another has come")] = 0.95
     confident: Annotated[bool, Field(description="end a draft where its exit is not sure")] = True
     count_head: Annotated[bool, Field(description="count the unembedding among the layers")] = True
-    lens: Annotated[str, outside("part", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
+    lens: Annotated[str, outside("lens", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
     vocabulary: Annotated[int, Field(ge=0, le=1_000_000, description="frequent tokens that can be drafted; 0: all")] = (
         8192
     )
