@@ -25,8 +25,8 @@ def settings(cls: Class) -> Class:
 
 Outside = Literal["model", "part", "lens", "text", "technique", "device"]
 """What a text may name that is no part of a recipe itself: a model or draft model, trained weights, those of a lens,
-a text file, another technique's specification, a device. A technique that is so named is a part of the one that names it: see
-:meth:`workbench.engine.Run.start_part`."""
+a text file, another technique's specification, a device. A technique that is so named is a part of the one that names
+it: see :meth:`workbench.engine.Run.start_part`."""
 
 
 def outside(what: Outside, description: str, **bounds: Any) -> Any:
