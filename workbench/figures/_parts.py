@@ -22,8 +22,11 @@ def sparse_axis(values: Any, most: int = 22) -> alt.Axis:
     """An axis of a heat map that labels at most ``most`` of its values, evenly, and layer -1 as the embedding."""
     kept = sorted({int(value) for value in values})
     step = -(-len(kept) // most)
+    shown = kept[::step]
+    if len(shown) > 16 and shown[:2] == [-1, 0]:
+        shown.remove(0)  # the long label in front would cover it
     return alt.Axis(
-        values=kept[::step], labelExpr=LAYER_LABEL, labelAngle=0, labelOverlap=False, ticks=False, domain=False
+        values=shown, labelExpr=LAYER_LABEL, labelAngle=0, labelOverlap=False, ticks=False, domain=False
     )
 
 
