@@ -25,9 +25,7 @@ def sparse_axis(values: Any, most: int = 22) -> alt.Axis:
     shown = kept[::step]
     if len(shown) > 16 and shown[:2] == [-1, 0]:
         shown.remove(0)  # the long label in front would cover it
-    return alt.Axis(
-        values=shown, labelExpr=LAYER_LABEL, labelAngle=0, labelOverlap=False, ticks=False, domain=False
-    )
+    return alt.Axis(values=shown, labelExpr=LAYER_LABEL, labelAngle=0, labelOverlap=False, ticks=False, domain=False)
 
 
 def point_tooltip(**axes: str) -> list[alt.Tooltip]:
