@@ -164,8 +164,7 @@ class Pass(Running):
             look.see(self)
         self.run(layer)
         new = self.x[0]
-        self.layer, self.stopped = layer, stopped
-        self._arrange(torch.cat((before, self.x), 1), [*rows, *self.rows])
+        self._beside(before, rows, layer, stopped)
         return new
 
     @torch.inference_mode()
