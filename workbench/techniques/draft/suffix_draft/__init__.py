@@ -98,7 +98,7 @@ class _SuffixDraft(Drafter):
         if self._auxiliary is None or (copied.tokens and self._matched >= self._settings.alone):
             return copied
         other = self._auxiliary.propose(tokens, limit)
-        if not copied.tokens or other.by_chance or other.ahead is not None or other.looks or other.paused is not None:
+        if not copied.tokens or other.by_chance or other.ahead is not None:
             return other
         if other.paused is not None or other.looks:
             # The pass that it holds or looks at has its own tokens; where it drafted none the copy is verified.
