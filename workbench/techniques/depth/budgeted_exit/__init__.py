@@ -102,10 +102,10 @@ class BudgetedExit(Technique):
     Notes
     -----
     Costs are counted operations of a token that is decoded, looks, copies and the unembedding included; the prompt runs
-    through all layers up to the deepest exit. What is promised holds on the calibration text, read by the whole model. A
-    run differs: its text is another, and its tokens see what those before them left; :func:`workbench.budget_met` shows
-    what was met. The peak and the memory are met by every token. A batched fill is not offered, as it computes in the
-    end what was to be saved.
+    through all layers up to the deepest exit. The average is promised on the calibration text, as the whole model reads
+    it. A run differs: its text is another, and its tokens see what those before them left;
+    :func:`workbench.budget_met` shows what was met. Peak and memory hold for every token. A batched fill is not
+    offered, as it computes in the end what was to be saved.
     """
 
     average: Annotated[float, Field(gt=0, le=1, description="average FLOPs of a token, of the full model's")] = 0.85
