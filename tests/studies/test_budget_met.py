@@ -47,9 +47,8 @@ def test_its_figure_has_a_point_for_each_budget(met):
     for kind, title in (("average", "average FLOPs"), ("peak", "peak FLOPs"), ("memory", "memory")):
         found = [row for row in points if row["kind"] == title]
         for what in ("asked", "promised", "met"):
-            assert [row[what] for row in found] == pytest.approx(
-                met["budget"][f"{kind}_{what}"].values.tolist(), rel=1e-4
-            )
+            want = met["budget"][f"{kind}_{what}"].values.tolist()
+            assert [row[what] for row in found] == pytest.approx(want, rel=1e-4)
 
 
 def test_what_has_no_budget_is_refused(tiny):
