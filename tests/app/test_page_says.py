@@ -76,7 +76,7 @@ def test_a_measurement_cancelled_as_it_warms_up_keeps_the_last_result(visit):
     page.click("#compare")
     expect(page.locator("#study-progress")).to_contain_text("Finished.", timeout=90_000)
     before = page.locator("#study-table").inner_text()
-    puppet(page, delay=0.5)
+    puppet(page, delay=1)
     number(page, "#max-new-tokens", 100)
     page.click("#compare")
     expect(page.locator("#study-progress")).to_contain_text("warming up", timeout=60_000)

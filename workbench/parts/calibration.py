@@ -51,8 +51,8 @@ def calibration_texts(model: Model, count: int, source: str = "") -> list[list[i
         raise SettingError(f"there is no text {source!r:.80}: name a file in UTF-8")
     try:
         tokens = model.tokenizer(path.read_text("utf-8"))["input_ids"]
-    except UnicodeDecodeError as error:
-        raise SettingError(f"{path.name} is no text in UTF-8") from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise SettingError(f"{path.name} cannot be read as a text in UTF-8: name another file") from error
     pieces = [tokens[place : place + length] for place in range(0, len(tokens), length)]
     found = [piece for piece in pieces if len(piece) > 1][:count]
     if not found:

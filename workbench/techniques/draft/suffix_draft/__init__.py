@@ -17,7 +17,7 @@ How long a draft may be follows from the chance that each copied token is right:
 the length of the match and is learned from what was accepted for matches of that length; the draft ends where the
 chance of its whole path falls below ``least``, where the paper bounds it by a constant. The paper drafts with the
 auxiliary drafter alone where the match is short; here both drafts are verified in one tree, unless the auxiliary draws
-its tokens by chance or has rows of its own in the forward.
+its tokens by chance, has rows of its own in the forward, or holds the pass that verifies.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class _SuffixDraft(Drafter):
         if self._auxiliary is None or (copied.tokens and self._matched >= self._settings.alone):
             return copied
         other = self._auxiliary.propose(tokens, limit)
-        if not copied.tokens or other.by_chance or other.ahead is not None:
+        if not copied.tokens or other.by_chance or other.ahead is not None or other.looks or other.paused is not None:
             return other
         return merged(copied, other)
 
