@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from workbench.engine.generate import generate, teacher_force
     from workbench.engine.verify_cost import verify_cost
     from workbench.models.load import load
+    from workbench.studies.budget_met import budget_met
     from workbench.studies.compare import compare
     from workbench.studies.compatibility import compatibility
     from workbench.studies.layer_maps import layer_maps
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _OBJECTS = {
     "Study": "workbench.studies.study",
+    "budget_met": "workbench.studies.budget_met",
     "compare": "workbench.studies.compare",
     "compatibility": "workbench.studies.compatibility",
     "generate": "workbench.engine.generate",
@@ -44,6 +46,7 @@ _MODULES = ("cost", "figures", "metrics", "models", "probes", "tasks", "techniqu
 __all__ = [
     "Study",
     "__version__",
+    "budget_met",
     "compare",
     "compatibility",
     "cost",

@@ -191,6 +191,21 @@ def mapped(layers: int = 6, others: int = 10, model: str = "tiny-llama") -> xr.D
     return trace.build(groups, model=Model(model), kind="observe", recipe={}, used=range(len(VOCABULARY)))
 
 
+def budgets(count: int = 4, model: str = "tiny-llama") -> xr.DataTree:
+    """Budgets of which every other one is met."""
+    asked = np.linspace(0.7, 1, count)
+    data = {}
+    for kind in ("average", "peak", "memory"):
+        for what, off in (("asked", 0), ("promised", -0.01), ("met", 0.02 * (-1) ** np.arange(count))):
+            data[f"{kind}_{what}"] = variable("budget", asked + off, "1", f"{kind}, {what}")
+    data["layers"] = variable("budget", 30 * asked, "layers", "layers")
+    data["agreement"] = variable("budget", asked, "1", "top-1 agreement")
+    groups = {"tokens": trace.tokens(ids(8)), "budget": _dataset(data, budget=np.arange(count))}
+    names = [f"budgeted_exit:average={each:g} {MARKUP}" for each in asked]
+    used = range(len(VOCABULARY))
+    return trace.build(groups, model=Model(model), kind="observe", recipe={}, used=used, budgets=names)
+
+
 def study(runs: int = 8, prompts: int = 5, repeats: int = 3, tokens: int = 64) -> xr.DataTree:
     """A study of up to eight runs, whose text holds every trap."""
     rng = np.random.default_rng(2)

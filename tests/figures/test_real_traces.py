@@ -8,9 +8,11 @@ import pytest
 from workbench import artifacts, figures
 from workbench.figures import FIGURES
 from workbench.registry import PROBES
+from workbench.studies.budget_met import budget_met
 from workbench.studies.compare import compare
 from workbench.studies.compatibility import compatibility
 from workbench.studies.layer_maps import layer_maps
+from workbench.techniques import BudgetedExit
 from workbench.training import curve
 
 
@@ -46,9 +48,15 @@ def mapped(tiny):
     return layer_maps(model, model.variant(range(model.layers - 1)), texts)
 
 
-def test_every_figure_draws_from_real_data(observed, compared, together, trained, mapped):
+@pytest.fixture(scope="module")
+def budgets(tiny):
+    return budget_met(tiny("llama"), BudgetedExit.examples(), [list(range(3, 12))], max_new_tokens=6)
+
+
+def test_every_figure_draws_from_real_data(observed, compared, together, trained, mapped, budgets):
+    traces = observed, compared.tree, together, trained, mapped, budgets
     for name, figure in FIGURES.items():
-        trace = next(each for each in (observed, compared.tree, together, trained, mapped) if figure.applies(each))
+        trace = next(each for each in traces if figure.applies(each))
         spec = figure.draw(trace).to_dict()
         assert all(spec["datasets"].values()), name
 

@@ -18,6 +18,7 @@ from workbench.figures.acceptance_by_position import acceptance_by_position
 from workbench.figures.time_split import time_split
 from workbench.figures.draft_calibration import draft_calibration
 from workbench.figures.draft_tree import draft_tree
+from workbench.figures.budget import budget
 from workbench.figures.compatibility import compatibility
 from workbench.figures.loss_curve import loss_curve
 from workbench.figures.logit_lens import logit_lens

@@ -1,14 +1,22 @@
-"""Blocks less a sublayer: without attention, without MLP, or without either."""
+"""Blocks less a sublayer: without attention, without MLP, or without either; models less their upper blocks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from workbench.models.block import Block
+from workbench.models.variant import varied
+
+if TYPE_CHECKING:
+    from workbench.models.anatomy import Anatomy
+
+_MOST_VIEWS = 4
+_LOWER: WeakKeyDictionary[Anatomy, dict[int, Anatomy]] = WeakKeyDictionary()
 
 
 @dataclass
@@ -42,3 +50,17 @@ def without(block: Block, attention: bool = False, mlp: bool = False) -> Block:
     if mlp:
         block = replace(block, up=None, down=None, router=None, shared=None, mlp_norm=None, mlp_post_norm=None)
     return block
+
+
+def lower_blocks(anatomy: Anatomy, count: int) -> Anatomy:
+    """A view with the first ``count`` blocks alone, in which nothing is left of the others.
+
+    The same object every time, of the few that were asked for last: much is laid out for one when it is first used.
+    """
+    views = _LOWER.setdefault(anatomy, {})
+    if count not in views:
+        while len(views) >= _MOST_VIEWS:
+            del views[next(iter(views))]
+        gone = range(count, anatomy.layers)
+        views[count] = varied(anatomy, others={layer: without(anatomy.blocks[layer], True, True) for layer in gone})
+    return views[count]

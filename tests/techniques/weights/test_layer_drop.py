@@ -10,10 +10,11 @@ import workbench
 from workbench.engine import teacher_force
 from workbench.errors import PromptError, SettingError
 from workbench.models.tiny import tiny
+from workbench.parts.calibration import calibration_texts
 from workbench.techniques import LayerDrop, PromptLookup, SelfSpeculative, UnifiedLayerSkip
 from workbench.techniques.weights import layer_drop
 from workbench.techniques.weights.layer_drop import Unit, _Kept
-from workbench.techniques.weights.layer_drop.calibration import calibration_texts, influences, units
+from workbench.techniques.weights.layer_drop.calibration import influences, units
 
 PROMPT = random_tokens(12) * 2
 

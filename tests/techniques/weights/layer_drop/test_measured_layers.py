@@ -67,9 +67,3 @@ def test_too_many_sets_are_refused_before_any_is_tried(monkeypatch):
     monkeypatch.setattr(measured, "losses", None)
     with pytest.raises(SettingError, match="greedy"):
         exhaustive(tiny("llama", layers=30), TEXTS, units(tiny("llama", layers=30), "sublayer"), 3, "loss")
-
-
-def test_it_says_how_far_it_is(capsys):
-    tick = measured.told(3, every=-1.0)
-    tick(), tick()
-    assert capsys.readouterr().err.splitlines() == ["layer_drop: 1 of 3 trials", "layer_drop: 2 of 3 trials"]

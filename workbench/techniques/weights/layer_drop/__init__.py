@@ -47,9 +47,10 @@ from workbench.models import Anatomy, Model
 from workbench.models.bundled import cache_folder
 from workbench.models.fingerprint import of_model, stamps
 from workbench.models.variant import varied
+from workbench.parts.calibration import calibration_texts
 from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
-from workbench.techniques.weights.layer_drop.calibration import Unit, angles, calibration_texts, influences, units
+from workbench.techniques.weights.layer_drop.calibration import Unit, angles, influences, units
 from workbench.techniques.weights.layer_drop.measured import exhaustive, greedy, less
 
 # Of a model's anatomy what was chosen, by settings, and its view without that: each is made once.

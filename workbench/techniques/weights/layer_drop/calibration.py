@@ -1,11 +1,8 @@
-"""Text that layers are judged on, and what they do to it."""
+"""What layers do to the residual stream of some texts."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from importlib.resources import files
-from itertools import islice, zip_longest
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,12 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.engine import Decoder
-from workbench.errors import SettingError
-from workbench.files import at_home, is_there
 from workbench.models import Model
-
-LENGTH = 128
-"""Most tokens of a text."""
 
 
 class Unit(NamedTuple):
@@ -35,53 +27,6 @@ def units(model: Model, kind: str) -> list[Unit]:
     """What there is to be removed of ``kind``: ``block``, ``attention``, ``mlp``, or ``sublayer`` for the last two."""
     parts = ("attention", "mlp") if kind == "sublayer" else (kind,)
     return [Unit(layer, part) for layer in range(model.layers) for part in parts]
-
-
-def calibration_texts(model: Model, count: int, source: str = "") -> list[list[int]]:
-    """Token ids of ``count`` texts of at most :data:`LENGTH` tokens.
-
-    Parameters
-    ----------
-    model : Model
-    count : int
-    source : str
-        Path of a text in UTF-8, of which the first pieces are taken. By default the project's prompts to train on, one
-        task after the other in turn, which are none of those that anything is compared on. A model without a tokenizer
-        gets tokens drawn with a fixed seed.
-
-    Raises
-    ------
-    SettingError
-        If there is no such text, or no piece of it is two tokens long.
-    """
-    length = min(LENGTH, model.anatomy.positions)
-    if model.tokenizer is None:
-        drawn = torch.randint(
-            model.anatomy.vocabulary, (count, length // 2), generator=torch.Generator().manual_seed(0)
-        )
-        return drawn.tolist()
-    if not source:
-        return [model.tokenizer(text)["input_ids"][:length] for text in islice(_prompts(), count)]
-    path = at_home(source)
-    if not (is_there(path) and path.is_file()):
-        raise SettingError(f"there is no text {source!r:.80}: name a file in UTF-8")
-    try:
-        tokens = model.tokenizer(path.read_text("utf-8"))["input_ids"]
-    except (UnicodeDecodeError, OSError) as error:
-        raise SettingError(f"{path.name} cannot be read as a text in UTF-8: name another file") from error
-    pieces = [tokens[place : place + length] for place in range(0, len(tokens), length)]
-    found = [piece for piece in pieces if len(piece) > 1][:count]
-    if not found:
-        raise SettingError(f"{path.name} has no two tokens to judge layers on: name a longer text")
-    return found
-
-
-def _prompts() -> Iterator[str]:
-    """The prompts to train on, a line each, of all tasks in turn."""
-    folder = files("workbench_data").joinpath("prompts", "training")
-    tasks = sorted((each for each in folder.iterdir() if each.name.endswith(".jsonl")), key=lambda each: each.name)
-    for turn in zip_longest(*(each.read_text("utf-8").splitlines() for each in tasks)):
-        yield from (json.loads(line)["prompt"] for line in turn if line)
 
 
 def influences(model: Model, texts: Sequence[Sequence[int]], kind: str) -> dict[Unit, float]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -17,13 +15,13 @@ from workbench.errors import SettingError
 from workbench.models import Block, Model
 from workbench.models.removed import without
 from workbench.models.walk import walk
+from workbench.parts.calibration import Tick, told
 from workbench.techniques.weights.layer_drop.calibration import Unit
 
 MOST = 5000
 """Most sets that are tried one by one."""
 
 Removed = frozenset[Unit]
-Tick = Callable[[], None]
 
 
 def less(block: Block, removed: Iterable[Unit]) -> Block:
@@ -109,7 +107,7 @@ def greedy(
     """``count`` units, one after the other the one whose removal loses least; ``known`` were chosen before."""
     chosen = list(known[:count])
     tries = sum(len(among) - done for done in range(len(chosen), count))
-    tick = told(tries * len(texts))
+    tick = told(tries * len(texts), "layer_drop")
     while len(chosen) < count:
         base, left = frozenset(chosen), [unit for unit in among if unit not in chosen]
         lost = losses(model, texts, base, [base | {unit} for unit in left], measure, tick)
@@ -134,19 +132,7 @@ def exhaustive(
             "remove fewer"
         )
     tried = list(itertools.combinations(among, count))
-    lost = losses(model, texts, frozenset(), [frozenset(each) for each in tried], measure, told(sets * len(texts)))
+    lost = losses(
+        model, texts, frozenset(), [frozenset(each) for each in tried], measure, told(sets * len(texts), "layer_drop")
+    )
     return list(tried[lost.index(min(lost))])
-
-
-def told(total: int, every: float = 5.0) -> Tick:
-    """Called after every trial, it says on standard error how far they are, every so many seconds."""
-    done, last = 0, time.monotonic()
-
-    def tick() -> None:
-        nonlocal done, last
-        done += 1
-        if time.monotonic() - last > every:
-            last = time.monotonic()
-            print(f"layer_drop: {done:,} of {total:,} trials", file=sys.stderr, flush=True)
-
-    return tick
