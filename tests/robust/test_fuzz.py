@@ -65,7 +65,9 @@ def keeps_its_promises(family, recipe, prompt, options):
     assert all(0 <= token < model.anatomy.vocabulary for token in tokens)
     for step in steps:
         assert 0 <= step.accepted <= step.drafted and len(step.tokens) >= 1
-        assert all(math.isfinite(value) and value > 0 for value in (step.flops, step.bytes, step.cache_bytes))
+        assert all(math.isfinite(value) and value > 0 for value in (step.flops, step.bytes))
+        # Without any attention nothing is remembered.
+        assert step.cache_bytes > 0 or not any(step.keys_kept)
     if all(each.exact for each in recipe) and not options.get("temperature"):
         assert tokens == tokens_of(wb.generate(model, prompt, stop_tokens=(), **options))
     assert parse("+".join(map(spell, recipe)), TECHNIQUES) == recipe
