@@ -51,7 +51,7 @@ def load(name: str, model: Model, weights: str = "bundled") -> tuple[dict[str, T
     ArtifactError
         If there is no such artefact, or it was made by another recipe or for another model.
     CorruptModel
-        If the file or its card is damaged.
+        If the file or its card is damaged, or it holds numbers that are not finite.
     """
     path = place(name, weights)
     about = card(path)
@@ -77,7 +77,11 @@ def _read(path: Path, stamp: tuple[int, ...], device: str) -> tuple[dict[str, Te
     from safetensors.torch import load_file
 
     read_safetensors(path)
-    return load_file(path, device=device), sha256(path)
+    tensors = load_file(path, device=device)
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise CorruptModel(f"{path.name} holds numbers that are not finite in {key}: train it anew.")
+    return tensors, sha256(path)
 
 
 def card(path: Path) -> dict[str, Any]:
@@ -141,7 +145,7 @@ def fit(part: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
     Raises
     ------
     ArtifactError
-        Naming the first tensor that is missing, unknown or of another shape.
+        Naming the first tensor that is missing, unknown, of another shape, or of whole numbers where others are due.
     """
     own = part.state_dict()
     for key in sorted(own.keys() | tensors.keys()):
@@ -151,4 +155,6 @@ def fit(part: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
             raise ArtifactError(
                 f"the {name}'s {key} has shape {list(tensors[key].shape)} where {list(own[key].shape)} is due"
             )
+        if own[key].is_floating_point() != tensors[key].is_floating_point():
+            raise ArtifactError(f"the {name}'s {key} holds {tensors[key].dtype} where {own[key].dtype} is due")
     part.load_state_dict(tensors)

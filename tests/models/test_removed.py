@@ -2,12 +2,16 @@
 
 import pytest
 import torch
+import xarray as xr
 from helpers import random_tokens
 
 from workbench.engine import Decoder
+from workbench.errors import SettingError
 from workbench.models import FAMILIES
 from workbench.models.removed import without
 from workbench.models.tiny import tiny
+from workbench.probes import AttentionSparsity, DepthUse, EffectiveRank, ExitOracle, ResidualVelocity, TunedLens
+from workbench.studies.observe import observe
 
 PROMPT, DRAFT, TREE = random_tokens(20), [5, 6, 7, 8, 9], [-1, 0, 0, 1, 2]
 GONE = {1: {"attention": True}, 2: {"mlp": True}, 3: {"attention": True, "mlp": True}}
@@ -126,3 +130,25 @@ def test_a_cache_is_cropped_whatever_its_layers_lack():
     assert decoder.cache.crop_to(len(PROMPT)) == len(PROMPT)
     other.prefill(PROMPT)
     torch.testing.assert_close(decoder.forward([4]), other.forward([4]))
+
+
+def test_a_block_that_is_gone_shows_the_stream_that_passes_it():
+    model, seen = tiny("llama"), []
+    cut = less(model, {layer: {"attention": True, "mlp": True} for layer in (0, 2, 3)})
+    Decoder(cut, watch=lambda site, layer, x: seen.append((site, layer, x))).prefill(PROMPT)
+    streams = [(layer, x) for site, layer, x in seen if site in ("embedding", "residual")]
+    assert [layer for layer, _ in streams] == [-1, 0, 1, 2, 3]
+    embedding, first, second, *others = (x for _, x in streams)
+    assert torch.equal(embedding, first) and not torch.equal(first, second)
+    assert all(torch.equal(second, x) for x in others)
+
+
+def test_probes_read_a_model_less_some_blocks_as_one_whose_blocks_add_zeros():
+    model = tiny("llama")
+    probes = [TunedLens(lens="untrained"), ExitOracle(lens="logit"), ResidualVelocity(), EffectiveRank(), DepthUse()]
+    found, expected = (observe(each, PROMPT, probes) for each in (less(model), zeroed(model)))
+    for probe in probes:
+        one, other = (each[f"probes/{probe.name}"].to_dataset() for each in (found, expected))
+        xr.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    with pytest.raises(SettingError, match=r"layers \[1, 3\] of .* have no attention"):
+        observe(less(model), PROMPT, [AttentionSparsity()])

@@ -101,13 +101,17 @@ def test_a_layer_that_the_model_does_not_have_is_refused():
             load_lens(tiny("llama"), "logit").head(layer)
 
 
-@pytest.mark.parametrize("wrong", ["layers", "tokens", "missing", "other"])
+@pytest.mark.parametrize("wrong", ["layers", "tokens", "twice", "whole", "missing", "other"])
 def test_a_file_that_is_no_lens_of_the_model_is_refused(wrong, tmp_path):
     model = tiny("llama")
     maps = Translators(model.layers + (wrong == "layers"), model.anatomy.width, 3, 8)
     if wrong == "tokens":
         maps.vocabulary += 90
+    if wrong == "twice":
+        maps.vocabulary[1:] = maps.vocabulary[0]
     tensors = maps.state_dict()
+    if wrong == "whole":
+        tensors["down"] = tensors["down"].long()
     if wrong == "missing":
         del tensors["bias"]
     artifacts.save("hydra" if wrong == "other" else NAME, tensors, {"model": {"name": model.name}}, tmp_path)

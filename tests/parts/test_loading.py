@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from workbench import artifacts, training
 from workbench.engine import Chance, Run, Sampler
-from workbench.errors import ArtifactError, SettingError
+from workbench.errors import ArtifactError, CorruptModel, SettingError
 from workbench.models.tiny import tiny
 from workbench.parts.heads import DraftHeads
 from workbench.parts.loading import part_tensors
@@ -102,6 +102,24 @@ def test_tensors_of_something_else_are_refused(kind, wrong, tmp_path):
 
     with pytest.raises(ArtifactError):
         start(kind(weights=stored(kind, tmp_path, change), cost="modelled"), tiny("llama"))
+
+
+@techniques
+def test_whole_numbers_where_fractions_are_due_are_refused(kind, tmp_path):
+    for key, tensor in load_file(stored(kind, tmp_path, lambda tensors: None)).items():
+        path = stored(kind, tmp_path, lambda tensors, key=key, kept=tensor: tensors.update({key: other(kept)}))
+        with pytest.raises(ArtifactError):
+            start(kind(weights=path, cost="modelled"), tiny("llama"))
+
+
+def other(tensor):
+    return tensor.long() if tensor.is_floating_point() else tensor.float()
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
+    path = stored(HiddenTransfer, tmp_path, lambda tensors: tensors["acceptance"].fill_(torch.nan))
+    with pytest.raises(CorruptModel, match="not finite in acceptance"):
+        start(HiddenTransfer(weights=path, cost="modelled"), tiny("llama"))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TRAINED if issubclass(kind.kind, DraftHeads)])

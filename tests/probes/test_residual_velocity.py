@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from workbench.models import FAMILIES
-from workbench.probes import ResidualVelocity
+from workbench.models.tiny import tiny
+from workbench.probes import DepthUse, ResidualContribution, ResidualVelocity
 from workbench.studies.observe import observe
 
 
@@ -65,3 +67,12 @@ def test_the_bundled_model_arrives_late(bundled):
     arrival, speed = (found[name].median("position") for name in ("arrival", "speed"))
     assert float(arrival.sel(layer=14)) < 0.75 < float(arrival.sel(layer=28))
     assert float(speed.sel(block=0)) > 3 * float(speed.sel(block=slice(5, 25)).max()), "the first block goes furthest"
+
+
+def test_a_token_embedded_as_nothing_makes_no_number_infinite():
+    model = tiny("llama", seed=7)
+    with torch.no_grad():
+        model.anatomy.embedding[5] = 0
+    for probe in (ResidualVelocity(), DepthUse(), ResidualContribution()):
+        found = observe(model, [5, 9, 5, 8, 5, 7], [probe])[f"probes/{probe.name}"]
+        assert all(bool(np.isfinite(each).all()) for each in found.data_vars.values())

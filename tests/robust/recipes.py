@@ -14,6 +14,7 @@ NAMES = {
     "model": ["auto", "/0.5", "/1.0", "/2"],
     "small": ["/0.5", "/2"],
     "weights": ["untrained"],
+    "lens": ["logit", "untrained"],
     "cost": ["modelled"],
     "corpus": [""],
     "auxiliary": ["", "trigram_draft"],

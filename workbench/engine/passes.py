@@ -164,30 +164,30 @@ class Pass(Running):
             look.see(self)
         self.run(layer)
         new = self.x[0]
-        self.layer, self.stopped = layer, stopped
-        self._arrange(torch.cat((before, self.x), 1), [*rows, *self.rows])
+        self._beside(before, rows, layer, stopped)
         return new
 
     @torch.inference_mode()
     def prune(self, kept: Sequence[int]) -> None:
-        """Take all tokens but ``kept`` (increasing, each with its parent) out of the pass, and number them anew.
+        """Take all tokens but ``kept`` (increasing, each with its parent) out of the pass, and number them anew;
+        rows of earlier text stay.
 
         Where all that is kept lies on the shelf, no block runs any more until rows are revived, join or are added.
         """
-        if self.relation.count != self.count or (self.rows and self.rows[0] < 0):
-            raise PassError("a pass is pruned before rows join")
+        if self.relation.count != self.count:
+            raise PassError("a pass is pruned before rows join after its own")
         kept, left = list(kept), {*self.rows, *self.shelf.rows()}
         if not left & set(kept) or kept != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < self.count:
             raise PassError(f"a pass is pruned to some of its rows, {sorted(left)}, in order, and not to {kept}")
         for layer in self.decoder.cache.layers:
             layer.settle(kept)
         new = {row: place for place, row in enumerate(kept)}
-        places = [place for place, row in enumerate(self.rows) if row in new]
+        places = [place for place, row in enumerate(self.rows) if row < 0 or row in new]
         self.relation, self.tokens = self.relation.of_rows(kept), [self.tokens[row] for row in kept]
         self.shelf.settle(0, kept)
         self.answers.settle(new)
         x = self.x[:, numbers(places, self.x.device)]
-        rows = [new[self.rows[place]] for place in places]
+        rows = [new.get(self.rows[place], self.rows[place]) for place in places]
         if rows:
             self._arrange(x, rows)
         else:

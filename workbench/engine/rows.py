@@ -98,6 +98,19 @@ class Rows:
             joined = joined[:, numbers(order, joined.device)]
         self._arrange(joined, [both[place] for place in order])
 
+    def _beside(self, x: Tensor, rows: Sequence[int], layer: int | None, stopped: int | None) -> None:
+        """Bring together the rows that were added and those, ``x`` [1, rows, width], that stood before ``layer``; where
+        a depth policy let either leave sooner than the others, they lie on the shelf."""
+        if self.stopped == stopped:
+            self._arrange(torch.cat((x, self.x), 1), [*rows, *self.rows])
+        elif self.stopped is None:
+            self.shelf.put(rows, x[0], stopped)
+            return
+        else:
+            self.shelf.put(self.rows, self.x[0], self.stopped)
+            self._arrange(x, rows)
+        self.layer, self.stopped = layer, stopped
+
     def _tables(self, positions: Tensor) -> dict[str, Rope]:
         below = self.start + self.relation.count
         return ropes(self.decoder.anatomy, self.decoder.cache, positions, self._length, below)

@@ -136,6 +136,7 @@ class Running(Rows):
             if self.layer is None or self.layer not in decoder.removed:
                 return
             index = self.layer
+            self._tell(index)
 
     def _block(self, index: int) -> None:
         decoder = self.decoder
@@ -167,13 +168,13 @@ class Running(Rows):
         fused = steps is not None and decoder.depth is None and decoder.mlp is None and rows == 1
         if fused and steps.usable(index, upcoming):
             self.x, self._carried = steps.leave_and_enter(index, upcoming, self.x, attended, self.tables)
+            self._tell(index)
             self.layer = upcoming
         else:
             self.x = block.leave(self.x, attended, self._watch_layer(index), choice)
+            self._tell(index)
             self.go_on(index)
         decoder.count_block(index, rows, keys_read, layer, choice)
-        if self._watch is not None:
-            self._watch("residual", index, self.x)
 
     def _recur(self, index: int, block: Block, layer: RecurrentState) -> None:
         """A block whose mixer carries a state from row to row, of a draft from each row's parent."""
@@ -182,10 +183,9 @@ class Running(Rows):
         mixed = layer.advance(block.advance, self.x, self.rows, parents, revocable=not self.prompt)
         self.x = block.add(self.x, mixed, self._watch_layer(index), choice)
         self._carried = None
+        self._tell(index)
         self.go_on(index)
         decoder.count_recurrent(index, rows, layer, choice, 1 if self.prompt else rows)
-        if self._watch is not None:
-            self._watch("residual", index, self.x)
 
     @property
     def undisturbed(self) -> bool:
@@ -214,6 +214,11 @@ class Running(Rows):
             whole = before + (in_order(entries) if before == self.start else 0)
             text = torch.arange(before, device=positions.device)
             layer.mark_positions(torch.cat((text, self._positions(entries))), whole)
+
+    def _tell(self, index: int) -> None:
+        """Show the stream that a block has left, or that passed one of which nothing is left."""
+        if self._watch is not None:
+            self._watch("residual", index, self.x)
 
     def _watch_layer(self, index: int) -> Callable[[str, Tensor], None] | None:
         watch = self._watch

@@ -113,8 +113,8 @@ def predictor_maps(model: Model, weights: str = "bundled", rank: int = 64) -> di
     tensors = part_tensors(NAME, model, weights, lambda: NeuronPredictor(width, neurons, rank))
     first = next(iter(neurons))
     rank = sizes(tensors, f"narrow.{first}.weight", 2)[0]
-    due = {name: tensor.shape for name, tensor in _shapes(width, neurons, rank).items()}
-    if due != {name: tensor.shape for name, tensor in tensors.items()}:
+    due, found = _kinds(_shapes(width, neurons, rank)), _kinds(tensors)
+    if due != found:
         raise ArtifactError(f"the {NAME} does not fit {model.name}: it is of other layers, another width or neurons")
     multiply = model.anatomy.multiply
     return {
@@ -124,6 +124,11 @@ def predictor_maps(model: Model, weights: str = "bundled", rank: int = 64) -> di
         )
         for layer in neurons
     }
+
+
+def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, bool]]:
+    """Shape of every tensor, and whether it holds fractions."""
+    return {name: (tensor.shape, tensor.is_floating_point()) for name, tensor in tensors.items()}
 
 
 def _shapes(width: int, neurons: Mapping[int, int], rank: int) -> dict[str, Tensor]:

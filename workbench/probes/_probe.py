@@ -85,11 +85,16 @@ def sample(tokens: int, wanted: int | None) -> Tensor:
 
 
 def contribution(added: Tensor, stream: Tensor) -> tuple[float, float]:
-    """Mean over tokens of ``|added| / |stream|`` and of the cosine of the two, each [tokens, width]."""
+    """Mean over tokens of ``|added| / |stream|`` and of the cosine of the two, each [tokens, width]; a token whose
+    stream is nothing, as some models embed their padding, counts as 0."""
     size, length = (rows.norm(dim=-1, dtype=torch.float32) for rows in (added, stream))
     product = torch.linalg.vecdot(added.float(), stream.float())
-    tiny = torch.finfo(torch.float32).tiny
-    return float((size / length.clamp_min(tiny)).mean()), float((product / (size * length).clamp_min(tiny)).mean())
+    return float(over(size, length).mean()), float(over(product, size * length).mean())
+
+
+def over(size: Tensor, length: Tensor) -> Tensor:
+    """``size / length``, and 0 where there is no length; both float32, of one shape."""
+    return (size / length.clamp_min(torch.finfo(torch.float32).tiny)).where(length > 0, 0)
 
 
 def axis(name: str, values: Any, units: str, long_name: str) -> dict[str, xr.Variable]:

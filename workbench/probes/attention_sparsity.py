@@ -74,6 +74,9 @@ class AttentionSparsity(Probe):
 
     def start(self, model: Model, tokens: Tensor) -> _Reader:
         blocks = model.anatomy.blocks
+        without = [block.index for block in blocks if block.mixer.recurrent]
+        if without:
+            raise SettingError(f"{self.name}: layers {without} of {model.name} have no attention to look at")
         layer = len(blocks) // 2 if self.layer is None else self.layer
         if layer >= len(blocks):
             raise SettingError(f"{self.name}: {model.name} has layers 0 … {len(blocks) - 1}; layer={layer} is none")

@@ -32,7 +32,7 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.models import Model
-from workbench.probes._probe import Probe, Reader, axis, register, sample
+from workbench.probes._probe import Probe, Reader, axis, over, register, sample
 from workbench.settings import settings
 from workbench.trace import variable
 
@@ -51,7 +51,7 @@ class ResidualVelocity(Probe):
     -----
     Keeps [layers + 1, positions, width] in float32, as the end of the stream is known last. Writes ``speed``, ``turn``,
     ``heading`` (block, position) and ``arrival`` (layer, position), where layer -1 is the embedding. Where a block
-    moves nothing, ``heading`` is 0.
+    moves nothing, ``heading`` is 0, and where there is nothing to move, ``speed`` is.
     """
 
     positions: Annotated[int, Field(ge=1, description="sampled positions; all if none")] | None = 128
@@ -79,7 +79,7 @@ class _Reader(Reader):
     def finish(self) -> xr.Dataset:
         before, after, last = self._kept[:-1], self._kept[1:], self._kept[-1]
         moved = after - before
-        speed = moved.norm(dim=-1) / before.norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
+        speed = over(moved.norm(dim=-1), before.norm(dim=-1))
         both = "block position"
         variables = {
             "speed": variable(both, speed, "1", "move of the stream, over its length"),

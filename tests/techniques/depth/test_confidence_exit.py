@@ -9,6 +9,7 @@ from techniques.trained_parts import needs_artefact
 
 from workbench.engine import Chance, Decoder, Run, Sampler, generate, teacher_force
 from workbench.errors import SettingError
+from workbench.models.removed import without
 from workbench.models.tiny import tiny
 from workbench.parts.exits import load_lens
 from workbench.parts.exits.confidence import confidence, decayed, saturation
@@ -175,3 +176,12 @@ def test_exits_of_the_bundled_model_pay_with_a_tuned_lens_only(bundled):
     steps = run(bundled, prompt, [ConfidenceExit(first=0.8, every=2, threshold=0.8)], new=40)[1:]
     layers = sum(len(step.layers) for step in steps) / len(steps)
     assert layers < 29.5 and sum(step.flops for step in steps) != sum(step.flops for step in plain[1:])
+
+
+def test_a_layer_that_was_removed_saturates_nothing():
+    whole = tiny("llama")
+    model = whole.variant(replace={2: without(whole.anatomy.blocks[2], True, True)})
+    steps = run(
+        model, random_tokens(9), [ConfidenceExit(lens="logit", measure="saturation", threshold=0.9999, every=1)]
+    )
+    assert {step.layers for step in steps} == {(0, 1, 3)}

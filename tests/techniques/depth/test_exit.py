@@ -11,6 +11,7 @@ from workbench.engine.rows import PassError
 from workbench.errors import SettingError
 from workbench.models.removed import without
 from workbench.models.tiny import tiny
+from workbench.techniques import DynamicExitLayer
 from workbench.techniques.depth._exit import ExitPolicy
 
 FAMILIES = ["llama", "gemma3_text", "gpt2", "mixtral"]
@@ -253,6 +254,58 @@ def test_a_pruned_pass_keeps_the_answers_of_what_stays():
         opened.exit()
         opened.finish("all")
     assert torch.equal(decoder.hidden[1:2], expected) and not torch.equal(decoder.hidden[:1], expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pruned_pass_keeps_earlier_tokens_that_run_with_it(family):
+    model, exits = tiny(family), [1, *[None] * 6]
+    decoder = decoder_of(model, "batch", exits)
+    expected, held = slow(model, "batch", exits)
+    found = [decoder.forward(TOKENS[:1])]
+    with decoder.open(TOKENS[1:2]) as opened:
+        opened.run(3)
+        opened.more([*TOKENS[2:4], 5])
+        assert list(opened.rows) == [-1, 0, 1, 2, 3]
+        opened.prune([0, 1, 2])
+        found.append(opened.finish("all"))
+    torch.testing.assert_close(torch.cat(found), expected[:4], rtol=1e-4, atol=1e-4)
+    assert_holds(decoder, [[each for each in layer if each[0] < len(PROMPT) + 4] for layer in held])
+
+
+@pytest.mark.parametrize("fill", ["hole", "copy"])
+def test_added_tokens_may_leave_before_the_others_or_go_on_without_them(fill):
+    model, exits = tiny("llama"), [None, 0, 1, *[None] * 4]
+    decoder, (expected, held) = decoder_of(model, fill, exits), slow(model, fill, exits)
+    with decoder.open(TOKENS[:1]) as opened:
+        opened.run(3)
+        opened.more(TOKENS[1:2])
+        assert (opened.layer, list(opened.rows), opened.shelf.rows(), opened.shelf.layer(1)) == (3, [0], [1], 1)
+        found = [opened.finish("all")]
+    with decoder.open(TOKENS[2:3]) as opened:
+        opened.run()
+        assert opened.stopped == 2
+        opened.more(TOKENS[3:4])
+        assert (opened.stopped, list(opened.rows), opened.shelf.rows()) == (None, [1], [0])
+        found.append(opened.finish("all"))
+    torch.testing.assert_close(torch.cat(found), expected[:4], rtol=1e-4, atol=1e-4)
+    assert_holds(decoder, [[each for each in layer if each[0] < len(PROMPT) + 4] for layer in held])
+
+
+def test_a_drafter_s_looks_pass_over_earlier_tokens_that_join_and_rows_that_have_left():
+    model = tiny("llama")
+    decoder = decoder_of(model, "batch", [1, None, 1, *[None] * 4])
+    decoder.forward(TOKENS[:1])
+    drafter = DynamicExitLayer(stride=1, lens="logit").start(
+        Run(model, tuple(PROMPT), 40, Sampler(chance=Chance(0)), 0)
+    )
+    with decoder.open(TOKENS[1:2]) as opened:
+        for look in drafter._looks():
+            opened.run(look.layer)
+            look.see(opened)
+        assert list(opened.rows) == [-1, 0]
+        opened.more(TOKENS[2:3], looks=drafter._looks())
+    assert [[len(x) for x in drafter._streams[layer]] for layer in (1, 2, 3)] == [[1, 1], [1], [1]]
+    assert torch.equal(drafter._streams[3][0], opened.streams([0]))
 
 
 def test_answers_that_are_none_are_refused():

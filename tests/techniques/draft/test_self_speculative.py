@@ -10,11 +10,12 @@ from workbench.errors import SettingError
 from workbench.models import FAMILIES
 from workbench.models.tiny import tiny
 from workbench.parts.exits import load_lens
-from workbench.techniques import Goodput, SelfSpeculative
+from workbench.techniques import ConfidenceExit, DynamicExitLayer, Goodput, SelfSpeculative
 from workbench.techniques.draft.self_speculative import Threshold
 from workbench_kernels.arithmetic import compiled
 
 PROMPT = random_tokens(12) * 2
+DYNAMIC = DynamicExitLayer(stride=1, draft=5, count_head=False, confident=False, lens="logit")
 ALL = {"threshold": 0.0, "draft": 3, "lens": "logit"}
 
 
@@ -94,6 +95,20 @@ def test_a_pruned_draft_and_a_short_one_are_exact():
             assert all(chance >= middle for chance in (chances[:-1] if keep_last else chances))
         lengths = {step.drafted for step in steps[1:-1]}
         assert min(lengths) == int(keep_last) < max(lengths)
+
+
+@pytest.mark.parametrize("drafter", [SelfSpeculative(exit_layer=4, **ALL), DYNAMIC], ids=lambda each: each.name)
+@pytest.mark.parametrize("fill", ["hole", "copy", "batch"])
+def test_tokens_that_leave_early_leave_what_they_leave_without_drafts(fill, drafter):
+    model, layers, drafted = tiny("llama", layers=6), set(), 0
+    exits = ConfidenceExit(lens="untrained", measure="margin", threshold=0.05, first=0, every=1, fill=fill)
+    for seed in range(6):
+        prompt = random_tokens(4, seed)
+        plain, steps = run(model, prompt, [exits]), run(model, prompt, [exits, drafter])
+        assert tokens_of(steps) == tokens_of(plain)
+        layers |= {len(step.layers) for step in plain}
+        drafted += sum(step.drafted for step in steps)
+    assert len(layers) > 2 and drafted
 
 
 def test_an_exit_that_is_not_sure_costs_its_head_alone():

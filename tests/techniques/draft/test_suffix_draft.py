@@ -156,3 +156,15 @@ def test_every_drafter_may_be_the_auxiliary_and_changes_no_token(name):
     expected = tokens_of(run(model, prompt, [], new=40))
     steps = run(model, prompt, [SuffixDraft(auxiliary=spell(TECHNIQUES[name].examples()[0]), alone=6)], new=40)
     assert tokens_of(steps) == expected
+
+
+@pytest.mark.parametrize(
+    "spec", ["self_speculative:threshold=0.1", "self_speculative:threshold=1", "dynamic_exit_layer:stride=1,every=1"]
+)
+def test_a_drafter_that_holds_the_pass_or_looks_at_it_drafts_in_place_of_a_copy_or_not_at_all(spec):
+    model = tiny("llama", layers=6)
+    for seed in range(5):
+        prompt = random_tokens(8, seed) * 2
+        steps = run(model, prompt, [SuffixDraft(auxiliary=f"{spec},lens=logit", alone=8)])
+        assert tokens_of(steps) == tokens_of(run(model, prompt))
+        assert any(step.drafted for step in steps)

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from helpers import random_tokens, run, tokens_of
+from safetensors.torch import load_file
 
 from workbench import artifacts
 from workbench.engine import teacher_force
@@ -152,6 +153,10 @@ def test_models_of_experts_alone_and_foreign_parts_are_refused(tmp_path):
     deeper = dataclasses.replace(tiny("gpt2").variant([0, 1, 0, 1, 0, 1]), name="tiny-gpt2")
     with pytest.raises(ArtifactError, match="does not fit"):
         run_unskipped(deeper, NeuronGate(weights=weights))
+    whole = {name: tensor.long() for name, tensor in load_file(weights).items()}
+    artifacts.save("neuron_gate", whole, {"model": {"name": "tiny-gpt2"}}, tmp_path)
+    with pytest.raises(ArtifactError, match="does not fit"):
+        run_unskipped(tiny("gpt2"), NeuronGate(weights=weights))
 
 
 def texts(model):

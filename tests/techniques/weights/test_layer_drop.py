@@ -149,6 +149,10 @@ def test_what_was_measured_is_kept_and_taken_further(monkeypatch, tmp_path):
         for file in (tmp_path / "layer_drop").iterdir():
             file.write_text(content, "utf-8")
         assert chosen(count=2, criterion="greedy") == two and counted == [8, 7]
+    for content in (json.dumps([[0, "mlp"]]), json.dumps([[0, "mlp"]] * 2)):
+        for file in (tmp_path / "layer_drop").iterdir():
+            file.write_text(content, "utf-8")
+        assert chosen(count=2, criterion="exhaustive") == best and counted == [28]
 
 
 def test_of_a_model_in_memory_nothing_is_kept(monkeypatch, tmp_path):

@@ -82,10 +82,12 @@ class Translators(nn.Module):
         frequent = tensors["vocabulary"].long()
         if int(frequent.min()) < 0 or int(frequent.max()) >= model.anatomy.vocabulary:
             raise ArtifactError(f"the tuned lens names tokens that {model.name} does not have")
+        if len(frequent.unique()) < len(frequent):
+            raise ArtifactError("the tuned lens names a token twice among the most frequent")
         with torch.random.fork_rng(devices=[]):  # first values are drawn, and then replaced
-            part = cls(layers, width, rank, vocabulary, ranks).to(tensors["down"])
-        part.vocabulary = part.vocabulary.to(tensors["vocabulary"])
+            part = cls(layers, width, rank, vocabulary, ranks)
         fit(part, tensors, "tuned lens")
+        part = part.to(tensors["down"])
         return part.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.artifacts import fit
+from workbench.errors import ArtifactError
 from workbench.models import Model
 from workbench.parts.loading import sizes
 
@@ -99,6 +100,8 @@ class EmbeddedPart(LookaheadPart):
     @classmethod
     def of(cls, tensors: dict[str, Tensor]) -> Self:
         sizes(tensors, "embeddings", 2)
+        if not tensors["embeddings"].is_floating_point():
+            raise ArtifactError(f"the embeddings hold {tensors['embeddings'].dtype} where fractions are due")
         part = cls.like(tensors, sizes(tensors, "acceptance", 2)[1]).to(tensors["embeddings"])
         fit(part, tensors, f"file of {cls.__name__}")
         return part

@@ -127,7 +127,7 @@ class _Exit(ExitPolicy):
     def leaving(self, layer: int, opened: Pass, rows: Sequence[int]) -> Leaving:
         x = opened.streams(rows)
         if self._settings.measure == "saturation":
-            found, read = self._saturated(opened, rows, x), None
+            found, read = self._saturated(layer, opened, rows, x), None
         else:
             found, read = self._confident(layer, x)
         asked = self._settings
@@ -161,9 +161,10 @@ class _Exit(ExitPolicy):
             found = confidence(self._settings.measure, logits)
         return found, (stream, logits if head.all_tokens else None)
 
-    def _saturated(self, opened: Pass, rows: Sequence[int], x: Tensor) -> Tensor:
-        """The same from the streams before the layer; a row that was not there before it is not sure."""
-        if not all(row in self._before for row in rows):
+    def _saturated(self, layer: int, opened: Pass, rows: Sequence[int], x: Tensor) -> Tensor:
+        """The same from the streams before the layer; a row that was not there before it is not sure, nor is any where
+        the layer was removed."""
+        if layer in opened.decoder.removed or not all(row in self._before for row in rows):
             return torch.zeros(len(rows))
         self._count(6 * x.numel(), 2 * x.numel() * x.element_size())
         return saturation(x, torch.stack([self._before[row] for row in rows]))

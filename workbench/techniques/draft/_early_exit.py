@@ -83,7 +83,9 @@ class EarlyExit:
             opened.run(layer)
             head = self.head(layer)
             ends = False
-            while not ends and len(tokens) < length:
+            # Nothing is drafted after a token that a depth policy has let leave: its successors look back at what it
+            # leaves out.
+            while not ends and len(tokens) < length and opened.stopped is None and len(tokens) in opened.rows:
                 logits = opened.unembed([len(tokens)], head, DRAFT)[0]
                 # What is drawn must not decide whether it is drafted: that would bend the distribution.
                 found = self._choose(logits, head, None if self._keep_last else stop)

@@ -165,7 +165,6 @@ class _Dynamic(Drafter):
         self._decoder = decoder if decoder is not None and decoder.model is self._model else None
         streams, count = self._streams, 1 + len(verification.path)
         self._streams = {}
-        # A policy of the slot depth may have dropped rows.
         seen = [torch.cat(streams.get(layer, []) or [verification.hidden[:0]])[:count] for layer in self.shadows.layers]
         if self._decoder is not None and all(len(each) == count for each in seen):
             self._read(self._decoder, verification, seen, count)
@@ -173,7 +172,12 @@ class _Dynamic(Drafter):
     def _looks(self) -> tuple[Look, ...]:
         def look(layer: int) -> Look:
             def see(opened: Pass) -> None:
-                self._streams.setdefault(layer, []).append(opened.x[0])
+                held = self._streams.setdefault(layer, [])
+                rows = [row for row in opened.rows if row >= 0]
+                first = sum(map(len, held))
+                # A policy of the slot depth may have let rows leave, or let earlier tokens join.
+                if opened.stopped is None and rows == list(range(first, first + len(rows))):
+                    held.append(opened.x[0, -len(rows) :])
 
             return Look(layer, see)
 

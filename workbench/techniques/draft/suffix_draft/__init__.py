@@ -98,8 +98,11 @@ class _SuffixDraft(Drafter):
         if self._auxiliary is None or (copied.tokens and self._matched >= self._settings.alone):
             return copied
         other = self._auxiliary.propose(tokens, limit)
-        if not copied.tokens or other.by_chance or other.ahead is not None or other.looks or other.paused is not None:
+        if not copied.tokens or other.by_chance or other.ahead is not None:
             return other
+        if other.paused is not None or other.looks:
+            # The pass that it holds or looks at has its own tokens; where it drafted none the copy is verified.
+            return other if other.tokens else copied
         return merged(copied, other)
 
     def verified(self, verification: Verification) -> None:

@@ -148,7 +148,9 @@ class LayerDrop(Technique):
             return among[first : first + self.count]
         kept = _Kept(self, model, texts)
         if self.criterion == "exhaustive":
-            return kept.read() or kept.write(exhaustive(model, texts, among, self.count, self.measure))
+            found = kept.read()
+            whole = len(found) == self.count
+            return found if whole else kept.write(exhaustive(model, texts, among, self.count, self.measure))
         before = kept.read()
         if len(before) < self.count:
             before = kept.write(greedy(model, texts, among, self.count, self.measure, before))
@@ -206,7 +208,8 @@ class _Kept:
             found = [Unit(layer, part) for layer, part in json.loads(self._path.read_text("utf-8"))]
         except (ValueError, TypeError):
             return []
-        return found if {tuple(unit) for unit in found} <= self._there else []
+        different = {tuple(unit) for unit in found}
+        return found if different <= self._there and len(different) == len(found) else []
 
     def write(self, chosen: Sequence[Unit]) -> list[Unit]:
         if self._path is not None:
