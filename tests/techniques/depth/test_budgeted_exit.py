@@ -135,7 +135,7 @@ def test_the_average_is_met_on_the_calibration_text_itself():
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
 def test_drafts_are_verified_as_tokens_that_come_alone(family, place):
     model, prompt = tiny(family), random_tokens(7) * 3
-    technique = replace(BudgetedExit.examples()[place], average=0.7)
+    technique = replace(BudgetedExit.examples()[place], average=0.7, texts=8)
     alone, drafted = (run(model, prompt, [technique, *more], new=32) for more in ([], [PromptLookup()]))
     assert tokens_of(alone) == tokens_of(drafted)
     assert any(len(step.layers) < model.layers for step in alone[1:])
