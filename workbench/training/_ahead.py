@@ -15,11 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.models import Anatomy, Block, Model
-from workbench.models.walk import walk
+from workbench.models.walk import causal, walk
 from workbench.parts.lookahead.base import LookaheadPart, position_shift
 from workbench.settings import settings
 from workbench.training._accuracy import note_ranks
-from workbench.training._forward import causal
 from workbench.training._recipe import Recipe
 
 

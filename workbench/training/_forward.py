@@ -39,3 +39,18 @@ def residual(
     x = anatomy.embed(tokens, positions)
     x = x if dtype is None else x.to(dtype)
     return walk(anatomy.blocks, x, ropes, causal, see, choose)
+
+
+def some_places(answer: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Text and place of at most so many tokens, drawn by chance, that come before one of an answer, bool [batch,
+    tokens]: there it is foreseen."""
+    chosen = answer[:, 1:].nonzero()
+    text, place = chosen[torch.randperm(len(chosen), device=chosen.device)[:most]].unbind(1)
+    return text, place
+
+
+def streams(anatomy: Anatomy, tokens: Tensor, text: Tensor, place: Tensor) -> list[Tensor]:
+    """Residual streams [places, width] before every block, and after the last, at some places of some texts."""
+    found: list[Tensor] = []
+    last = residual(anatomy, tokens, see=lambda layer, x: found.append(x[text, place]))
+    return [*found, last[text, place]]

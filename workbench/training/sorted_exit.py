@@ -25,11 +25,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from workbench.models import Anatomy, Block, Model
+from workbench.models import Block, Model
 from workbench.parts.exits.sorted import SortedAdapter, depths_of, neurons_of, shapes_of, sorted_model, widths_of
+from workbench.parts.neuron_predictor import firing, read_of
 from workbench.settings import settings
 from workbench.training._accuracy import note_ranks
-from workbench.training._forward import residual
+from workbench.training._forward import residual, some_places, streams
 from workbench.training._recipe import Recipe, register
 
 _ORDERED_BY = 4096  # tokens of the training text that neurons are ordered by
@@ -90,9 +91,7 @@ class SortedExit(Recipe):
     def loss(
         self, model: Model, part: SortedAdapter, tokens: Tensor, answer: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
-        # The place before a token is where it is foreseen.
-        chosen = answer[:, 1:].nonzero()
-        text, place = chosen[torch.randperm(len(chosen), device=chosen.device)[: self.places]].unbind(1)
+        text, place = some_places(answer, self.places)
         with torch.no_grad():
             target = model.anatomy.unembed(residual(model.anatomy, tokens)[text, place]).float().log_softmax(-1)
         best, depths, widths = target.argmax(-1), part.depths.tolist(), part.widths.tolist()
@@ -102,9 +101,9 @@ class SortedExit(Recipe):
         agreed, total = target.new_zeros(len(widths), len(depths)), target.new_zeros(())
         for row, width in enumerate(widths):
             whole = sorted_model(model, part, width=width).anatomy
-            streams = _streams(whole, tokens, text, place)
+            read = streams(whole, tokens, text, place)
             for column, depth in enumerate(depths):
-                logits = whole.unembed(streams[depth]).float().log_softmax(-1)
+                logits = whole.unembed(read[depth]).float().log_softmax(-1)
                 total = total + (target.exp() * (target - logits)).sum(-1).mean() / agreed.numel()
                 agreed[row, column] = (logits.detach().argmax(-1) == best).float().mean()
         if not torch.is_grad_enabled():
@@ -118,13 +117,6 @@ class SortedExit(Recipe):
         return cls(steps=2, batch=2, length=24, rank=2, every=1, shallowest=1, widths=2)
 
 
-def _streams(anatomy: Anatomy, tokens: Tensor, text: Tensor, place: Tensor) -> list[Tensor]:
-    """Residual streams [places, width] before every block, and after the last."""
-    found: list[Tensor] = []
-    last = residual(anatomy, tokens, see=lambda layer, x: found.append(x[text, place]))
-    return [*found, last[text, place]]
-
-
 class _Strength:
     """Asked which neurons run, it answers all, and adds up what every neuron does."""
 
@@ -133,6 +125,5 @@ class _Strength:
 
     def neurons(self, x: Tensor) -> None:
         block = self._block
-        normed = x if block.mlp_norm is None else block.mlp_norm(x)
-        active = block.activation(block.up(normed), block.gated).float().abs().mean(0)
+        active = firing(block, read_of(block, x)).mean(0)
         self._strength[block.index] += active * block.down.weight.float().norm(dim=0)

@@ -29,7 +29,7 @@ from workbench.models import Model
 from workbench.parts.exits import Translators
 from workbench.settings import settings
 from workbench.training._accuracy import note_ranks
-from workbench.training._forward import residual
+from workbench.training._forward import some_places, streams
 from workbench.training._recipe import Recipe, register
 from workbench.training._vocabulary import most_frequent
 from workbench.training.data import DataSettings
@@ -77,12 +77,9 @@ class TunedLens(Recipe):
 
     def loss(self, model: Model, part: Translators, tokens: Tensor, answer: Tensor) -> tuple[Tensor, dict[str, float]]:
         anatomy = model.anatomy
-        chosen = answer[:, 1:].nonzero()
-        chosen = chosen[torch.randperm(len(chosen), device=chosen.device)[: self.places]]
-        text, place = chosen.unbind(1)
+        text, place = some_places(answer, self.places)
         with torch.no_grad():
-            entering: list[Tensor] = []
-            last = residual(anatomy, tokens, see=lambda layer, x: entering.append(x[text, place]))[text, place]
+            *entering, last = streams(anatomy, tokens, text, place)
             target = anatomy.unembed(last).float().log_softmax(-1)
             probability, best = target.exp(), target.argmax(-1)
             entropy = -(probability * target).sum(-1)

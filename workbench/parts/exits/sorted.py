@@ -18,13 +18,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from workbench.artifacts import fit
-from workbench.errors import ArtifactError, SettingError
+from workbench.errors import SettingError
 from workbench.models import Block, Model
 from workbench.models.projection import some_inputs, some_outputs
-from workbench.models.removed import without
 from workbench.models.variant import named_weights
-from workbench.parts.loading import sizes
 
 KINDS = ("query_key_value", "attention_output", "up", "down")
 """Linear maps of a block that change."""
@@ -84,39 +81,13 @@ class SortedAdapter(nn.Module):
         self.register_buffer("widths", torch.tensor(widths))
         self.register_buffer("acceptance", torch.zeros(len(widths), len(depths)))
 
-    @classmethod
-    def of(cls, tensors: dict[str, Tensor], model: Model) -> SortedAdapter:
-        """The change whose ``state_dict`` the tensors are.
-
-        Raises
-        ------
-        ArtifactError
-            If they are of something else, or do not fit the model.
-        """
-        shapes, neurons = shapes_of(model), neurons_of(model)
-        ranks = {value.shape[0] for key, value in tensors.items() if key.endswith("/in") and value.dim() == 2}
-        if len(ranks) != 1:
-            raise ArtifactError("the file is no change of a model's weights: it has no maps /in of one rank")
-        (deep,), (wide,) = sizes(tensors, "depths", 1), sizes(tensors, "widths", 1)
-        part = cls(shapes, ranks.pop(), neurons, range(deep), [1.0] * wide).to(tensors["depths"].device)
-        fit(part, tensors, "sorted model")
-        least, most = int(part.depths.min()), int(part.depths.max())
-        if not 1 <= least <= most <= model.layers or not 0 < float(part.widths.min()) <= float(part.widths.max()) <= 1:
-            raise ArtifactError(f"the sub-models are not of 1 to {model.layers} layers and a share of the width")
-        everyone = torch.arange(neurons, device=part.order.device).expand_as(part.order)
-        if not torch.equal(part.order.long().sort(-1).values, everyone):
-            raise ArtifactError("the order of neurons does not name every neuron once")
-        return part.requires_grad_(False)
-
-    def changed(self, model: Model, strength: float = 1.0) -> dict[str, Tensor]:
-        """Weights of a model with ``strength`` times the change, by the names of
-        :meth:`workbench.models.Model.variant`."""
+    def changed(self, model: Model) -> dict[str, Tensor]:
+        """Weights of a model with the change, by the names of :meth:`workbench.models.Model.variant`."""
         plain, made = named_weights(model.anatomy), {}
         for name in self.names:
             key, weight = name.replace(".", "/"), plain[f"{name}.weight"]
             low, high = self.get_parameter(f"{key}/in"), self.get_parameter(f"{key}/out")
-            change = high @ low if strength == 1 else strength * (high @ low)
-            made[f"{name}.weight"] = (weight.to(low.dtype) + change).to(weight.dtype)
+            made[f"{name}.weight"] = (weight.to(low.dtype) + high @ low).to(weight.dtype)
         return made
 
     def kept(self, layer: int, width: float) -> Tensor:
@@ -158,27 +129,14 @@ def neurons_of(model: Model) -> int:
     return numbers.pop()
 
 
-def sorted_model(
-    model: Model, part: SortedAdapter, depth: int | None = None, width: float = 1.0, strength: float = 1.0
-) -> Model:
-    """A sub-model, which shares with ``model`` all that does not change.
+def sorted_model(model: Model, part: SortedAdapter, width: float = 1.0) -> Model:
+    """The sub-model of all layers and a share ``width`` of the neurons of every MLP.
 
-    Parameters
-    ----------
-    model : Model
-    part : SortedAdapter
-    depth : int, optional
-        Blocks that are there; by default all. The others are stepped over.
-    width : float
-        Share of the neurons of every MLP.
-    strength : float
-        What the change is multiplied with; at 0 the weights are the model's own.
+    It shares with ``model`` all that does not change.
     """
-    depth = model.layers if depth is None else depth
-    whole = model.variant(weights=part.changed(model, strength)) if strength else model
-    others = {layer: without(whole.anatomy.blocks[layer], True, True) for layer in range(depth, model.layers)}
-    if width < 1:
-        others |= {layer: narrowed(whole.anatomy.blocks[layer], part.kept(layer, width)) for layer in range(depth)}
+    whole = model.variant(weights=part.changed(model))
+    blocks = whole.anatomy.blocks if width < 1 else []
+    others = {block.index: narrowed(block, part.kept(block.index, width)) for block in blocks}
     return whole.variant(replace=others, name=f"{model.name} sorted")
 
 
