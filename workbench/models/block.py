@@ -29,7 +29,8 @@ class Choice(Protocol):
     """Who decides what runs of a block's MLP; ``x`` [rows, width] is the residual stream that it reads."""
 
     def experts(self, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights and indices of a sparse block's experts, each [rows, any], from router logits [rows, experts]."""
+        """Weights and indices of a sparse block's experts, each [rows, any], from router logits [rows, experts]; see
+        :func:`workbench.models.experts.apply_experts`."""
 
     def fetch(self, expert: int) -> Expert:
         """One of the experts that were chosen."""

@@ -101,7 +101,8 @@ def apply_experts(
 ) -> Tensor:
     """Weighted sum of what the chosen experts, and the shared one if there is one, make of ``rows`` [tokens, width].
 
-    ``weights`` and ``indices``, each [tokens, any], say which experts a token has and how much each counts;
+    ``weights`` and ``indices``, each [tokens, any], say which experts a token has and how much each counts; a token
+    that has fewer than others is filled up with the index ``len(router.experts)``, which is none.
     ``fetch(expert)`` gives one of them, by default the router's own.
     """
     weights = weights.to(rows.dtype)
@@ -109,7 +110,7 @@ def apply_experts(
     # Rows by expert, those of one in order; how many each has is all that the host needs to know.
     named = indices.flatten().long()
     order = named.argsort(stable=True)
-    held = order.new_zeros(len(router.experts)).scatter_add_(0, named, torch.ones_like(order)).tolist()
+    held = order.new_zeros(len(router.experts) + 1).scatter_add_(0, named, torch.ones_like(order)).tolist()[:-1]
     tokens, places = order // indices.shape[1], order % indices.shape[1]
     start = 0
     for expert, count in ((expert, count) for expert, count in enumerate(held) if count):
