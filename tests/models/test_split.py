@@ -11,7 +11,7 @@ from workbench.models.load import wrap
 from workbench.models.tiny import tiny
 from workbench.parts.expert_split import ExpertSplit
 
-EXPERTS, SHARED, RANK = 4, 24, 2
+DENSE, EXPERTS, SHARED, RANK = 1, 4, 24, 2
 TOKENS = torch.tensor([random_tokens(20, 5)])
 
 
@@ -19,12 +19,12 @@ def part_of(model, spread=1.0, seed=0):
     """A split with neurons dealt by chance, and routers and stand-ins that have learned something or other."""
     torch.manual_seed(seed)
     width, neurons = model.anatomy.width, model.anatomy.blocks[0].down.weight.shape[1]
-    part = ExpertSplit(model.layers, width, neurons, EXPERTS, SHARED, RANK)
-    for layer in range(model.layers):
+    part = ExpertSplit(DENSE, model.layers - DENSE, width, neurons, EXPERTS, SHARED, RANK)
+    for layer in range(model.layers - DENSE):
         order = torch.randperm(neurons, dtype=torch.int32)
         part.always[layer], part.grouped[layer] = order[:SHARED], order[SHARED:].view(EXPERTS, -1)
     with torch.no_grad():
-        part.router.normal_(std=spread)
+        part.router.normal_(std=spread * split.UNIT)
         part.stand_down.normal_(std=0.3)
     return part
 
@@ -58,9 +58,9 @@ def test_some_experts_on_are_the_sum_of_their_neurons_and_the_others_stand_ins()
     made = split_of(model, part, 2)
     x = torch.randn(6, model.anatomy.width, generator=torch.Generator().manual_seed(1))
     silu = torch.nn.functional.silu
-    for layer, block in enumerate(model.anatomy.blocks):
+    for layer, block in enumerate(model.anatomy.blocks[DENSE:]):
         normed = block.mlp_norm(x)
-        found = made.anatomy.blocks[layer].mlp_sublayer(x[None])[0]
+        found = made.anatomy.blocks[layer + DENSE].mlp_sublayer(x[None])[0]
         gate, up = block.up.weight.chunk(2)
         for row in range(len(x)):
             first = (part.router[layer] @ normed[row]).topk(2).indices.tolist()
@@ -85,7 +85,7 @@ def test_what_a_router_learns_has_a_derivative():
     model = tiny("llama")
     part = part_of(model)
     x = torch.randn(6, model.anatomy.width, generator=torch.Generator().manual_seed(2))
-    part(model.anatomy.blocks[1], x, 2).square().sum().backward()
+    part(model.anatomy.blocks[2], x, 2).square().sum().backward()
     for parameter in part.parameters():
         assert parameter.grad[1].abs().max() > 0 and parameter.grad[0].abs().max() == 0
 
@@ -95,7 +95,8 @@ def test_it_is_a_stock_model_that_can_be_stored_and_loaded(tmp_path):
     made = split_of(model, part_of(model), 2)
     made.hf.save_pretrained(tmp_path)
     again = wb.load(str(tmp_path), device="cpu")
-    assert again.hf.config.num_experts_per_tok == 2 and again.anatomy.blocks[0].router.chosen == 2
+    assert again.hf.config.num_experts_per_tok == 2 and again.anatomy.blocks[1].router.chosen == 2
+    assert again.anatomy.blocks[0].router is None
     torch.testing.assert_close(logits(again), logits(made), rtol=1e-4, atol=1e-4)
 
 
@@ -116,5 +117,5 @@ def test_what_cannot_be_split_is_refused_with_a_reason():
         split.split(model.hf, twice)
     with pytest.raises(ArtifactError, match="has no tensors always, grouped"):
         split.split(model.hf, {name: tensor for name, tensor in tensors.items() if name != "router"})
-    with pytest.raises(ArtifactError, match=r"router has shape \[4, 4, 8\] where \[4, 4, 32\] is due"):
+    with pytest.raises(ArtifactError, match=r"router has shape \[3, 4, 8\] where \[3, 4, 32\] is due"):
         split.split(model.hf, {**tensors, "router": tensors["router"][..., :8]})

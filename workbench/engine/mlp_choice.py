@@ -42,6 +42,11 @@ class MlpChoice:
         self._rows: dict[int, int] = {}
         self._asked = 0
 
+    @property
+    def own(self) -> bool:
+        """See :class:`workbench.models.block.Choice`."""
+        return self._fetch is None
+
     def experts(self, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`workbench.engine.slots.ExpertsPolicy.choose_experts`."""
         block, policy = self._block, self._policy

@@ -34,6 +34,8 @@ from workbench.errors import ArtifactError, UnsupportedModel
 
 ROUTER_SCALE = 2.0**-12
 """What a router's logits are multiplied with."""
+UNIT = 16.0
+"""What the router of a split is stored times: an optimiser that moves all weights alike then moves routers little."""
 ALIGNED = 8
 """What the neurons of an expert with its stand-in are a multiple of: torch's product of several experts at once, which
 transformers uses, takes rows of whole 16 bytes alone."""
@@ -48,9 +50,9 @@ def split(hf: Any, tensors: Mapping[str, Tensor]) -> Any:
     ----------
     hf : transformers.LlamaForCausalLM
     tensors : mapping of str to Tensor
-        ``always`` [layers, shared] and ``grouped`` [layers, experts, neurons], numbers of neurons; ``router`` [layers,
-        experts, width]; ``stand_gate`` and ``stand_up`` [layers, experts, rank, width] and ``stand_down`` [layers,
-        experts, width, rank].
+        Of the last layers; those before them stay dense. ``always`` [layers, shared] and ``grouped`` [layers, experts,
+        neurons], numbers of neurons; ``router`` [layers, experts, width]; ``stand_gate`` and ``stand_up`` [layers,
+        experts, rank, width] and ``stand_down`` [layers, experts, width, rank].
 
     Raises
     ------
@@ -65,10 +67,11 @@ def split(hf: Any, tensors: Mapping[str, Tensor]) -> Any:
     check(tensors, config)
     with torch.no_grad():
         state = hf.state_dict()
-        for layer in range(config.num_hidden_layers):
+        dense = config.num_hidden_layers - len(tensors["always"])
+        for layer in range(dense, config.num_hidden_layers):
             place = f"model.layers.{layer}.mlp."
             gate, up, down = (state.pop(f"{place}{name}_proj.weight") for name in ("gate", "up", "down"))
-            own = {name: tensor[layer].to(gate.device) for name, tensor in tensors.items()}
+            own = {name: tensor[layer - dense].to(gate.device) for name, tensor in tensors.items()}
             state |= {place + name: weight for name, weight in _layer(gate, up, down, own).items()}
         return _with_weights(_empty(hf, tensors), hf, state)
 
@@ -80,7 +83,7 @@ def _layer(gate: Tensor, up: Tensor, down: Tensor, own: dict[str, Tensor]) -> di
     stand_gate, stand_up, stand_down = (own[f"stand_{name}"].to(gate) for name in ("gate", "up", "down"))
     columns = down.t()[grouped].transpose(1, 2)
     return {
-        "gate.weight": (own["router"].float() * ROUTER_SCALE).to(gate),
+        "gate.weight": (own["router"].float() * (ROUTER_SCALE / UNIT)).to(gate),
         "experts.gate_up_proj": torch.cat((gate[grouped], stand_gate, up[grouped], stand_up), 1),
         "experts.down_proj": experts * torch.cat((columns, -stand_down), 2),
         "shared_expert.gate_proj.weight": torch.cat((gate[always], stand_gate.reshape(-1, width))),
@@ -108,6 +111,7 @@ def _empty(hf: Any, tensors: Mapping[str, Tensor]) -> Any:
         num_experts_per_tok=experts,
         moe_intermediate_size=tensors["grouped"].shape[2] + rank,
         shared_expert_intermediate_size=tensors["always"].shape[1] + experts * rank,
+        mlp_only_layers=list(range(config.num_hidden_layers - len(tensors["always"]))),
         norm_topk_prob=False,
         qkv_bias=False,
         router_scale=ROUTER_SCALE,
@@ -132,16 +136,19 @@ def choose(model: Any, experts: int) -> None:
         if hasattr(module, "top_k"):
             module.top_k = experts
     for block in model.anatomy.blocks:
-        block.router.chosen = experts
+        if block.router is not None:
+            block.router.chosen = experts
 
 
 def check(tensors: Mapping[str, Tensor], config: Any) -> None:
     """Refuse tensors that are not the split of a model of this configuration."""
-    layers, width, neurons = config.num_hidden_layers, config.hidden_size, config.intermediate_size
+    width, neurons = config.hidden_size, config.intermediate_size
     due = {"always": 2, "grouped": 3, "router": 3, "stand_gate": 4, "stand_up": 4, "stand_down": 4}
     if {name: tensor.dim() for name, tensor in tensors.items()} != due:
         raise ArtifactError(f"the split has no tensors {', '.join(due)} of {', '.join(map(str, due.values()))} dims")
-    _, experts, rank, _ = tensors["stand_gate"].shape
+    layers, experts, rank, _ = tensors["stand_gate"].shape
+    if layers > config.num_hidden_layers:
+        raise ArtifactError(f"the split is of {layers} layers, and the model has {config.num_hidden_layers}")
     shapes = {
         "always": (layers, tensors["always"].shape[1]),
         "grouped": (layers, experts, tensors["grouped"].shape[2]),

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from workbench.errors import SettingError
 from workbench.models import Block, Model
-from workbench.models.split import ALIGNED
+from workbench.models.split import ALIGNED, UNIT
 
 NAME = "expert_split"
 
@@ -25,8 +25,8 @@ class ExpertSplit(nn.Module):
 
     Parameters
     ----------
-    layers, width, neurons : int
-        Of the dense model.
+    dense, layers, width, neurons : int
+        Layers that stay dense, the first ones, and those that are split; width and neurons of the dense model.
     experts : int
     shared : int
         Neurons that every token runs; the experts have the same number each of the others.
@@ -37,8 +37,9 @@ class ExpertSplit(nn.Module):
     always: Tensor
     grouped: Tensor
 
-    def __init__(self, layers: int, width: int, neurons: int, experts: int, shared: int, rank: int) -> None:
+    def __init__(self, dense: int, layers: int, width: int, neurons: int, experts: int, shared: int, rank: int) -> None:
         super().__init__()
+        self.dense = dense
         order = torch.arange(neurons, dtype=torch.int32).expand(layers, -1)
         self.register_buffer("always", order[:, :shared].clone())
         self.register_buffer("grouped", order[:, shared:].reshape(layers, experts, -1).clone())
@@ -48,7 +49,7 @@ class ExpertSplit(nn.Module):
         self.stand_down = nn.Parameter(torch.zeros(layers, experts, width, rank))
 
     def owners(self, layer: int) -> Tensor:
-        """The expert of each neuron [neurons], and the number of experts for the shared ones."""
+        """The expert of each neuron [neurons] of a split layer, and the number of experts for the shared ones."""
         grouped = self.grouped[layer].long()
         owner = grouped.new_full((self.always.shape[1] + grouped.numel(),), len(grouped))
         numbers = torch.arange(len(grouped), device=grouped.device).repeat_interleave(grouped.shape[1])
@@ -59,8 +60,8 @@ class ExpertSplit(nn.Module):
 
         The choice is hard, and its derivative that of a sigmoid around the last one that runs.
         """
-        layer = block.index
-        logits = F.linear(normed, self.router[layer]).float()
+        layer = block.index - self.dense
+        logits = F.linear(normed, self.router[layer]).float() / UNIT
         runs = _first(logits, chosen)
         rests = 1 - runs
         gate, up = (F.linear(normed, stand[layer].flatten(0, 1)) for stand in (self.stand_gate, self.stand_up))
@@ -83,7 +84,7 @@ def _first(logits: Tensor, chosen: int) -> Tensor:
     return hard + soft - soft.detach()
 
 
-def divisible(model: Model, experts: int, chosen: int, shared: int, rank: int) -> int:
+def divisible(model: Model, dense: int, experts: int, chosen: int, shared: int, rank: int) -> int:
     """Neurons of each MLP of a model, which can be split so.
 
     Raises
@@ -95,6 +96,8 @@ def divisible(model: Model, experts: int, chosen: int, shared: int, rank: int) -
     if config.model_type != "llama" or config.mlp_bias or config.attention_bias:
         raise SettingError(f"only a Llama without biases can be split into experts, not {model.name}")
     neurons = config.intermediate_size
+    if dense >= model.layers:
+        raise SettingError(f"of {model.layers} layers at most {model.layers - 1} can stay dense, not {dense}")
     if chosen > experts:
         raise SettingError(f"of {experts} experts a token can run 1 … {experts}, not {chosen}")
     if experts & (experts - 1):
@@ -114,8 +117,9 @@ def divisible(model: Model, experts: int, chosen: int, shared: int, rank: int) -
 
 def split_blocks(model: Model, part: ExpertSplit, chosen: int) -> list[Block]:
     """The model's blocks with ``part``'s MLPs, differentiable."""
-    return [
-        replace(block, up=_Same(), activation=_same, down=_Mlp(block, part, chosen)) for block in model.anatomy.blocks
+    blocks = model.anatomy.blocks
+    return blocks[: part.dense] + [
+        replace(block, up=_Same(), activation=_same, down=_Mlp(block, part, chosen)) for block in blocks[part.dense :]
     ]
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from workbench.models import Block, Model
+from workbench.models.split import UNIT
 from workbench.parts.neuron_predictor import firing, read_of
 from workbench.training._co_firing import co_firing
 from workbench.training._forward import residual
@@ -14,7 +15,7 @@ _RIDGE = 1e-3  # of the mean square of what a router reads
 
 
 @torch.no_grad()
-def split_start(model: Model, tokens: Tensor, experts: int, shared: int) -> dict[str, Tensor]:
+def split_start(model: Model, tokens: Tensor, dense: int, experts: int, shared: int) -> dict[str, Tensor]:
     """Tensors ``always``, ``grouped`` and ``router`` of an :class:`workbench.parts.expert_split.ExpertSplit`.
 
     Parameters
@@ -22,13 +23,15 @@ def split_start(model: Model, tokens: Tensor, experts: int, shared: int) -> dict
     model : Model
         Dense.
     tokens : int Tensor [texts, tokens]
-    experts, shared : int
-        Experts, and neurons that none of them has.
+    dense, experts, shared : int
+        First layers that stay dense, experts, and neurons that none of them has.
     """
     generator = torch.Generator().manual_seed(0)
     layers: dict[int, tuple[Tensor, ...]] = {}
 
     def seen(block: Block, x: Tensor) -> None:
+        if block.index < dense:
+            return
         normed = read_of(block, x)
         strength = added(block, normed)
         order = strength.square().mean(0).argsort(descending=True)
@@ -38,7 +41,7 @@ def split_start(model: Model, tokens: Tensor, experts: int, shared: int) -> dict
 
     residual(model.anatomy, tokens, choose=lambda block: _Reading(block, seen))
     always, grouped, router = (torch.stack(each) for each in zip(*(layers[layer] for layer in sorted(layers))))
-    return {"always": always.int(), "grouped": grouped.int(), "router": router}
+    return {"always": always.int(), "grouped": grouped.int(), "router": UNIT * router}
 
 
 def added(block: Block, normed: Tensor) -> Tensor:

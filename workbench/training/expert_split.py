@@ -42,6 +42,8 @@ class ExpertSplit(Recipe):
 
     Parameters
     ----------
+    dense : int
+        First layers that stay dense.
     experts : int
         A power of two.
     chosen : int
@@ -64,6 +66,7 @@ class ExpertSplit(Recipe):
     batch: Annotated[int, Field(ge=1, description="texts of a step")] = 2
     length: Annotated[int, Field(ge=8, description="tokens of a text")] = 256
     learning_rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 1e-3
+    dense: Annotated[int, Field(ge=0, description="first layers that stay dense")] = 1
     experts: Annotated[int, Field(ge=2, le=256, description="experts, a power of two")] = 16
     chosen: Annotated[int, Field(ge=1, le=256, description="experts that a token runs")] = 8
     shared: Annotated[int, Field(ge=1, description="neurons that every token runs")] = 1056
@@ -74,15 +77,16 @@ class ExpertSplit(Recipe):
     paper = "Lu et al., Dynamic-DINO, 2025, arXiv 2507.17436; Zhang et al., MoEfication, 2021, arXiv 2110.01786"
 
     def prepare(self, model: Model, tokens: Tensor) -> dict[str, Any]:
-        expert_split.divisible(model, self.experts, self.chosen, self.shared, self.rank)
+        expert_split.divisible(model, self.dense, self.experts, self.chosen, self.shared, self.rank)
         texts = max(1, min(self.seen, len(tokens)) // self.length)
         starts = torch.arange(texts, device=tokens.device) * (len(tokens) - self.length) // texts
         rows = starts.clamp_min(0)[:, None] + torch.arange(min(self.length, len(tokens)), device=tokens.device)
-        return split_start(model, tokens[rows].long(), self.experts, self.shared)
+        return split_start(model, tokens[rows].long(), self.dense, self.experts, self.shared)
 
     def part(self, model: Model) -> expert_split.ExpertSplit:
-        neurons = expert_split.divisible(model, self.experts, self.chosen, self.shared, self.rank)
-        sizes = model.layers, model.anatomy.width, neurons, self.experts, self.shared, self.rank
+        neurons = expert_split.divisible(model, self.dense, self.experts, self.chosen, self.shared, self.rank)
+        width, layers = model.anatomy.width, model.layers - self.dense
+        sizes = self.dense, layers, width, neurons, self.experts, self.shared, self.rank
         return expert_split.ExpertSplit(*sizes).to(model.device)
 
     def loss(
