@@ -53,7 +53,7 @@ class BuiltModel:
 BUILT: dict[str, BuiltModel] = {
     "smollm2-moe": BuiltModel(
         "smollm2-moe",
-        "smollm2-135m with its MLPs cut into a shared and 16 routed experts, of which a token runs half",
+        "smollm2-135m with its MLPs cut into a shared and 32 routed experts, of which a token runs half",
         "smollm2-135m",
         "expert_split",
     )

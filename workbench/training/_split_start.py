@@ -11,7 +11,7 @@ from workbench.parts.neuron_predictor import firing, read_of
 from workbench.training._co_firing import co_firing
 from workbench.training._forward import residual
 
-_RIDGE = 1e-3  # of the mean square of what a router reads
+_RIDGE = 3e-3  # of the mean square of what a router reads
 
 
 @torch.no_grad()
@@ -26,6 +26,8 @@ def split_start(model: Model, tokens: Tensor, dense: int, experts: int, shared: 
     dense, experts, shared : int
         First layers that stay dense, experts, and neurons that none of them has.
     """
+    # Neurons are put together by what a router can know of them: the part of their strength that is linear in what it
+    # reads.
     generator = torch.Generator().manual_seed(0)
     layers: dict[int, tuple[Tensor, ...]] = {}
 
@@ -36,8 +38,10 @@ def split_start(model: Model, tokens: Tensor, dense: int, experts: int, shared: 
         strength = added(block, normed)
         order = strength.square().mean(0).argsort(descending=True)
         always, rest = order[:shared].sort().values, order[shared:].sort().values
-        grouped = rest[co_firing(strength[:, rest], experts, generator)]
-        layers[block.index] = always, grouped, foretelling(normed.float(), shares(strength, grouped))
+        read, fires = normed.float(), strength[:, rest]
+        fires = (fires - fires.mean(0)) / fires.std(0).clamp_min(1e-12)
+        grouped = rest[co_firing(read @ foretelling(read, fires).t(), experts, generator)]
+        layers[block.index] = always, grouped, foretelling(read, shares(strength, grouped))
 
     residual(model.anatomy, tokens, choose=lambda block: _Reading(block, seen))
     always, grouped, router = (torch.stack(each) for each in zip(*(layers[layer] for layer in sorted(layers))))
@@ -50,15 +54,14 @@ def added(block: Block, normed: Tensor) -> Tensor:
 
 
 def shares(strength: Tensor, grouped: Tensor) -> Tensor:
-    """Logarithm of the energy of each expert [rows, experts], its neurons' vectors taken to be orthogonal."""
-    energy = strength.square()[:, grouped].sum(-1)
-    return energy.clamp_min(1e-12).log()
+    """Logarithm of the energy of each expert [rows, experts], its neurons' vectors taken to be orthogonal, less what
+    all of a row have in common."""
+    logarithm = strength.square()[:, grouped].sum(-1).clamp_min(1e-12).log()
+    return logarithm - logarithm.mean(-1, keepdim=True)
 
 
 def foretelling(read: Tensor, target: Tensor) -> Tensor:
-    """The linear map [outputs, width] without a bias that comes closest to ``target`` [rows, outputs], up to what all
-    outputs of a row have in common."""
-    target = target - target.mean(-1, keepdim=True)
+    """The linear map [outputs, width] without a bias that comes closest to ``target`` [rows, outputs]."""
     products = read.t() @ read
     ridge = _RIDGE * products.diagonal().mean() + 1e-6
     return torch.linalg.solve(products + ridge * torch.eye(len(products), device=read.device), read.t() @ target).t()

@@ -7,8 +7,9 @@ arXiv 2507.17436; Zhang et al., MoEfication: Transformer Feed-forward Layers are
 2110.01786.
 
 Over some training text, the neurons that add most to the residual stream are shared by all tokens; the others are put
-together by how they fire, as many into every expert. A router begins as the least-squares guess of the logarithm of
-each expert's energy. Then routers and stand-ins learn, with ``chosen`` experts on, to make KL(dense || split) least.
+together by how they fire, as far as a router can foresee it, as many into every expert. A router begins as the
+least-squares guess of the logarithm of each expert's energy. Then routers and stand-ins learn, with ``chosen`` experts
+on, to make KL(dense || split) least.
 
 Deviates
 --------
@@ -67,10 +68,10 @@ class ExpertSplit(Recipe):
     length: Annotated[int, Field(ge=8, description="tokens of a text")] = 256
     learning_rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 1e-3
     dense: Annotated[int, Field(ge=0, description="first layers that stay dense")] = 1
-    experts: Annotated[int, Field(ge=2, le=256, description="experts, a power of two")] = 16
-    chosen: Annotated[int, Field(ge=1, le=256, description="experts that a token runs")] = 8
+    experts: Annotated[int, Field(ge=2, le=256, description="experts, a power of two")] = 32
+    chosen: Annotated[int, Field(ge=1, le=256, description="experts that a token runs")] = 16
     shared: Annotated[int, Field(ge=1, description="neurons that every token runs")] = 1056
-    rank: Annotated[int, Field(ge=1, le=64, description="neurons of a stand-in")] = 2
+    rank: Annotated[int, Field(ge=1, le=64, description="neurons of a stand-in")] = 1
     places: Annotated[int, Field(ge=1, description="tokens of a batch that are compared")] = 256
     seen: Annotated[int, Field(ge=1, description="tokens from which neurons are dealt")] = 4096
 
@@ -106,5 +107,5 @@ class ExpertSplit(Recipe):
     @classmethod
     def example(cls) -> ExpertSplit:
         return cls(
-            steps=2, batch=2, length=24, learning_rate=0.02, experts=4, chosen=2, shared=16, rank=1, places=8, seen=96
+            steps=2, batch=2, length=24, learning_rate=0.02, experts=4, chosen=2, shared=20, rank=1, places=8, seen=96
         )
