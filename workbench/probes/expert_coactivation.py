@@ -128,8 +128,8 @@ def by_chance(shares: np.ndarray) -> np.ndarray:
 
 
 def inclusion(odds: np.ndarray, chosen: int) -> np.ndarray:
-    """Chance of each expert [..., experts] to be among ``chosen`` different ones, when a set's chance is in proportion to
-    the product of its experts' ``odds`` [..., experts]."""
+    """Chance of each expert [..., experts] to be among ``chosen`` different ones, where a set's chance is in proportion
+    to the product of its experts' ``odds`` [..., experts]."""
     chance = np.zeros_like(odds)
     for count in range(1, chosen + 1):
         free = odds * (1 - chance)
