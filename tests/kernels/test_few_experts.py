@@ -1,5 +1,7 @@
 """The kernel of several experts against its definition, and bit for bit against single steps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from processors import TAKEN_AWAY
@@ -76,6 +78,20 @@ def test_it_is_single_steps_bit_for_bit(dtype):
             finally:
                 torch.set_num_threads(threads)
         assert asked == 3 * single == 3 * sorted(set(single)), "each expert is fetched once"
+
+
+def test_experts_whose_products_are_formed_otherwise_take_the_steps():
+    """A bias, another map, another way to multiply, experts of two sizes: the kernel knows none of them."""
+    _, gate_up, down = made(32, 8, torch.float32)
+    plain = [Expert(Projection(up), Projection(out)) for up, out in zip(gate_up, down, strict=True)]
+    others = (
+        replace(plain[0], gate_up=Projection(gate_up[0], torch.zeros(16))),
+        replace(plain[0], down=Projection(down[0], None, torch.nn.functional.linear)),
+        replace(plain[0], down=Projection(down[0].t().contiguous().t())),
+        Expert(Projection(gate_up[0, :8]), Projection(down[0, :, :4].contiguous())),
+    )
+    for other in others:
+        assert not Router(Projection(gate_up[0, :5]), [*plain, other], 2, False).plain
 
 
 def test_rows_without_any_expert_are_zero():

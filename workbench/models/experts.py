@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from workbench.models.multiply import Multiply
 from workbench.models.projection import LinearMap, Projection
 from workbench_kernels.arithmetic import computes
 from workbench_kernels.few_experts import few_experts
@@ -99,7 +100,11 @@ class Router:
         """Whether all experts are dense weights of one size that the compiled kernels multiply."""
         maps = [(expert.gate_up, expert.down) for expert in self.experts]
         return len({(up.weight.shape, down.weight.shape) for up, down in maps}) == 1 and all(
-            type(each) is Projection and each.bias is None and each.multiply.compiled and each.weight.is_contiguous()
+            type(each) is Projection
+            and each.bias is None
+            and isinstance(each.multiply, Multiply)
+            and each.multiply.compiled
+            and each.weight.is_contiguous()
             for both in maps
             for each in both
         )
