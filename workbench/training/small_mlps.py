@@ -60,11 +60,11 @@ class SmallMlps(Recipe):
     layers.
     """
 
-    steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 600
+    steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 900
     batch: Annotated[int, Field(ge=1, description="texts of a step")] = 2
     length: Annotated[int, Field(ge=8, description="tokens of a text")] = 256
     learning_rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 2e-3
-    neurons: Annotated[int, Field(ge=1, le=65536, description="neurons of each small MLP")] = 48
+    neurons: Annotated[int, Field(ge=1, le=65536, description="neurons of each small MLP")] = 64
     skipped: Annotated[float, Field(ge=0, le=1, description="share of the rest that take none")] = 0.05
     looked: Annotated[int, Field(ge=1, description="tokens that choose the neurons to begin with")] = 2048
 

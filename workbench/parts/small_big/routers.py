@@ -16,6 +16,8 @@ from workbench.parts.small_big.small import check_fit
 ROUTER = "small_big_router"
 """Recipe and artefact."""
 
+_BIAS = -2.0, 0.0, 0.0  # none is what hurts most
+
 
 class Routers(nn.Module):
     """For every dense layer a linear map to log-odds of none, small and big.
@@ -30,6 +32,9 @@ class Routers(nn.Module):
     def __init__(self, width: int, layers: Iterable[int]) -> None:
         super().__init__()
         self.router = nn.ModuleDict({str(layer): nn.Linear(width, 3) for layer in layers})
+        with torch.no_grad():
+            for each in self.router.values():
+                each.bias.copy_(torch.tensor(_BIAS))
 
     def forward(self, layer: int, normed: Tensor) -> Tensor:
         """Log-odds [..., 3] of none, small and big, from what the layer's ``up`` multiplies [..., width]."""
