@@ -9,4 +9,15 @@ Alizadeh et al., Duo-LLM: A Framework for Studying Adaptive Computation in Large
 from workbench.parts.small_big.routers import ROUTER, Routers, router_maps
 from workbench.parts.small_big.small import BIG, NONE, SMALL, SMALL_MLPS, SmallMlp, SmallMlps, small_mlps
 
-__all__ = [name for name in dir() if name[0].isupper()] + ["router_maps", "small_mlps"]
+__all__ = [
+    "BIG",
+    "NONE",
+    "ROUTER",
+    "SMALL",
+    "SMALL_MLPS",
+    "Routers",
+    "SmallMlp",
+    "SmallMlps",
+    "router_maps",
+    "small_mlps",
+]
