@@ -32,6 +32,8 @@ from workbench.figures.residual_velocity import residual_velocity
 from workbench.figures.depth_use import depth_use
 from workbench.figures.effective_rank import effective_rank
 from workbench.figures.layer_maps import layer_maps
+from workbench.figures.token_difficulty import token_difficulty
+from workbench.figures.routing_gap import routing_gap
 from workbench.figures.expert_coactivation import expert_coactivation
 
 __all__ = ["FIGURES", "comparison_html", "figure", "fragment", "report", "save_html", "show", *FIGURES]

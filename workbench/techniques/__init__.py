@@ -36,6 +36,7 @@ from workbench.techniques.evict.snap_kv import SnapKV
 from workbench.techniques.evict.streaming_llm import StreamingLLM
 from workbench.techniques.logits.logits_processors import LogitsProcessors
 from workbench.techniques.mlp.neuron_gate import NeuronGate
+from workbench.techniques.mlp.small_big_router import SmallBigRouter
 from workbench.techniques.switch.entropy_adaptive import EntropyAdaptive
 from workbench.techniques.weights.layer_drop import LayerDrop
 

@@ -17,6 +17,8 @@ from workbench.training.draft_model import DraftModel
 from workbench.training.evaluate import score
 from workbench.training.lexical_units import LexicalUnits
 from workbench.training.neuron_gate import NeuronGate
+from workbench.training.small_big_router import SmallBigRouter
+from workbench.training.small_mlps import SmallMlps
 from workbench.training.sorted_exit import SortedExit
 from workbench.training.trainer import train
 from workbench.training.tuned_lens import TunedLens
@@ -30,6 +32,8 @@ __all__ = [
     "LexicalUnits",
     "NeuronGate",
     "Recipe",
+    "SmallBigRouter",
+    "SmallMlps",
     "SortedExit",
     "TrainingData",
     "TunedLens",
