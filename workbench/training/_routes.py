@@ -136,9 +136,7 @@ def pooled_of(model: Model, prompt: tuple[int, ...], choices: Choices, windows: 
     return torch.stack(read).to(model.dtype)
 
 
-def _opened(
-    model: Model, ids: list[int] | tuple[int, ...], policy: FixedChoices, inputs: Tensor | None = None
-) -> Pass:
+def _opened(model: Model, ids: list[int] | tuple[int, ...], policy: FixedChoices, inputs: Tensor | None = None) -> Pass:
     return Decoder(model, policies={"depth": policy}).open(ids, inputs=inputs, prompt=True)
 
 

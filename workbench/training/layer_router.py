@@ -87,8 +87,8 @@ class LayerRouter(Recipe):
     prompt_tokens: Annotated[int, Field(ge=1, description="tokens of a prompt that are read")] = 64
     answer_tokens: Annotated[int, Field(ge=1, description="tokens of an answer that are to be kept")] = 24
     simulations: Annotated[int, Field(ge=1, description="configurations looked at for a text")] = 100
-    exploration: Annotated[float, Field(ge=0, description="weight of what is little visited")] = 1.8
-    penalty: Annotated[float, Field(ge=0, description="cost of running all layers")] = 3.0
+    exploration: Annotated[float, Field(ge=0, description="weight of what is little visited")] = 0.3
+    penalty: Annotated[float, Field(ge=0, description="cost of running all layers")] = 1.0
     budget: Annotated[float, Field(gt=0, le=2, description="most passes over the number of layers")] = 1.0
     tolerance: Annotated[float, Field(ge=0, description="log-likelihood that may be lost [nats]")] = 0.5
     gamma: Annotated[float, Field(ge=0, description="of the focal loss")] = 2.0
@@ -100,11 +100,11 @@ class LayerRouter(Recipe):
 
     def prepare_texts(self, model: Model, texts: TrainingData, progress: Progress | None = None) -> dict[str, Any]:
         """Search for the routes of all texts that are trained on, and count their choices."""
-        counts, done = torch.zeros(3, dtype=torch.int32), 0
-        for tokens, answer in Batches(texts, 1, self.length, 0, model.device).in_order():
+        counts = torch.zeros(3, dtype=torch.int32)
+        each = Batches(texts, 1, self.length, 0, model.device).in_order()
+        for done, (tokens, answer) in enumerate(each, 1):
             for route in self._routes(model, tokens, answer):
                 counts += route.choices.bincount(minlength=3).int()
-            done += 1
             if progress is not None:
                 progress(done, len(texts.tokens), f"layer_router: searching, {int(counts[SKIP])} layers to skip so far")
         return {"counts": counts}
@@ -152,5 +152,3 @@ def focal(odds: Tensor, due: Tensor, weights: Tensor, gamma: float) -> Tensor:
     """Mean of ``-w (1 - p)^gamma log p`` over labels ``due`` [...], of log-odds [..., classes]."""
     chance = odds.log_softmax(-1).gather(-1, due[..., None])[..., 0]
     return -(weights[due] * (1 - chance.exp()) ** gamma * chance).mean()
-
-
