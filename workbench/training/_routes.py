@@ -57,7 +57,7 @@ class Searching:
 
     def route(self, model: Model, text: Text) -> Route:
         """Of one text, searched for when it is first asked for."""
-        known = _KNOWN.setdefault(model.hf, {})
+        known = _KNOWN.setdefault(model.anatomy, {})
         key = self, text
         if key not in known:
             losses = self._losses(model, text)

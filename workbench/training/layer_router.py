@@ -89,8 +89,8 @@ class LayerRouter(Recipe):
     simulations: Annotated[int, Field(ge=1, description="configurations looked at for a text")] = 100
     exploration: Annotated[float, Field(ge=0, description="weight of what is little visited")] = 0.3
     penalty: Annotated[float, Field(ge=0, description="cost of running all layers")] = 1.0
-    budget: Annotated[float, Field(gt=0, le=2, description="most passes over the number of layers")] = 1.0
-    tolerance: Annotated[float, Field(ge=0, description="log-likelihood that may be lost [nats]")] = 0.5
+    budget: Annotated[float, Field(ge=1, le=2, description="most passes over the number of layers")] = 1.0
+    tolerance: Annotated[float, Field(ge=0, description="log-likelihood that may be lost [nats]")] = 0.25
     gamma: Annotated[float, Field(ge=0, description="of the focal loss")] = 2.0
     beta: Annotated[float, Field(ge=0, lt=1, description="of the effective number of labels")] = 0.999
     keep: Annotated[bool, Field(description="keep what the search finds")] = True
