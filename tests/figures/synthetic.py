@@ -282,7 +282,7 @@ def study(runs: int = 8, prompts: int = 5, repeats: int = 3, tokens: int = 64) -
     groups = {
         "scores": xr.Dataset(scores), "timing": xr.Dataset(timing), "modelled": xr.Dataset(modelled),
         "steps": xr.Dataset(facts), "text": _text(steps, shape, tokens),
-        "drafts": drafts(steps, shape),
+        "drafts": drafts(steps, shape), "layers": _layers(steps),
     }  # fmt: skip
     named = [
         {"name": name, "technique": spec, "exact_declared": exact, "simulated": False}
@@ -398,6 +398,16 @@ def drafts(steps: dict[str, np.ndarray], shape: tuple[int, int]) -> xr.Dataset:
         for (name, units), values in zip(names.items(), table)
     }
     return xr.Dataset(data, {"node": np.arange(len(rows))})
+
+
+def _layers(steps: dict[str, np.ndarray]) -> xr.Dataset:
+    """A step that runs fewer layers than 30 skips the first ones after layer 4, which runs twice."""
+    place = np.arange(30)
+    left_out = 31 - steps["layers"][..., None]
+    passes = np.where((place > 4) & (place <= 4 + left_out), 0, 1) + (place == 4)
+    passes = np.where(left_out > 1, passes, 1)
+    passes = np.where(steps["layers"][..., None] < 0, -1, passes).astype(np.int16)
+    return xr.Dataset({"passes": variable("run prompt step layer", passes, "passes", "times the layer ran")})
 
 
 def _text(steps: dict[str, np.ndarray], shape: tuple[int, int], tokens: int) -> xr.Dataset:

@@ -12,6 +12,7 @@ from workbench.figures._report import report
 from workbench.figures.quality_speed import quality_speed
 from workbench.figures.cost_breakdown import cost_breakdown, modelled_time
 from workbench.figures.compute_strip import compute_strip
+from workbench.figures.layer_choices import layer_choices
 from workbench.figures.acceptance import acceptance
 from workbench.figures.accepted_speed import accepted_speed
 from workbench.figures.acceptance_by_position import acceptance_by_position

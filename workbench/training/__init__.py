@@ -15,6 +15,7 @@ from workbench.training.curve import trace
 from workbench.training.data import DataSettings, TrainingData
 from workbench.training.draft_model import DraftModel
 from workbench.training.evaluate import score
+from workbench.training.layer_router import LayerRouter
 from workbench.training.lexical_units import LexicalUnits
 from workbench.training.neuron_gate import NeuronGate
 from workbench.training.small_big_router import SmallBigRouter
@@ -29,6 +30,7 @@ __all__ = [
     "AcceptanceHead",
     "DataSettings",
     "DraftModel",
+    "LayerRouter",
     "LexicalUnits",
     "NeuronGate",
     "Recipe",
