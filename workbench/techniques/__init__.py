@@ -4,6 +4,7 @@ from workbench.engine.slots import SLOTS
 from workbench.techniques._technique import Technique, register
 from workbench.techniques.accept.optimal_transport_accept import OptimalTransportAccept
 from workbench.techniques.attention.token_select import TokenSelect
+from workbench.techniques.depth.accelerated_residual import AcceleratedResidual
 from workbench.techniques.depth.budgeted_exit import BudgetedExit
 from workbench.techniques.depth.confidence_exit import ConfidenceExit
 from workbench.techniques.depth.layer_router import LayerRouter

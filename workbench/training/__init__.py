@@ -10,6 +10,7 @@ from typing import Any
 from workbench.parts.trained import ROWS
 from workbench.training._of_parts import recipe_of
 from workbench.training._recipe import RECIPES, Recipe, register
+from workbench.training.accelerated_residual import AcceleratedResidual
 from workbench.training.acceptance_head import AcceptanceHead
 from workbench.training.curve import trace
 from workbench.training.data import DataSettings, TrainingData
@@ -27,6 +28,7 @@ from workbench.training.writing import evaluation_data, training_data
 
 __all__ = [
     "RECIPES",
+    "AcceleratedResidual",
     "AcceptanceHead",
     "DataSettings",
     "DraftModel",
