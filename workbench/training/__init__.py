@@ -15,6 +15,7 @@ from workbench.training.curve import trace
 from workbench.training.data import DataSettings, TrainingData
 from workbench.training.draft_model import DraftModel
 from workbench.training.evaluate import score
+from workbench.training.joint_exit import JointExit
 from workbench.training.lexical_units import LexicalUnits
 from workbench.training.neuron_gate import NeuronGate
 from workbench.training.sorted_exit import SortedExit
@@ -27,6 +28,7 @@ __all__ = [
     "AcceptanceHead",
     "DataSettings",
     "DraftModel",
+    "JointExit",
     "LexicalUnits",
     "NeuronGate",
     "Recipe",
