@@ -139,6 +139,11 @@ class JointLens(Lens):
         Layers that have an exit; others are not read.
     tokens : int
         How many of the most frequent tokens a gate looks at.
+
+    Raises
+    ------
+    SettingError
+        From :meth:`stream` and what follows from it, of a layer without an exit.
     """
 
     def __init__(self, model: Model, part: JointExits) -> None:
@@ -208,7 +213,10 @@ def load_joint(model: Model, weights: str = "bundled") -> JointLens:
 
 def _untrained(model: Model) -> JointExits:
     layers, anatomy = exit_layers(model.layers, 0.25, 1), model.anatomy
-    return JointExits(layers, anatomy.width, _UNTRAINED["rank"], min(_UNTRAINED["tokens"], anatomy.vocabulary))
+    part = JointExits(layers, anatomy.width, _UNTRAINED["rank"], min(_UNTRAINED["tokens"], anatomy.vocabulary))
+    # Gates that look at the margin are open for some tokens of a model of random weights, and shut for others.
+    part.gate.data[:, 1], part.offset.data[:] = 1.0, -0.1
+    return part
 
 
 def _whole(tensors: dict[str, Tensor], key: str) -> str:
