@@ -11,6 +11,7 @@ from workbench.registry import PROBES
 from workbench.studies.budget_met import budget_met
 from workbench.studies.compare import compare
 from workbench.studies.compatibility import compatibility
+from workbench.studies.exit_calibration import exit_calibration
 from workbench.studies.layer_maps import layer_maps
 from workbench.techniques import BudgetedExit
 from workbench.training import curve
@@ -53,8 +54,13 @@ def budgets(tiny):
     return budget_met(tiny("llama"), BudgetedExit.examples(), [list(range(3, 12))], max_new_tokens=6)
 
 
-def test_every_figure_draws_from_real_data(observed, compared, together, trained, mapped, budgets):
-    traces = observed, compared.tree, together, trained, mapped, budgets
+@pytest.fixture(scope="module")
+def calibrated(tiny):
+    return exit_calibration(tiny("llama"), [list(range(3, 12))], "untrained", "untrained", max_new_tokens=6)
+
+
+def test_every_figure_draws_from_real_data(observed, compared, together, trained, mapped, budgets, calibrated):
+    traces = observed, compared.tree, together, trained, mapped, budgets, calibrated
     for name, figure in FIGURES.items():
         trace = next(each for each in traces if figure.applies(each))
         spec = figure.draw(trace).to_dict()

@@ -24,6 +24,7 @@ from workbench.figures.loss_curve import loss_curve
 from workbench.figures.logit_lens import logit_lens
 from workbench.figures.tuned_lens import lens_distance, tuned_lens
 from workbench.figures.exit_oracle import exit_oracle
+from workbench.figures.exit_calibration import exit_calibration
 from workbench.figures.attention_sparsity import attention_sparsity
 from workbench.figures.attention_map import attention_distance, attention_map
 from workbench.figures.layer_similarity import angular_distance, layer_similarity

@@ -86,7 +86,7 @@ class JointExit(Recipe):
     steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 440
     batch: Annotated[int, Field(ge=1, description="texts of a step")] = 4
     length: Annotated[int, Field(ge=8, description="tokens of a text")] = 256
-    learning_rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 1e-3
     lens: Annotated[str, outside("lens", "lens that it begins as: bundled, logit, or a file", min_length=1)] = "bundled"
     rank: Annotated[int, Field(ge=1, description="rank of maps that begin as the identity")] = 64
     first: Annotated[float, Field(ge=0, lt=1, description="share of the layers before the first exit")] = 0.6
