@@ -292,7 +292,7 @@ def study(runs: int = 8, prompts: int = 5, repeats: int = 3, tokens: int = 64) -
     groups = {
         "scores": xr.Dataset(scores), "timing": xr.Dataset(timing), "modelled": xr.Dataset(modelled),
         "steps": xr.Dataset(facts), "text": _text(steps, shape, tokens),
-        "drafts": drafts(steps, shape),
+        "drafts": drafts(steps, shape), "layers": _layers(steps["tokens"]),
     }  # fmt: skip
     named = [
         {"name": name, "technique": spec, "exact_declared": exact, "simulated": False}
@@ -381,6 +381,15 @@ def _steps(rng: np.random.Generator, shape: tuple[int, int], tokens: int) -> dic
             found["bytes"][at] = 5.4e8 + 2e4 * (tokens - left)
             left, step = left - accepted - 1, step + 1
     return found
+
+
+def _layers(tokens: np.ndarray, layers: int = 30) -> xr.Dataset:
+    """Passes of layers: the second run leaves after block 17, 23 or never, in turn, with three passes of them."""
+    passes = np.where(tokens[..., None] >= 0, 1, -1) * np.ones(layers, dtype=np.int16)
+    if len(passes) > 1:
+        exits = np.array([18, 24, layers])[np.arange(tokens.shape[-1]) % 3]
+        passes[1] = np.where((np.arange(layers) < exits[:, None]) & (passes[1] > 0), 3, passes[1])
+    return xr.Dataset({"passes": variable("run prompt step layer", passes.astype(np.int16), "passes", "passes")})
 
 
 def drafts(steps: dict[str, np.ndarray], shape: tuple[int, int]) -> xr.Dataset:

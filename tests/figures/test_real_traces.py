@@ -27,7 +27,7 @@ def compared(tiny):
     return compare(
         tiny("llama"),
         [[3, 4, 5, 6, 3, 4, 5], [7, 8, 9, 7, 8]],
-        {"lookup": "prompt_lookup", "recycling": "token_recycling"},
+        {"exits": "joint_exit:weights=untrained", "lookup": "prompt_lookup", "recycling": "token_recycling"},
         max_new_tokens=12,
         hardware=["H100 SXM"],
     )

@@ -16,6 +16,7 @@ from workbench.figures.acceptance import acceptance
 from workbench.figures.accepted_speed import accepted_speed
 from workbench.figures.acceptance_by_position import acceptance_by_position
 from workbench.figures.time_split import time_split
+from workbench.figures.exit_timeline import exit_timeline
 from workbench.figures.draft_calibration import draft_calibration
 from workbench.figures.draft_tree import draft_tree
 from workbench.figures.budget import budget

@@ -94,7 +94,7 @@ def _lines(data: xr.Dataset, readers: list[str], places: list[int], target: int,
                  alt.Tooltip("error:Q", title="expected calibration error", format=".3f"),
                  alt.Tooltip("accuracy:Q", title=f"says the {named}'s token", format=".1%"), alt.Tooltip("tokens:Q")],
     )  # fmt: skip
-    shape = alt.Shape("reader:N", title=None, sort=readers)
+    shape = alt.Shape("reader:N", title=None, sort=readers).scale(domain=readers).legend(orient="bottom")
     title = alt.TitleParams(text=f"against the {named}'s token", fontSize=12, offset=6)
     layers = base.mark_line(strokeWidth=1.2), base.mark_point(filled=True, size=60, opacity=1).encode(shape=shape)
     return alt.layer(*layers).properties(width=235, height=150, title=title)
