@@ -32,7 +32,7 @@ def exit_steps(tree: xr.DataTree, run: int, prompt: int) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``step``, with ``low`` and ``high`` about it; ``exit``, the block it left after; ``tokens``, ``drafted`` and
+        ``step``; ``exit``, the block it left after; ``tokens``, ``drafted`` and
         ``accepted``; ``ms`` of a token and ``step_ms``; ``said``, what it wrote.
 
     Raises
@@ -55,7 +55,6 @@ def exit_steps(tree: xr.DataTree, run: int, prompt: int) -> pd.DataFrame:
         written[int(step)] = written.get(int(step), "") + word
     columns: dict[str, Any] = {name: at[name].values[there] for name in ("tokens", "drafted", "accepted")}
     columns |= {"step": there, "exit": exits[there], "ms": 1e3 * each_token(at, "seconds").values[there]}
-    columns |= {"low": there - 0.45, "high": there + 0.45}
     columns |= {"step_ms": 1e3 * at["seconds"].values[there]}
     columns["said"] = np.array([shorten(written.get(int(step), ""), 40) for step in there], dtype=object)
     return frame(columns)

@@ -64,24 +64,25 @@ def exit_timeline(
     drafts = bool((table["drafted"] > 0).any())
     brush = alt.selection_interval(name="steps", encodings=["x"])
     here = alt.selection_point(name="here", fields=["step"], on="pointerover", clear="pointerout", empty=False)
-    ends = [float(table["low"].min()), float(table["high"].max())]
-    x = alt.X("low:Q", title=None).scale(domain=ends, nice=False).axis(format="d", tickMinStep=1)
+    ends = [float(table["step"].min()) - 0.5, float(table["step"].max()) + 0.5]
+    wide = max(1.0, 0.9 * WIDTH / (ends[1] - ends[0]))
+    x = alt.X("step:Q", title=None).scale(domain=ends, nice=False).axis(format="d", tickMinStep=1)
     base = alt.Chart(table).encode(x=x, tooltip=HOVER)
     colour = alt.Color("exit:Q").scale(scheme=SEQUENTIAL, domain=[0, last])
     colour = colour.legend(title="left after block", gradientLength=120, format="d")
     chosen = alt.condition(brush, alt.value(1.0), alt.value(FAINT))
     up = _up("exit", "left after block", last, -1)
-    rows = [[base.mark_bar().encode(x2="high:Q", y=up, y2=alt.datum(-1), color=colour, opacity=chosen)]]
+    rows = [[base.mark_bar(width=wide).encode(y=up, y2=alt.datum(-1), color=colour, opacity=chosen)]]
     if drafts:
         most = int(table["drafted"].max())
         for field, shade in (("drafted", CATEGORIES[6]), ("accepted", CATEGORIES[1])):
             up = _up(field, "drafted, accepted [tokens]", most)
-            rows.append(base.mark_bar(color=shade).encode(x2="high:Q", y2=alt.datum(0), y=up, opacity=chosen))
+            rows.append(base.mark_bar(width=wide, color=shade).encode(y2=alt.datum(0), y=up, opacity=chosen))
         rows[1:] = [rows[1:]]
     time = _up("ms", "time of a token, measured [ms]", float(table["ms"].quantile(0.99)))
-    rows.append([base.mark_bar(clip=True).encode(x2="high:Q", y2=alt.datum(0), y=time, color=colour, opacity=chosen)])
+    rows.append([base.mark_bar(width=wide, clip=True).encode(y2=alt.datum(0), y=time, color=colour, opacity=chosen)])
     line = base.mark_rule(strokeWidth=1.5, color=CATEGORIES[3]).encode(
-        x="step:Q", opacity=alt.condition(here, alt.value(0.9), alt.value(0.0))
+        opacity=alt.condition(here, alt.value(0.9), alt.value(0.0))
     )
     for place, (first_mark, *_) in enumerate(rows):
         first_mark.name = f"panel_{place}"

@@ -126,7 +126,8 @@ def _read(
     gates = torch.empty(shape[1:])
     for place, layer in enumerate(exits.layers):
         frequent = exits.head(layer, exits.tokens)
-        for rows in torch.arange(count).split(_CHUNK):
+        for start in range(0, count, _CHUNK):
+            rows = slice(start, start + _CHUNK)
             x = seen[layer][rows]
             for reader, lens in enumerate(lenses):
                 best = model.anatomy.unembed(lens.stream(x, layer)).float().softmax(-1).max(-1)
