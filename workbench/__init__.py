@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from workbench.studies.budget_met import budget_met
     from workbench.studies.compare import compare
     from workbench.studies.compatibility import compatibility
+    from workbench.studies.exit_calibration import exit_calibration
     from workbench.studies.layer_maps import layer_maps
     from workbench.studies.observe import observe
     from workbench.studies.routing_gap import routing_gap
@@ -34,6 +35,7 @@ _OBJECTS = {
     "budget_met": "workbench.studies.budget_met",
     "compare": "workbench.studies.compare",
     "compatibility": "workbench.studies.compatibility",
+    "exit_calibration": "workbench.studies.exit_calibration",
     "generate": "workbench.engine.generate",
     "layer_maps": "workbench.studies.layer_maps",
     "load": "workbench.models.load",
@@ -52,6 +54,7 @@ __all__ = [
     "compare",
     "compatibility",
     "cost",
+    "exit_calibration",
     "figures",
     "generate",
     "layer_maps",

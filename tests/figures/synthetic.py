@@ -223,6 +223,33 @@ def routed(budgets: int = 5, places: int = 20, model: str = "tiny-llama") -> xr.
     return trace.build(groups, model=Model(model), kind="observe", recipe={}, used=range(len(VOCABULARY)))
 
 
+def calibrated(places: int = 4, model: str = "tiny-llama") -> xr.DataTree:
+    """Three readers of exits, the first too sure, read at some layers."""
+    rng = np.random.default_rng(8)
+    shape = (3, places + 1, 2, 10)
+    middle = np.linspace(0.05, 0.95, 10)
+    share = np.clip(middle * np.array([0.6, 0.9, 1])[:, None, None, None] + rng.uniform(-0.04, 0.04, shape), 0, 1)
+    count = rng.integers(1, 90, (*shape[:2], 10))
+    data = {
+        "count": variable("reader place bin", count, "tokens", "tokens in the bin"),
+        "tokens": variable("reader place", count.sum(-1), "tokens", "tokens"),
+        "confidence": variable("reader place bin", np.broadcast_to(middle, count.shape), "probability", "confidence"),
+        "share": variable("reader place target bin", share, "1", "share right"),
+        "low": variable("reader place target bin", np.clip(share - 0.05, 0, 1), "1", "low"),
+        "high": variable("reader place target bin", np.clip(share + 0.05, 0, 1), "1", "high"),
+        "accuracy": variable("reader place target", share.mean(-1), "1", "share right"),
+        "error": variable("reader place target", np.abs(share - middle).mean(-1), "1", "calibration error"),
+        "cutoff": variable("reader", np.array([0.9, 0.8, np.nan]), "probability", "cut-off"),
+        "layers": variable("reader", np.array([9.0, 8.5, 8.0]), "layers", "layers a token"),
+    }
+    groups = {"tokens": trace.tokens(ids(8)), "exit_calibration": _dataset(data, reader=np.arange(3))}
+    names = {"readers": ["logit lens", MARKUP, "joint exits"], "places": [*range(6, 6 + places), -1]}
+    return trace.build(
+        groups, model=Model(model), kind="observe", recipe={}, used=range(len(VOCABULARY)),
+        targets=["full model", "text"], **names,
+    )  # fmt: skip
+
+
 def study(runs: int = 8, prompts: int = 5, repeats: int = 3, tokens: int = 64) -> xr.DataTree:
     """A study of up to eight runs, whose text holds every trap."""
     rng = np.random.default_rng(2)
@@ -373,6 +400,15 @@ def _steps(rng: np.random.Generator, shape: tuple[int, int], tokens: int) -> dic
     return found
 
 
+def _layers(tokens: np.ndarray, layers: int = 30) -> xr.Dataset:
+    """Passes of layers: the second run leaves after block 17, 23 or never, in turn, with three passes of them."""
+    passes = np.where(tokens[..., None] >= 0, 1, -1) * np.ones(layers, dtype=np.int16)
+    if len(passes) > 1:
+        exits = np.array([18, 24, layers])[np.arange(tokens.shape[-1]) % 3]
+        passes[1] = np.where((np.arange(layers) < exits[:, None]) & (passes[1] > 0), 3, passes[1])
+    return xr.Dataset({"passes": variable("run prompt step layer", passes.astype(np.int16), "passes", "passes")})
+
+
 def drafts(steps: dict[str, np.ndarray], shape: tuple[int, int]) -> xr.Dataset:
     """Drafts of every step: a chain of what was accepted and rejected, and in every second step a sibling of each.
 
@@ -425,3 +461,14 @@ def _text(steps: dict[str, np.ndarray], shape: tuple[int, int], tokens: int) -> 
             "accepted_draft": variable("run prompt token", draft, "1", "whether the token came from a draft"),
         }
     )
+
+
+OTHERS: dict[Any, dict[str, int]] = {
+    compatibility: {"techniques": 100},
+    training: {"steps": 9000},
+    mapped: {"layers": 90, "others": 120},
+    budgets: {"count": 6000},
+    routed: {"budgets": 200, "places": 400},
+    calibrated: {"places": 90},
+}
+"""What makes a trace that is neither of a run nor a study -> what makes it a large one."""

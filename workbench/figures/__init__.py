@@ -17,6 +17,7 @@ from workbench.figures.acceptance import acceptance
 from workbench.figures.accepted_speed import accepted_speed
 from workbench.figures.acceptance_by_position import acceptance_by_position
 from workbench.figures.time_split import time_split
+from workbench.figures.exit_timeline import exit_timeline
 from workbench.figures.draft_calibration import draft_calibration
 from workbench.figures.draft_tree import draft_tree
 from workbench.figures.budget import budget
@@ -25,6 +26,7 @@ from workbench.figures.loss_curve import loss_curve
 from workbench.figures.logit_lens import logit_lens
 from workbench.figures.tuned_lens import lens_distance, tuned_lens
 from workbench.figures.exit_oracle import exit_oracle
+from workbench.figures.exit_calibration import exit_calibration
 from workbench.figures.attention_sparsity import attention_sparsity
 from workbench.figures.attention_map import attention_distance, attention_map
 from workbench.figures.layer_similarity import angular_distance, layer_similarity

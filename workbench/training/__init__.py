@@ -16,6 +16,7 @@ from workbench.training.curve import trace
 from workbench.training.data import DataSettings, TrainingData
 from workbench.training.draft_model import DraftModel
 from workbench.training.evaluate import score
+from workbench.training.joint_exit import JointExit
 from workbench.training.layer_router import LayerRouter
 from workbench.training.lexical_units import LexicalUnits
 from workbench.training.neuron_gate import NeuronGate
@@ -33,6 +34,7 @@ __all__ = [
     "DataSettings",
     "DraftModel",
     "LayerRouter",
+    "JointExit",
     "LexicalUnits",
     "NeuronGate",
     "Recipe",

@@ -258,7 +258,7 @@ def test_the_bundled_model_misses_routed_layers_less_than_any_others(bundled):
     choices, layers = watched.policy.choices, bundled.layers
     assert all(len(step.layers) == sum(choices) for step in steps) and steps[1].policy_flops == 0
     skipped = choices.count(SKIP)
-    assert 0 < skipped and sum(choices) < layers
+    assert skipped > 0 and sum(choices) < layers
     chance = random.Random(0)
 
     def loss(choices):

@@ -1,11 +1,10 @@
-"""Each row takes what its router says, big MLPs that no row takes are not read, and what is taken instead is counted."""
+"""Each row takes what its router says, big MLPs that no row takes are not read; what is taken is counted."""
 
 import dataclasses
 
 import pytest
 import torch
 from helpers import random_tokens, run, tokens_of
-from techniques.trained_parts import needs_artefact
 
 from workbench.engine import generate
 from workbench.engine.decoder import Decoder
