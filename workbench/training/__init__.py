@@ -11,6 +11,7 @@ from workbench.parts.trained import ROWS
 from workbench.training._of_parts import recipe_of
 from workbench.training._recipe import RECIPES, Recipe, register
 from workbench.training.acceptance_head import AcceptanceHead
+from workbench.training.completion_stop import CompletionStop, function_texts
 from workbench.training.curve import trace
 from workbench.training.data import DataSettings, TrainingData
 from workbench.training.draft_model import DraftModel
@@ -25,6 +26,7 @@ from workbench.training.writing import evaluation_data, training_data
 __all__ = [
     "RECIPES",
     "AcceptanceHead",
+    "CompletionStop",
     "DataSettings",
     "DraftModel",
     "LexicalUnits",
@@ -34,6 +36,7 @@ __all__ = [
     "TrainingData",
     "TunedLens",
     "evaluation_data",
+    "function_texts",
     "recipe_of",
     "register",
     "score",
