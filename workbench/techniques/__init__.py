@@ -5,6 +5,7 @@ from workbench.techniques._technique import Technique, register
 from workbench.techniques.accept.optimal_transport_accept import OptimalTransportAccept
 from workbench.techniques.attention.token_select import TokenSelect
 from workbench.techniques.depth.budgeted_exit import BudgetedExit
+from workbench.techniques.depth.completion_stop import CompletionStop
 from workbench.techniques.depth.confidence_exit import ConfidenceExit
 from workbench.techniques.depth.unified_layer_skip import UnifiedLayerSkip
 from workbench.techniques.draft.candidate_length import CandidateLength
