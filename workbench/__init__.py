@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from workbench.studies.budget_met import budget_met
     from workbench.studies.compare import compare
     from workbench.studies.compatibility import compatibility
+    from workbench.studies.exit_frontier import exit_frontier
     from workbench.studies.layer_maps import layer_maps
+    from workbench.studies.layers_right import layers_right
     from workbench.studies.observe import observe
     from workbench.studies.run import run
     from workbench.studies.study import Study
@@ -33,8 +35,10 @@ _OBJECTS = {
     "budget_met": "workbench.studies.budget_met",
     "compare": "workbench.studies.compare",
     "compatibility": "workbench.studies.compatibility",
+    "exit_frontier": "workbench.studies.exit_frontier",
     "generate": "workbench.engine.generate",
     "layer_maps": "workbench.studies.layer_maps",
+    "layers_right": "workbench.studies.layers_right",
     "load": "workbench.models.load",
     "observe": "workbench.studies.observe",
     "run": "workbench.studies.run",
@@ -50,9 +54,11 @@ __all__ = [
     "compare",
     "compatibility",
     "cost",
+    "exit_frontier",
     "figures",
     "generate",
     "layer_maps",
+    "layers_right",
     "load",
     "metrics",
     "models",

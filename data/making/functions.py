@@ -14,7 +14,7 @@ from workbench.tasks.prompts import Prompt, write_prompts
 
 MODULES = (
     "calendar", "codecs", "colorsys", "configparser", "difflib", "enum", "fileinput", "fnmatch", "ftplib",
-    "graphlib", "heapq", "hmac", "imaplib", "inspect", "mailbox", "modulefinder", "netrc", "pathlib",
+    "graphlib", "heapq", "hmac", "imaplib", "mailbox", "modulefinder", "netrc", "pathlib",
     "poplib", "pstats", "queue", "random", "sched", "selectors", "shelve", "shlex", "shutil", "socketserver",
     "statistics", "string", "textwrap", "threading", "turtle", "wave", "weakref", "zipimport",
 )  # fmt: skip

@@ -11,8 +11,10 @@ from workbench.registry import PROBES
 from workbench.studies.budget_met import budget_met
 from workbench.studies.compare import compare
 from workbench.studies.compatibility import compatibility
+from workbench.studies.exit_frontier import exit_frontier
 from workbench.studies.layer_maps import layer_maps
-from workbench.techniques import BudgetedExit
+from workbench.studies.layers_right import layers_right
+from workbench.techniques import BudgetedExit, ConfidenceExit
 from workbench.training import curve
 
 
@@ -53,8 +55,18 @@ def budgets(tiny):
     return budget_met(tiny("llama"), BudgetedExit.examples(), [list(range(3, 12))], max_new_tokens=6)
 
 
-def test_every_figure_draws_from_real_data(observed, compared, together, trained, mapped, budgets):
-    traces = observed, compared.tree, together, trained, mapped, budgets
+@pytest.fixture(scope="module")
+def frontier(tiny):
+    return exit_frontier(tiny("llama"), ConfidenceExit.examples()[:1], [list(range(3, 12))], max_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def right(tiny):
+    return layers_right(tiny("llama"), [list(range(3, 24))], lens="logit")
+
+
+def test_every_figure_draws_from_real_data(observed, compared, together, trained, mapped, budgets, frontier, right):
+    traces = observed, compared.tree, together, trained, mapped, budgets, frontier, right
     for name, figure in FIGURES.items():
         trace = next(each for each in traces if figure.applies(each))
         spec = figure.draw(trace).to_dict()
