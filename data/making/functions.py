@@ -6,10 +6,11 @@ from __future__ import annotations
 import argparse
 import ast
 import platform
+import re
 from pathlib import Path
 from random import Random
 
-from workbench.tasks.functions import functions_of
+from workbench.tasks.functions import functions_of, learned_functions
 from workbench.tasks.prompts import Prompt, write_prompts
 
 MODULES = (
@@ -21,10 +22,11 @@ MODULES = (
 EACH = 4
 SHORTEST, LONGEST = 200, 1_000  # characters of a function
 SEED = 7
+RUN = 12  # words in a row that no function may share with one that is learned from
 
 
 def cut(text: str) -> int:
-    """The line of a function, counted from 0, with the statement nearest the middle of its body; 0 if it has but one."""
+    """The line of a function, from 0, with the statement nearest the middle of its body; 0 if there is but one."""
     [function] = ast.parse(text).body
     body = function.body[1:] if ast.get_docstring(function) else function.body
     if not body:
@@ -35,11 +37,20 @@ def cut(text: str) -> int:
     return min(later, key=lambda line: (abs(line - middle), line)) - 1 if later else 0
 
 
+def runs(text: str) -> set[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[place : place + RUN]) for place in range(len(words) - RUN + 1)}
+
+
 def make() -> list[Prompt]:
     found, random = [], Random(SEED)
+    learned = set().union(*(runs(text) for _, text in learned_functions()))
     for module in MODULES:
-        fitting = [each for each in functions_of(module) if SHORTEST <= len(each[1]) <= LONGEST and cut(each[1])]
-        once = {name: text for name, text in fitting}
+        once = {
+            name: text
+            for name, text in functions_of(module)
+            if SHORTEST <= len(text) <= LONGEST and cut(text) and not runs(text) & learned
+        }
         for name in random.sample(sorted(once), min(EACH, len(once))):
             lines = once[name].splitlines(keepends=True)
             place = cut(once[name])

@@ -5,16 +5,22 @@ import threading
 import numpy as np
 import pytest
 import torch
-from helpers import random_tokens
+from helpers import random_tokens, run, tokens_of
 
 import workbench as wb
 from workbench import figures, trace
 from workbench.errors import SettingError
 from workbench.metrics import mean_interval
+from workbench.models.tiny import tiny as tiny_model
 from workbench.parts.exit_controller import EXIT, NAME, STOP, ExitController, load_controller
 from workbench.parts.exits import load_lens
 
-TEXTS = [random_tokens(14 + seed, seed) for seed in range(5)] + [[7] * 18, [9, 11] * 8]
+TEXTS = [
+    [*prompt, *tokens_of(run(tiny_model("llama"), prompt, new=10 + seed))]
+    for seed in range(7)
+    for prompt in [random_tokens(8, seed)]
+]
+"""Of tokens drawn by chance, and what the model says after them."""
 OPENING = 4
 
 

@@ -1,4 +1,4 @@
-"""What is learned from and what is judged by share neither modules nor wording, and the file is what its maker makes."""
+"""What is learned from and what is judged by share neither modules nor wording; the file is what its maker makes."""
 
 import ast
 import platform

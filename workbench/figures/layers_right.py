@@ -55,7 +55,7 @@ def _lines(data: xr.Dataset, names: dict[str, str], axis: str, title: str, colou
     kinds = list(names.values())
     scale = alt.Scale(domain=kinds, range=list(colours[: len(kinds)]))
     base = alt.Chart(frame(columns)).encode(
-        x=alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1)),
+        x=alt.X("layer:Q", title="after layer", axis=alt.Axis(tickMinStep=1)),
         color=alt.Color("what:N", title=None, sort=kinds, scale=scale),
     )
     up = alt.Y("share:Q", title=title, axis=alt.Axis(format="%")).scale(domain=[0, 1])

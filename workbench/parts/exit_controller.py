@@ -129,9 +129,15 @@ def right_at(lens: Lens, layer: int, x: Tensor, token: Tensor) -> Tensor:
     return first == token
 
 
-def classes_of(right: Tensor) -> Tensor:
-    """Which of the :data:`CLASSES` each token is of at each layer, int64 [layers, rows], from where it is right, bool
-    [layers, rows], the last layer included."""
-    so_far, ever = right.cummax(0).values, right.any(0)
-    found = torch.where(so_far, EXIT, GO_ON)
-    return torch.where(ever, found, STOP)
+def classes_of(first: Tensor, layers: int) -> Tensor:
+    """Which of the :data:`CLASSES` tokens are of at each layer but the last, int64 [layers - 1, rows].
+
+    Parameters
+    ----------
+    first : int Tensor [rows]
+        The first layer that is right of each, ``layers`` where none is.
+    layers : int
+        Of the model.
+    """
+    layer = torch.arange(layers - 1, device=first.device)[:, None]
+    return torch.where(first == layers, STOP, torch.where(first <= layer, EXIT, GO_ON))

@@ -110,14 +110,15 @@ def _streams(model: Model, text: list[int], opening: int) -> list[Tensor]:
 
 def _counted(right: Tensor, after: list[Tensor], judge: Callable[[int, Tensor], Tensor] | None) -> dict[str, Any]:
     """Of one text how many tokens there are of each kind, by layer."""
-    label = classes_of(right)
+    layers = len(right)
+    label = classes_of(torch.where(right.any(0), right.int().argmax(0), layers), layers)
     found = {"tokens": right.shape[1], "right": right.sum(1), "so_far": right.cummax(0).values.sum(1)}
     found["never"] = (label[0] == STOP).sum()
     if judge is not None:
         said = torch.stack([judge(layer, x).argmax(-1) for layer, x in enumerate(after[:-1])])
         for name, (kind, _) in _PREDICTED.items():
-            found[f"{name}_said"], found[f"{name}_due"] = (said == kind).sum(1), (label[:-1] == kind).sum(1)
-            found[f"{name}_hits"] = ((said == kind) & (label[:-1] == kind)).sum(1)
+            found[f"{name}_said"], found[f"{name}_due"] = (said == kind).sum(1), (label == kind).sum(1)
+            found[f"{name}_hits"] = ((said == kind) & (label == kind)).sum(1)
     return {name: np.asarray(value.cpu() if isinstance(value, Tensor) else value) for name, value in found.items()}
 
 

@@ -32,7 +32,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Self
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
