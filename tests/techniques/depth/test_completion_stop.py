@@ -106,12 +106,13 @@ def test_a_model_without_stop_tokens_says_what_it_would_and_ends(drawn):
     assert 1 < len(found) < 16
 
 
-def test_drafts_are_verified_as_tokens_that_come_alone(drawn):
+@pytest.mark.parametrize("fill", ["hole", "copy", "batch"])
+def test_drafts_are_verified_as_tokens_that_come_alone(drawn, fill):
     """Also what ends a completion: a token of a draft that will be wrong, and those after it are not kept."""
     model, ended, proposed = tiny("llama", layers=6), 0, 0
     for seed in range(6):
         prompt = random_tokens(7, seed=seed) * 3
-        technique = CompletionStop(exit_above=0.8, stop_above=0.9, weights=drawn, lens="untrained")
+        technique = CompletionStop(exit_above=0.8, stop_above=0.9, weights=drawn, lens="untrained", fill=fill)
         alone, drafted = (run(model, prompt, [technique, *more], new=24) for more in ([], [PromptLookup(ngram=1)]))
         assert tokens_of(alone) == tokens_of(drafted)
         proposed += sum(step.drafted for step in drafted)
