@@ -6,6 +6,7 @@ from workbench.techniques.accept.optimal_transport_accept import OptimalTranspor
 from workbench.techniques.attention.token_select import TokenSelect
 from workbench.techniques.depth.accelerated_residual import AcceleratedResidual
 from workbench.techniques.depth.budgeted_exit import BudgetedExit
+from workbench.techniques.depth.completion_stop import CompletionStop
 from workbench.techniques.depth.confidence_exit import ConfidenceExit
 from workbench.techniques.depth.joint_exit import JointExit
 from workbench.techniques.depth.layer_router import LayerRouter

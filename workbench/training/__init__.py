@@ -12,6 +12,7 @@ from workbench.training._of_parts import recipe_of
 from workbench.training._recipe import RECIPES, Recipe, register
 from workbench.training.accelerated_residual import AcceleratedResidual
 from workbench.training.acceptance_head import AcceptanceHead
+from workbench.training.completion_stop import CompletionStop, function_texts
 from workbench.training.curve import trace
 from workbench.training.data import DataSettings, TrainingData
 from workbench.training.draft_model import DraftModel
@@ -31,6 +32,7 @@ __all__ = [
     "RECIPES",
     "AcceleratedResidual",
     "AcceptanceHead",
+    "CompletionStop",
     "DataSettings",
     "DraftModel",
     "LayerRouter",
@@ -44,6 +46,7 @@ __all__ = [
     "TrainingData",
     "TunedLens",
     "evaluation_data",
+    "function_texts",
     "recipe_of",
     "register",
     "score",

@@ -44,7 +44,8 @@ def train(
         Folder for ``<name>.safetensors``, its card ``<name>.json`` and, while training, ``<name>.checkpoint``; by
         default one for this model in ``trained`` of the user's cache folder.
     data : TrainingData, path or DataSettings, optional
-        By default :func:`workbench.training.writing.training_data` of the model, as the recipe wants it.
+        By default :meth:`workbench.training.Recipe.texts`: what the model writes, as the recipe wants it, or text of
+        the recipe's own.
     resume : bool
         Go on from the checkpoint in ``out``; the result is the same as without the interruption.
     seed : int
@@ -72,8 +73,10 @@ def train(
     recipe = build(RECIPES[name], settings)
     place = Path(out) if out is not None else cache_folder() / "trained" / folder_name(model)
     place.mkdir(parents=True, exist_ok=True)
-    if data is None or isinstance(data, DataSettings):
-        data = training_data(model, data or recipe.data, progress, cancel)
+    if data is None:
+        data = recipe.texts(model, progress, cancel)
+    elif isinstance(data, DataSettings):
+        data = training_data(model, data, progress, cancel)
     elif not isinstance(data, TrainingData):
         data = TrainingData.read(Path(data))
     training = Training(recipe, model, data, seed, evaluations, progress)
