@@ -32,15 +32,8 @@ from torch import Tensor
 from workbench.models import Anatomy, Block, Model
 from workbench.models.projection import some_outputs
 from workbench.models.walk import causal, walk
-from workbench.parts.exits.sorted import (
-    SortedAdapter,
-    depths_of,
-    merged,
-    neurons_of,
-    shapes_of,
-    sorted_blocks,
-    widths_of,
-)
+from workbench.parts.exits.sorted import SortedAdapter, depths_of, neurons_of, shapes_of, widths_of
+from workbench.parts.exits.submodels import merged, sorted_blocks
 from workbench.parts.neuron_predictor import firing, read_of
 from workbench.settings import settings
 from workbench.training._accuracy import note_ranks
@@ -134,7 +127,7 @@ class SortedExit(Recipe):
         weights = torch.arange(1.0, len(depths) + 1, device=target.device)
         agreed, total = target.new_zeros(len(widths), len(depths)), target.new_zeros(())
         for row, width in enumerate(widths):
-            blocks = [*sorted_blocks(model, part, width).values()]
+            blocks = [*sorted_blocks(anatomy, part, width).values()]
             blocks = blocks if learns else [merged(block) for block in blocks]
             streams = _after(blocks, entering, ropes, {depth - 1 for depth in depths}, text, place)
             for column, depth in enumerate(depths):

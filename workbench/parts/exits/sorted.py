@@ -1,4 +1,4 @@
-"""Low-rank changes of a model's upper blocks with which its first layers, and its first neurons, are models of their own.
+"""Low-rank changes of a model's upper blocks that make models of their own of its first layers, and first neurons.
 
 Source
 ------
@@ -13,23 +13,22 @@ an order of importance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from workbench.artifacts import fit
 from workbench.errors import ArtifactError, SettingError
-from workbench.models import Block, Model
-from workbench.models.neurons import narrowed, rows_of
-from workbench.models.projection import LinearMap, Projection
+from workbench.models import Model
 from workbench.parts.loading import part_tensors, sizes
 
 NAME = "sorted_exit"
 KINDS = ("query_key_value", "attention_output", "up", "down")
 """Linear maps of a block that change."""
+
+_UNTRAINED_RANK = 4
 
 
 class SortedAdapter(nn.Module):
@@ -94,6 +93,34 @@ class SortedAdapter(nn.Module):
         self.register_buffer("vocabulary", torch.arange(vocabulary, dtype=torch.int32))
         self.register_buffer("acceptance", torch.zeros(len(widths), len(depths)))
 
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor], model: Model) -> SortedAdapter:
+        """The change whose ``state_dict`` the tensors are.
+
+        Raises
+        ------
+        SettingError
+            If the model is not dense; an ArtifactError if they are of something else, or do not fit it.
+        """
+        neurons, (changed, ordered) = neurons_of(model), sizes(tensors, "order", 2)
+        first = model.layers - changed
+        depths, widths = (tensors[key].tolist() for key in ("depths", "widths") if sizes(tensors, key, 1))
+        if first < 0 or ordered != neurons or depths[-1] != model.layers:
+            raise ArtifactError(
+                f"a {NAME} of {depths[-1]} layers with {ordered} neurons does not fit {model.name}, which has "
+                f"{model.layers} with {neurons}"
+            )
+        (known,), (rank, _) = sizes(tensors, "vocabulary", 1), sizes(tensors, f"{first}/up/in", 2)
+        with torch.random.fork_rng(devices=[]):  # first values are drawn, and then replaced
+            part = cls(shapes_of(model, first), rank, neurons, depths, widths, known)
+        fit(part, tensors, NAME)
+        every = torch.arange(neurons, device=part.order.device)
+        rising = all(one < other for one, other in pairwise([0, *depths]))
+        falling = widths[0] == 1 and all(one > other for one, other in pairwise([*widths, 0]))
+        if not (rising and falling and bool((part.order.sort(-1).values == every).all())):
+            raise ArtifactError(f"the {NAME} is damaged: its depths do not rise, or its widths or neurons are amiss")
+        return part.to(tensors[f"{first}/up/in"]).requires_grad_(False)
+
     def factors(self, layer: int, kind: str) -> tuple[Tensor, Tensor]:
         """The change of a block's linear map, as [rank, inputs] and [outputs, rank]."""
         return self.get_parameter(f"{layer}/{kind}/in"), self.get_parameter(f"{layer}/{kind}/out")
@@ -104,74 +131,29 @@ class SortedAdapter(nn.Module):
         return self.order[layer - self.first, :count].long().sort().values
 
 
-@dataclass
-class Changed:
-    """A linear map and its change, kept apart: what training multiplies, as a gradient of the whole weight is then not
-    computed."""
+def load_sorted(model: Model, weights: str = "bundled") -> SortedAdapter:
+    """The change for a model, in its dtype.
 
-    plain: LinearMap
-    low: Tensor
-    high: Tensor
+    Parameters
+    ----------
+    model : Model
+    weights : str
+        ``bundled``, ``untrained`` or the path of a ``.safetensors`` file.
 
-    @property
-    def weight(self) -> Tensor:
-        weight = self.plain.weight
-        return (weight.to(self.low.dtype) + self.high @ self.low).to(weight.dtype)
+    Raises
+    ------
+    SettingError
+        If the model is not dense; an ArtifactError if there is no such part, or it does not fit.
+    """
+    neurons = neurons_of(model)
 
-    @property
-    def bias(self) -> Tensor | None:
-        return self.plain.bias
+    def fresh() -> SortedAdapter:
+        half = max(1, model.layers // 2)
+        depths, widths = depths_of(model.layers, 1, half), widths_of(0.5, 2)
+        shapes = shapes_of(model, min(half, model.layers - 1))
+        return SortedAdapter(shapes, _UNTRAINED_RANK, neurons, depths, widths, 1)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.plain(x) + F.linear(F.linear(x, self.low.to(x.dtype)), self.high.to(x.dtype))
-
-    def flops(self, rows: int) -> int:
-        return self.plain.flops(rows) + 2 * rows * (self.low.numel() + self.high.numel())
-
-    def bytes(self, rows: int) -> int:
-        return self.plain.bytes(rows) + (self.low.numel() + self.high.numel()) * self.low.element_size()
-
-    def merged(self) -> Projection:
-        """One dense map of both."""
-        return Projection(self.weight, self.bias, getattr(self.plain, "multiply", None))
-
-
-def sorted_blocks(model: Model, part: SortedAdapter, width: float = 1.0, strength: float = 1.0) -> dict[int, Block]:
-    """The blocks that change, by layer, with a share ``width`` of their neurons and ``strength`` times the change, which
-    is kept apart (:class:`Changed`)."""
-    made = {}
-    for block in model.anatomy.blocks[part.first :]:
-        kept = None if width >= 1 else part.kept(block.index, width)
-        rows = None if kept is None else rows_of(block, kept)
-        thin = block if kept is None else narrowed(block, kept)
-        made[block.index] = _with(thin, _changes(part, block.index, strength, rows, kept))
-    return made
-
-
-def merged(block: Block) -> Block:
-    """A block of :func:`sorted_blocks` with dense weights."""
-    return _with(block, lambda _, linear: linear.merged())
-
-
-def _changes(
-    part: SortedAdapter, layer: int, strength: float, rows: Tensor | None, columns: Tensor | None
-) -> Callable[[str, LinearMap], LinearMap]:
-    def change(kind: str, linear: LinearMap) -> LinearMap:
-        low, high = part.factors(layer, kind)
-        if kind == "up" and rows is not None:
-            high = high[rows]
-        if kind == "down" and columns is not None:
-            low = low[:, columns]
-        return Changed(linear, low, high if strength == 1 else strength * high)
-
-    return change
-
-
-def _with(block: Block, change: Callable[[str, LinearMap], LinearMap]) -> Block:
-    """A block whose linear maps are what ``change(kind, linear map)`` gives."""
-    made = {kind: change(kind, getattr(block, kind)) for kind in KINDS}
-    mixer = replace(block.mixer, **{kind: made.pop(kind) for kind in KINDS[:2]})
-    return replace(block, mixer=mixer, **made)
+    return SortedAdapter.of(part_tensors(NAME, model, weights, fresh), model)
 
 
 def shapes_of(model: Model, first: int) -> dict[str, tuple[int, int]]:
@@ -182,9 +164,7 @@ def shapes_of(model: Model, first: int) -> dict[str, tuple[int, int]]:
     SettingError
         If a block of the model is not dense, or mixes tokens otherwise than by attention.
     """
-    for block in model.anatomy.blocks:
-        if block.router is not None or block.mixer.recurrent:
-            raise SettingError(f"a sorted model is dense and attends; layer {block.index} of {model.name} is not so")
+    neurons_of(model)
     found = {}
     for block in model.anatomy.blocks[first:]:
         for kind in KINDS:
@@ -199,8 +179,11 @@ def neurons_of(model: Model) -> int:
     Raises
     ------
     SettingError
-        If blocks have different numbers.
+        If blocks have different numbers, are not dense, or mix tokens otherwise than by attention.
     """
+    for block in model.anatomy.blocks:
+        if block.up is None or block.mixer.recurrent:
+            raise SettingError(f"a sorted model is dense and attends; layer {block.index} of {model.name} is not so")
     numbers = {block.down.weight.shape[1] for block in model.anatomy.blocks}
     if len(numbers) != 1:
         raise SettingError(f"blocks of {model.name} have MLPs of different widths: {sorted(numbers)}")
