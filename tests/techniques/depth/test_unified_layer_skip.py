@@ -1,6 +1,7 @@
 """Layers that run follow from the target alone; quality falls with it, and less than when they are cut off the end."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,6 +56,30 @@ def test_equals_a_model_that_has_only_those_layers():
     skipped = torch.cat(list(teacher_force(model, [5, 6, 7], continuation, [UnifiedLayerSkip(speedup=2.0)])))
     cut = torch.cat(list(teacher_force(model.shallow(3), [5, 6, 7], continuation)))
     torch.testing.assert_close(skipped, cut)
+
+
+def test_neighbouring_layers_run_in_one_compiled_call(monkeypatch):
+    from workbench.engine import fused
+
+    model, calls = tiny("llama", layers=7, dtype=torch.bfloat16), []
+    technique = UnifiedLayerSkip(speedup=1.4)
+    run = fused.FusedBlocks.run
+    monkeypatch.setattr(
+        fused.FusedBlocks,
+        "run",
+        lambda self, first, x, layers, *rest: calls.append((first, len(layers))) or run(self, first, x, layers, *rest),
+    )
+    texts = []
+    policy = type(technique.start(SimpleNamespace(model=model)))
+    for alone in (False, True):
+        if alone:
+            monkeypatch.setattr(policy, "stretch", lambda self, layer: layer)
+        steps = generate(model, [5, 6, 7], [technique], max_new_tokens=5, stop_tokens=())
+        texts.append([token for step in steps for token in step.tokens])
+    kept = technique.kept(7)
+    heads = [layer for layer in kept if layer - 1 not in kept]
+    assert [first for first, _ in calls[: len(heads)]] == heads and sum(n for _, n in calls[: len(heads)]) == len(kept)
+    assert len(heads) < len(kept) and texts[0] == texts[1]
 
 
 @pytest.mark.bundled

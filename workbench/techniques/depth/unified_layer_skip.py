@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.engine import Run
-from workbench.engine.slots import DepthPolicy
+from workbench.engine.slots import StretchPolicy
 from workbench.models.model import evenly
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
@@ -74,9 +74,15 @@ class UnifiedLayerSkip(Technique):
         return cls(speedup=1.4), cls(speedup=2.0, order="middle")
 
 
-class _Skip(DepthPolicy):
+class _Skip(StretchPolicy):
     def __init__(self, kept: list[int]) -> None:
         self._following: dict[int, int | None] = dict(zip([-1, *kept], [*kept, None], strict=True))
+        self._ends: dict[int, int] = {}
+        for layer in reversed(kept):
+            self._ends[layer] = self._ends.get(layer + 1, layer)
 
     def next_layer(self, layer: int, x: Tensor) -> int | None:
         return self._following[layer]
+
+    def stretch(self, layer: int) -> int:
+        return self._ends[layer]
