@@ -33,7 +33,7 @@ from workbench.models import Anatomy, Block, Model
 from workbench.models.projection import some_outputs
 from workbench.models.walk import causal, walk
 from workbench.parts.exits.sorted import SortedAdapter, depths_of, neurons_of, shapes_of, widths_of
-from workbench.parts.exits.submodels import merged, sorted_blocks
+from workbench.parts.exits.submodels import sorted_blocks
 from workbench.parts.neuron_predictor import firing, read_of
 from workbench.settings import settings
 from workbench.training._accuracy import note_ranks
@@ -43,7 +43,7 @@ from workbench.training._vocabulary import most_frequent
 
 _ORDERED_BY = 4096  # tokens of the training text that neurons are ordered by
 _READ = 256
-_WATCHED = 256  # places of a held-out batch, where logits are of all tokens
+_WATCHED = 64  # places of a held-out batch, where logits are of all tokens
 _NARROW = 0.25  # share of the steps at another than the full width
 
 
@@ -128,7 +128,6 @@ class SortedExit(Recipe):
         agreed, total = target.new_zeros(len(widths), len(depths)), target.new_zeros(())
         for row, width in enumerate(widths):
             blocks = [*sorted_blocks(anatomy, part, width).values()]
-            blocks = blocks if learns else [merged(block) for block in blocks]
             streams = _after(blocks, entering, ropes, {depth - 1 for depth in depths}, text, place)
             for column, depth in enumerate(depths):
                 said = _logits(anatomy, streams[depth - 1], chosen).log_softmax(-1)
