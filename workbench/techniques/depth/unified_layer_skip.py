@@ -49,8 +49,8 @@ class UnifiedLayerSkip(Technique):
 
     Notes
     -----
-    The paper's point holds here against the ends and not against the middle: of the bundled model, which was not trained
-    for it, a stretch of the middle is missed less than as many layers all over it. For that all tokens skip alike a
+    The paper's point holds here against the ends and not against the middle: of the bundled model, which was not
+    trained for it, a stretch of the middle is missed less than as many layers all over it. As all tokens skip alike, a
     batch saves as much as each of its texts alone: ``tests/benchmarks/bench_layer_skipping.py``.
     """
 
