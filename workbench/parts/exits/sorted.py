@@ -127,8 +127,11 @@ class SortedAdapter(nn.Module):
 
     def kept(self, layer: int, width: float) -> Tensor:
         """Neurons of a block that a share of the width keeps, int Tensor, increasing."""
-        count = max(1, round(width * self.order.shape[1]))
-        return self.order[layer - self.first, :count].long().sort().values
+        return self.order[layer - self.first, : self.count(width)].long().sort().values
+
+    def count(self, width: float) -> int:
+        """Neurons that a share of the width keeps of every block."""
+        return max(1, round(width * self.order.shape[1]))
 
 
 def load_sorted(model: Model, weights: str = "bundled") -> SortedAdapter:

@@ -75,12 +75,12 @@ class SubModel(NamedTuple):
 
 def submodels(model: Model, part: SortedAdapter) -> list[SubModel]:
     """All of them, by width and then by depth, the smallest first."""
-    anatomy, found = model.anatomy, []
-    whole = [block.flops(1) for block in anatomy.blocks]
-    head = anatomy.head.flops(1)
+    blocks, head, found = model.anatomy.blocks, model.anatomy.head.flops(1), []
+    whole = [block.flops(1) for block in blocks]
     for row, width in reversed(list(enumerate(part.widths.tolist()))):
-        thin = sorted_blocks(anatomy, part, width, 0)
-        cost = [thin[layer].flops(1) if layer in thin else flops for layer, flops in enumerate(whole)]
+        gone = 1 - part.count(width) / part.order.shape[1]
+        spared = [gone * (block.up.flops(1) + block.down.flops(1)) for block in blocks[part.first :]]
+        cost = [*whole[: part.first], *(flops - less for flops, less in zip(whole[part.first :], spared))]
         for column, depth in enumerate(part.depths.tolist()):
             share = (sum(cost[:depth]) + head) / (sum(whole) + head)
             found.append(SubModel(depth, width, depth / len(whole), share, float(part.acceptance[row, column])))

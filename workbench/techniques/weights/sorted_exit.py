@@ -101,9 +101,10 @@ class SortedExit(Technique):
         SettingError
             If the budget pays for none, or there is no change for the model.
         """
-        return self._choose(model, load_sorted(model, self.weights))
+        return self._found(model)[1]
 
-    def _choose(self, model: Model, part: SortedAdapter) -> SubModel:
+    def _found(self, model: Model) -> tuple[SortedAdapter, SubModel]:
+        part = load_sorted(model, self.weights)
         among = submodels(model, part)
         if self.of == "layers":
             among = [each for each in among if each.width == 1]
@@ -115,8 +116,8 @@ class SortedExit(Technique):
                 f"its {self.of}"
             )
         if self.of == "layers":
-            return max(within, key=lambda each: each.depth)
-        return max(within, key=lambda each: (each.accuracy, each.flops))
+            return part, max(within, key=lambda each: each.depth)
+        return part, max(within, key=lambda each: (each.accuracy, each.flops))
 
 
 class _Sorted(WeightsPolicy):
@@ -124,27 +125,25 @@ class _Sorted(WeightsPolicy):
 
     def __init__(self, technique: SortedExit, model: Model) -> None:
         self._settings, self._model = technique, model
-        self._plain = technique.budget == 1 and technique.strength == 0
-        self._part = None if self._plain else load_sorted(model, technique.weights)
-        if self._part is not None:
-            technique._choose(model, self._part)
+        self._found = None if (technique.budget, technique.strength) == (1, 0) else technique._found(model)
 
     @contextlib.contextmanager
     def weights(self, model: Model) -> Iterator[None]:
         whole = model.anatomy
-        if not self._plain:
-            part = self._part if model is self._model else load_sorted(model, self._settings.weights)
-            model.anatomy = self._view(model, whole, part)
+        if self._found is not None:
+            part, chosen = self._found if model is self._model else self._settings._found(model)
+            view = self._view(whole, part, chosen)
+            model.anatomy = view if chosen.depth == whole.layers else lower_blocks(view, chosen.depth)
         try:
             yield
         finally:
             model.anatomy = whole
 
-    def _view(self, model: Model, whole: Anatomy, part: SortedAdapter) -> Anatomy:
-        asked, chosen = self._settings, self._settings._choose(model, part)
-        view = whole
-        if asked.strength or chosen.width < 1:
-            stamp = () if asked.weights == "untrained" else stamps(place(NAME, asked.weights))
-            key = asked.weights, stamp, asked.strength, chosen.width
-            view = _VIEWS.of(whole, key, lambda: sorted_view(whole, part, chosen.width, asked.strength))
-        return view if chosen.depth == model.layers else lower_blocks(view, chosen.depth)
+    def _view(self, whole: Anatomy, part: SortedAdapter, chosen: SubModel) -> Anatomy:
+        """All layers, with the change and the neurons of the sub-model."""
+        asked = self._settings
+        if not asked.strength and chosen.width == 1:
+            return whole
+        stamp = () if asked.weights == "untrained" else stamps(place(NAME, asked.weights))
+        key = asked.weights, stamp, asked.strength, chosen.width
+        return _VIEWS.of(whole, key, lambda: sorted_view(whole, part, chosen.width, asked.strength))
