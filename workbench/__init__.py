@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from workbench.studies.compatibility import compatibility
     from workbench.studies.layer_maps import layer_maps
     from workbench.studies.observe import observe
+    from workbench.studies.routing_gap import routing_gap
     from workbench.studies.run import run
     from workbench.studies.study import Study
 
@@ -37,6 +38,7 @@ _OBJECTS = {
     "layer_maps": "workbench.studies.layer_maps",
     "load": "workbench.models.load",
     "observe": "workbench.studies.observe",
+    "routing_gap": "workbench.studies.routing_gap",
     "run": "workbench.studies.run",
     "teacher_force": "workbench.engine.generate",
     "verify_cost": "workbench.engine.verify_cost",
@@ -58,6 +60,7 @@ __all__ = [
     "models",
     "observe",
     "probes",
+    "routing_gap",
     "run",
     "tasks",
     "teacher_force",

@@ -206,6 +206,23 @@ def budgets(count: int = 4, model: str = "tiny-llama") -> xr.DataTree:
     return trace.build(groups, model=Model(model), kind="observe", recipe={}, used=used, budgets=names)
 
 
+def routed(budgets: int = 5, places: int = 20, model: str = "tiny-llama") -> xr.DataTree:
+    """Losses of an oracle, a router and chance that fall with the number of big MLPs."""
+    rng, big, chances = np.random.default_rng(4), np.arange(budgets), np.array([0.1, 0.5, 0.9])
+    fall = 3 * np.exp(-big / budgets)[:, None] + rng.uniform(0, 1, (budgets, places))
+    losses = {"oracle_loss": fall, "best_random_loss": fall + 1, "random_loss": fall + 2}
+    data = {name: variable("budget place", value, "nats", name) for name, value in losses.items()}
+    data |= {
+        "router_loss": variable("chance place", rng.uniform(3, 4, (3, places)), "nats", "router"),
+        "router_big": variable("chance place", np.full((3, places), 2.0), "MLPs", "big MLPs"),
+        "whole_loss": variable("place", rng.uniform(1, 2, places), "nats", "whole"),
+        "gap": variable("chance", chances, "nats", "gap"),
+    }
+    made = _dataset(data, budget=big, chance=chances, place=np.arange(places)).assign_attrs(layers=budgets - 1)
+    groups = {"tokens": trace.tokens(ids(8)), "routing_gap": made}
+    return trace.build(groups, model=Model(model), kind="observe", recipe={}, used=range(len(VOCABULARY)))
+
+
 def study(runs: int = 8, prompts: int = 5, repeats: int = 3, tokens: int = 64) -> xr.DataTree:
     """A study of up to eight runs, whose text holds every trap."""
     rng = np.random.default_rng(2)
@@ -265,7 +282,7 @@ def study(runs: int = 8, prompts: int = 5, repeats: int = 3, tokens: int = 64) -
     groups = {
         "scores": xr.Dataset(scores), "timing": xr.Dataset(timing), "modelled": xr.Dataset(modelled),
         "steps": xr.Dataset(facts), "text": _text(steps, shape, tokens),
-        "drafts": drafts(steps, shape),
+        "drafts": drafts(steps, shape), "layers": _layers(steps),
     }  # fmt: skip
     named = [
         {"name": name, "technique": spec, "exact_declared": exact, "simulated": False}
@@ -381,6 +398,16 @@ def drafts(steps: dict[str, np.ndarray], shape: tuple[int, int]) -> xr.Dataset:
         for (name, units), values in zip(names.items(), table)
     }
     return xr.Dataset(data, {"node": np.arange(len(rows))})
+
+
+def _layers(steps: dict[str, np.ndarray]) -> xr.Dataset:
+    """A step that runs fewer layers than 30 skips the first ones after layer 4, which runs twice."""
+    place = np.arange(30)
+    left_out = 31 - steps["layers"][..., None]
+    passes = np.where((place > 4) & (place <= 4 + left_out), 0, 1) + (place == 4)
+    passes = np.where(left_out > 1, passes, 1)
+    passes = np.where(steps["layers"][..., None] < 0, -1, passes).astype(np.int16)
+    return xr.Dataset({"passes": variable("run prompt step layer", passes, "passes", "times the layer ran")})
 
 
 def _text(steps: dict[str, np.ndarray], shape: tuple[int, int], tokens: int) -> xr.Dataset:

@@ -78,6 +78,7 @@ def test_long_traces_are_reduced_below_five_thousand_rows(name, long, synthetic,
     traces = (
         long, synthetic.study(runs=2, prompts=1, tokens=6000), synthetic.compatibility(techniques=100),
         synthetic.training(steps=9000), synthetic.mapped(layers=90, others=120), synthetic.budgets(6000),
+        synthetic.routed(200, 400),
     )  # fmt: skip
     tree = next((each for each in traces if figure.applies(each)), None) or every_probe(100)
     spec = figure.draw(tree, **({"first": 10**6} if name == "compute_strip" else {})).to_dict()

@@ -12,6 +12,7 @@ from workbench.studies.budget_met import budget_met
 from workbench.studies.compare import compare
 from workbench.studies.compatibility import compatibility
 from workbench.studies.layer_maps import layer_maps
+from workbench.studies.routing_gap import routing_gap
 from workbench.techniques import BudgetedExit
 from workbench.training import curve
 
@@ -53,8 +54,13 @@ def budgets(tiny):
     return budget_met(tiny("llama"), BudgetedExit.examples(), [list(range(3, 12))], max_new_tokens=6)
 
 
-def test_every_figure_draws_from_real_data(observed, compared, together, trained, mapped, budgets):
-    traces = observed, compared.tree, together, trained, mapped, budgets
+@pytest.fixture(scope="module")
+def routed(tiny):
+    return routing_gap(tiny("llama"), [list(range(3, 12))], "untrained", "untrained", samples=2)
+
+
+def test_every_figure_draws_from_real_data(observed, compared, together, trained, mapped, budgets, routed):
+    traces = observed, compared.tree, together, trained, mapped, budgets, routed
     for name, figure in FIGURES.items():
         trace = next(each for each in traces if figure.applies(each))
         spec = figure.draw(trace).to_dict()

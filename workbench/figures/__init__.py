@@ -12,6 +12,7 @@ from workbench.figures._report import report
 from workbench.figures.quality_speed import quality_speed
 from workbench.figures.cost_breakdown import cost_breakdown, modelled_time
 from workbench.figures.compute_strip import compute_strip
+from workbench.figures.layer_choices import layer_choices
 from workbench.figures.acceptance import acceptance
 from workbench.figures.accepted_speed import accepted_speed
 from workbench.figures.acceptance_by_position import acceptance_by_position
@@ -32,6 +33,8 @@ from workbench.figures.residual_velocity import residual_velocity
 from workbench.figures.depth_use import depth_use
 from workbench.figures.effective_rank import effective_rank
 from workbench.figures.layer_maps import layer_maps
+from workbench.figures.token_difficulty import token_difficulty
+from workbench.figures.routing_gap import routing_gap
 from workbench.figures.expert_coactivation import expert_coactivation
 
 __all__ = ["FIGURES", "comparison_html", "figure", "fragment", "report", "save_html", "show", *FIGURES]

@@ -1,8 +1,9 @@
-"""What some neurons of a dense MLP make of some rows, and blocks that have no others."""
+"""What some neurons of a dense MLP make of some rows, what something else makes of the others, and blocks of some."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from workbench.models.projection import product_of_some, some_inputs, some_outputs
 
 if TYPE_CHECKING:
-    from workbench.models.block import Block
+    from workbench.models.block import Block, Choice
 
 
 def some_neurons(block: Block, normed: Tensor, chosen: Tensor) -> Tensor:
@@ -32,6 +33,27 @@ def some_neurons(block: Block, normed: Tensor, chosen: Tensor) -> Tensor:
         return torch.zeros_like(normed)
     inner = _inner(block, normed, chosen)
     return block.added(some_inputs(block.down, chosen)(inner), block.mlp_post_norm)
+
+
+def some_rows(block: Block, x: Tensor, own: Tensor, added: Tensor, choose: Choice) -> Tensor:
+    """What is added to the residual stream [batch, tokens, width] where some rows alone go through a block's MLP.
+
+    Parameters
+    ----------
+    block : Block
+        A dense one.
+    x : Tensor [batch, tokens, width]
+        Residual stream that the MLP reads.
+    own : int Tensor [own]
+        Their places among ``batch * tokens``; ``choose`` is asked which neurons run for them.
+    added : Tensor [batch * tokens, width]
+        What is added to the others.
+    """
+    if len(own):
+        flat = x.reshape(-1, x.shape[-1])
+        given = block.mlp_sublayer(flat[own][None], choose=SimpleNamespace(neurons=choose.neurons))
+        added = added.index_copy(0, own, given[0])
+    return added.view_as(x)
 
 
 def _by_row(block: Block, normed: Tensor, chosen: Tensor) -> Tensor:

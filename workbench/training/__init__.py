@@ -10,13 +10,17 @@ from typing import Any
 from workbench.parts.trained import ROWS
 from workbench.training._of_parts import recipe_of
 from workbench.training._recipe import RECIPES, Recipe, register
+from workbench.training.accelerated_residual import AcceleratedResidual
 from workbench.training.acceptance_head import AcceptanceHead
 from workbench.training.curve import trace
 from workbench.training.data import DataSettings, TrainingData
 from workbench.training.draft_model import DraftModel
 from workbench.training.evaluate import score
+from workbench.training.layer_router import LayerRouter
 from workbench.training.lexical_units import LexicalUnits
 from workbench.training.neuron_gate import NeuronGate
+from workbench.training.small_big_router import SmallBigRouter
+from workbench.training.small_mlps import SmallMlps
 from workbench.training.sorted_exit import SortedExit
 from workbench.training.trainer import train
 from workbench.training.tuned_lens import TunedLens
@@ -24,12 +28,16 @@ from workbench.training.writing import evaluation_data, training_data
 
 __all__ = [
     "RECIPES",
+    "AcceleratedResidual",
     "AcceptanceHead",
     "DataSettings",
     "DraftModel",
+    "LayerRouter",
     "LexicalUnits",
     "NeuronGate",
     "Recipe",
+    "SmallBigRouter",
+    "SmallMlps",
     "SortedExit",
     "TrainingData",
     "TunedLens",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
 from workbench.models import Model
 from workbench.registry import Registry
-from workbench.training.data import DataSettings
+from workbench.training.data import DataSettings, TrainingData
+
+Progress = Callable[[int, int, str], None]
 
 RECIPES = Registry("training recipe")
 register = RECIPES.register
@@ -72,6 +75,19 @@ class Recipe(abc.ABC):
         A tensor is copied into the part's parameter or buffer of that name; anything else is handed to the card.
         """
         return {}
+
+    def prepare_texts(self, model: Model, texts: TrainingData, progress: Progress | None = None) -> dict[str, Any]:
+        """The same of texts that must be told apart; by default :meth:`prepare` of all of them together.
+
+        Parameters
+        ----------
+        model : Model
+        texts : TrainingData
+            Those that are trained on.
+        progress : callable, optional
+            ``progress(done, texts, message)``, where it takes long.
+        """
+        return self.prepare(model, texts.flat().to(model.device))
 
     @classmethod
     def example(cls) -> Self:

@@ -24,7 +24,7 @@ from workbench.errors import CorruptModel, NumericalError, SettingError
 from workbench.files import save_tensors
 from workbench.models import Model, fingerprint
 from workbench.models.weight_files import read_safetensors
-from workbench.training._recipe import Recipe
+from workbench.training._recipe import Progress, Recipe
 from workbench.training.batches import Batches
 from workbench.training.data import TrainingData
 from workbench.training.evaluate import autocast, evaluate
@@ -42,7 +42,7 @@ class Training:
     recipe : Recipe
     model : Model
     data : TrainingData
-    seed, evaluations : int
+    seed, evaluations, progress
     optimiser : {"adamw", "adamw8bit"}
         As for :func:`workbench.training.train`.
 
@@ -65,6 +65,7 @@ class Training:
         data: TrainingData,
         seed: int = 0,
         evaluations: int = 10,
+        progress: Progress | None = None,
         optimiser: Optimiser = "adamw",
     ) -> None:
         self.recipe, self.model, self.data, self.seed = recipe, model, data, seed
@@ -76,7 +77,7 @@ class Training:
         self._unseen = Batches(unseen, batch, length, seed, device)
         self._every = max(1, recipe.steps // max(1, evaluations))
         with self._seeded(-1):
-            prepared = recipe.prepare(model, learned.flat().to(device))
+            prepared = recipe.prepare_texts(model, learned, progress)
             self.part = recipe.part(model)
         state = self.part.state_dict()
         tensors = {key: value for key, value in prepared.items() if isinstance(value, Tensor)}

@@ -81,7 +81,7 @@ def train(
         data = training_data(model, data or recipe.data, progress, cancel)
     elif not isinstance(data, TrainingData):
         data = TrainingData.read(Path(data))
-    training = Training(recipe, model, data, seed, evaluations, optimiser)
+    training = Training(recipe, model, data, seed, evaluations, progress, optimiser)
     file = place / f"{name}.checkpoint"
     if resume:
         training.restore(file)

@@ -80,8 +80,9 @@ class EarlyExit:
             At every row on its way, in the order of the layers; none behind ``layer``.
         """
         tokens, confidence, drawn = list[int](), list[float](), list[Tensor]()
+        every = sorted([*looks, *self._lens.looks(layer - 1, DRAFT)], key=lambda look: look.layer)
         try:
-            for look in looks:
+            for look in every:
                 opened.run(look.layer)
                 look.see(opened)
             opened.run(layer)
@@ -100,8 +101,8 @@ class EarlyExit:
                 drawn += [] if distribution is None else [distribution]
                 tokens.append(token)
                 confidence.append(chance)
-                # The last one too: it is verified from the exit layer's row, as the others are.
-                opened.more([token], looks=looks)
+                # The last one too, though no lens reads it: it is verified from the exit layer, as the others are.
+                opened.more([token], looks=every if len(tokens) < length else looks)
         except BaseException:
             opened.close()
             raise
