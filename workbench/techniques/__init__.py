@@ -43,5 +43,6 @@ from workbench.techniques.mlp.neuron_gate import NeuronGate
 from workbench.techniques.mlp.small_big_router import SmallBigRouter
 from workbench.techniques.switch.entropy_adaptive import EntropyAdaptive
 from workbench.techniques.weights.layer_drop import LayerDrop
+from workbench.techniques.weights.sorted_exit import SortedExit
 
 __all__ = [name for name in dir() if name == "register" or name[0].isupper()]
