@@ -9,7 +9,7 @@ from workbench.engine import Decoder
 from workbench.errors import SettingError
 from workbench.models import FAMILIES
 from workbench.models.tiny import tiny
-from workbench.parts.exits import load_lens
+from workbench.parts.exits import load_accelerated, load_lens
 from workbench.techniques import ConfidenceExit, DynamicExitLayer, Goodput, SelfSpeculative
 from workbench.techniques.draft.self_speculative import Threshold
 from workbench_kernels.arithmetic import compiled
@@ -118,6 +118,35 @@ def test_an_exit_that_is_not_sure_costs_its_head_alone():
     for step, other in zip(steps[1:-1], plain[1:-1], strict=True):
         assert step.layers == other.layers and not step.drafted
         assert (step.flops - other.flops, step.bytes - other.bytes) == (head.flops(1), head.bytes(1))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_an_accelerated_exit_drafts_what_its_stream_says_and_is_exact(family):
+    """Replayed by hand: the stream of each token is followed through the layers that draft, and counted."""
+    model = tiny(family)
+    technique = SelfSpeculative(exit_layer=3, lens="untrained", accelerated=True, draft=3, threshold=0, vocabulary=0)
+    steps, plain = run(model, PROMPT, [technique]), run(model, PROMPT)
+    assert tokens_of(steps) == tokens_of(plain)
+    lens, text = load_accelerated(model, "untrained"), list(PROMPT)
+    for step in steps:
+        if step.drafted:
+            drafted, slow = [token for token, *_ in step.nodes], Decoder(model)
+            slow.prefill(text[:-1])
+            with torch.inference_mode(), slow.open([text[-1], *drafted]) as opened:
+                lead = None
+                for layer in range(3):
+                    opened.run(until=layer + 1)
+                    lead = lens.advance(opened.x[0], layer, lead)
+                said = model.anatomy.unembed(opened.x[0] + lead).argmax(-1)
+            assert said[:-1].tolist() == drafted
+            accelerators = sum(lens.step_cost(layer, 1)[0] for layer in range(3))
+            head = 2 * model.anatomy.width * model.anatomy.vocabulary
+            slow.reset_counts()
+            for token in [text[-1], *drafted]:
+                slow.forward([token])
+            assert step.flops - slow.flops == len(drafted) * (accelerators + head)
+        text += step.tokens
+    assert sum(step.drafted for step in steps) > 3
 
 
 def test_the_threshold_follows_the_paper_s_rule():

@@ -96,7 +96,7 @@ class AcceleratedResidual(Technique):
         return (
             cls(weights="untrained", threshold=0.05, first=0.25, vocabulary=32),
             cls(weights="untrained", measure="margin", threshold=0.02, first=0.5, fill="hole"),
-            cls(weights="untrained", measure="entropy", threshold=0.05, first=0.5, vocabulary=0, fill="batch"),
+            cls(weights="untrained", measure="entropy", threshold=0.15, first=0.5, vocabulary=0, fill="batch"),
         )
 
 
