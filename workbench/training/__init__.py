@@ -17,6 +17,7 @@ from workbench.training.draft_model import DraftModel
 from workbench.training.evaluate import score
 from workbench.training.lexical_units import LexicalUnits
 from workbench.training.neuron_gate import NeuronGate
+from workbench.training.recursion import RecursionExpert, RecursionFixed, RecursionShared, RecursionToken
 from workbench.training.sorted_exit import SortedExit
 from workbench.training.trainer import train
 from workbench.training.tuned_lens import TunedLens
@@ -30,6 +31,10 @@ __all__ = [
     "LexicalUnits",
     "NeuronGate",
     "Recipe",
+    "RecursionExpert",
+    "RecursionFixed",
+    "RecursionShared",
+    "RecursionToken",
     "SortedExit",
     "TrainingData",
     "TunedLens",
