@@ -69,7 +69,7 @@ class _Recursive(Recipe):
     vocabulary: Annotated[int, Field(ge=300, description="tokens of its own tokenizer")] = 2048
     block: Annotated[int, Field(ge=1, description="layers that are shared")] = 2
     times: Annotated[int, Field(ge=2, le=16, description="recursions at most")] = 3
-    auxiliary: Annotated[float, Field(ge=0, description="weight of the router's own loss")] = 0.05
+    auxiliary: Annotated[float, Field(ge=0, description="weight of the router's own loss")] = 0.1
 
     paper = "Bae et al., Mixture-of-Recursions, 2025, arXiv 2507.10524"
     routing: ClassVar[Routing]
@@ -170,7 +170,7 @@ class RecursionFixed(_Recursive):
 class RecursionExpert(_Recursive):
     """Each recursion takes the tokens that its router likes best; keys are each recursion's own."""
 
-    steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 760
+    steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 772
 
     routing = "expert"
 
@@ -194,7 +194,7 @@ class RecursionShared(RecursionExpert):
 class RecursionToken(_Recursive):
     """Each token chooses how many recursions it gets; keys are each recursion's own."""
 
-    steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 760
+    steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 772
 
     routing = "token"
 
