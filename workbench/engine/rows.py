@@ -65,6 +65,11 @@ class Rows:
             return self.x[0, numbers([places[row] for row in rows], self.x.device)]
         return torch.stack([self.x[0, places[row]] if row in places else self.shelf.look([row])[0] for row in rows])
 
+    def change(self, x: Tensor) -> None:
+        """Go on with another residual stream [rows, width] of the rows that run."""
+        self._check_streams(x, len(self.rows))
+        self.x, self._carried = x[None], None
+
     def _embed(self, rows: Sequence[int], inputs: Tensor | None = None) -> None:
         """Run these of the tokens, from before the first block on."""
         anatomy = self.decoder.anatomy

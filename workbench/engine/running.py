@@ -140,26 +140,30 @@ class Running(Rows):
 
     def _block(self, index: int) -> None:
         decoder = self.decoder
-        block, layer = decoder.anatomy.blocks[index], decoder.cache.layers[index]
+        block, holder = decoder.anatomy.blocks[index], decoder.borrowed.get(index, index)
+        layer = decoder.cache.layers[holder]
         if decoder.context is not None and self.prefill:
             self._select(index)
         if layer.recurrent:
             self._recur(index, block, layer)
             return
-        rows = self.x.shape[1]
+        rows, own = self.x.shape[1], holder == index
         rope = self.tables.get(block.rope_kind)
-        query, key, value = self._carried or block.enter(self.x, rope)
+        if own:
+            query, key, value = self._carried or block.enter(self.x, rope)
+            self._append(index, key, value, self.rows, self._straight)
+        else:
+            query = block.queries(self.x, rope)
         self._carried = None
-        self._append(index, key, value, self.rows, self._straight)
-        visible = self.visibility.over(layer, index, block.window)
+        visible = self.visibility.over(layer, holder, block.window)
         attended, keys_read = decoder.attend(block, query, layer, visible)
-        if self._watch is not None:
+        if self._watch is not None and own:
             self._watch("query_key_value", index, (query, key, value))
-        if decoder.cache_policy is not None and self.prefill and self.last_chunk:
+        if own and decoder.cache_policy is not None and self.prefill and self.last_chunk:
             decoder.cache_policy.prefilled(index, query, layer)
             if not layer.rows:
                 self._evicted.add(index)
-        if self.prefill:
+        if self.prefill and own:
             layer.pack()
         # A depth policy looks at the residual stream between blocks, so only the plain steps serve it.
         upcoming = index + 1 if index + 1 < decoder.anatomy.layers else None
@@ -175,6 +179,8 @@ class Running(Rows):
             self._tell(index)
             self.go_on(index)
         decoder.count_block(index, rows, keys_read, layer, choice)
+        if not own:
+            decoder.count_borrowed(index, rows, layer)
 
     def _recur(self, index: int, block: Block, layer: RecurrentState) -> None:
         """A block whose mixer carries a state from row to row, of a draft from each row's parent."""

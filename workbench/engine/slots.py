@@ -6,7 +6,7 @@ methods of the slots that it claims, which lives for one run. The loop calls not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -101,6 +101,13 @@ class StretchPolicy(DepthPolicy, Protocol):
     def stretch(self, layer: int) -> int:
         """The first layer from ``layer`` on after which it decides; it may be asked after those before it all the
         same, and then names the next one."""
+
+
+class BorrowingPolicy(DepthPolicy, Protocol):
+    """Slot ``depth``, of a policy that lets some layers read the keys and values of others."""
+
+    borrowed: Mapping[int, int]
+    """Layer -> the layer before it whose entries its queries read; it computes and keeps none of its own."""
 
 
 class MlpPolicy(Protocol):
@@ -258,5 +265,8 @@ PROTOCOLS: dict[str, type] = {
 }
 """Slot -> what a policy of it has."""
 
-OPTIONAL: dict[str, tuple[type, ...]] = {"depth": (OpenedPolicy, StretchPolicy), "experts": (ExpertPlacesPolicy,)}
+OPTIONAL: dict[str, tuple[type, ...]] = {
+    "depth": (OpenedPolicy, StretchPolicy, BorrowingPolicy),
+    "experts": (ExpertPlacesPolicy,),
+}
 """Slot -> what a policy of it may have beside that."""

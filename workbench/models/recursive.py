@@ -115,8 +115,8 @@ def recursion_of(config: Any) -> Recursive | None:
         layout = Layout(*(int(table[key]) for key in ("block", "times", "first", "last")))
         routing, keys, router = table["routing"], table["keys"], table["router"]
         shape = {(len(router), len(row)) for row in router}
-        right = layout.layers == config.num_hidden_layers and min(layout.block, layout.times, layout.last) >= 1
-        right &= layout.first >= 0 and routing in ("fixed", "expert", "token") and keys in ("recursion", "shared")
+        right = layout.layers == config.num_hidden_layers and min(vars(layout).values()) >= 1
+        right &= routing in ("fixed", "expert", "token") and keys in ("recursion", "shared")
         right &= shape == (set() if routing == "fixed" else {(layout.times, config.hidden_size)})
         router = [[float(value) for value in row] for row in router]
     except (KeyError, TypeError, ValueError):

@@ -6,6 +6,7 @@ from workbench.techniques.accept.optimal_transport_accept import OptimalTranspor
 from workbench.techniques.attention.token_select import TokenSelect
 from workbench.techniques.depth.budgeted_exit import BudgetedExit
 from workbench.techniques.depth.confidence_exit import ConfidenceExit
+from workbench.techniques.depth.recursion import Recursion
 from workbench.techniques.depth.unified_layer_skip import UnifiedLayerSkip
 from workbench.techniques.draft.candidate_length import CandidateLength
 from workbench.techniques.draft.chimera import Chimera

@@ -60,9 +60,9 @@ class _Recursive(Recipe):
     """
 
     steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 600
-    batch: Annotated[int, Field(ge=1, description="texts of a step")] = 8
+    batch: Annotated[int, Field(ge=1, description="texts of a step")] = 4
     length: Annotated[int, Field(ge=8, description="tokens of a text")] = 256
-    learning_rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 4e-3
+    learning_rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 3e-3
     width: Annotated[int, Field(ge=8, description="width of the residual stream")] = 128
     neurons: Annotated[int, Field(ge=8, description="neurons of an MLP")] = 256
     heads: Annotated[int, Field(ge=2, description="attention heads")] = 4
