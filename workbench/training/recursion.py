@@ -28,13 +28,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.models import Model
-from workbench.models.recursive import Keys, Layout, Routing
+from workbench.models.recursive import MARKS, Keys, Layout, Routing
 from workbench.parts.recursive import RecursiveLanguageModel, Routed, text_pieces
 from workbench.settings import settings
 from workbench.training._recipe import Recipe, register
 
 _BYTES_PER_TOKEN = 48  # of a tokenizer's file, at most
-_MARKS = ("<|endoftext|>", "<|im_end|>", "<|im_start|>")
 # The same in every text: a model would seem to foresee it.
 _OPENING = re.compile(r"\A<\|im_start\|>system.*?<\|im_end\|>\n", re.DOTALL)
 
@@ -83,13 +82,14 @@ class _Recursive(Recipe):
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=self.vocabulary,
-            special_tokens=list(_MARKS),
+            special_tokens=list(MARKS),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
         tokenizer.train_from_iterator(text_pieces(model.decode(tokens.tolist())), trainer)
         written = tokenizer.to_str().encode().ljust(self._room)
-        return {"tokenizer": torch.tensor(list(written), dtype=torch.uint8)}
+        stored = torch.tensor(list(written), dtype=torch.uint8)
+        return {"tokenizer": stored, "routing": self.routing, "keys": self.keys}
 
     def part(self, model: Model) -> RecursiveLanguageModel:
         layout = Layout(self.block, self.times)
