@@ -58,14 +58,14 @@ class _Recursive(Recipe):
     foretells.
     """
 
-    steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 600
+    steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 400
     batch: Annotated[int, Field(ge=1, description="texts of a step")] = 4
     length: Annotated[int, Field(ge=8, description="tokens of a text")] = 256
-    learning_rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 3e-3
-    width: Annotated[int, Field(ge=8, description="width of the residual stream")] = 128
-    neurons: Annotated[int, Field(ge=8, description="neurons of an MLP")] = 256
-    heads: Annotated[int, Field(ge=2, description="attention heads")] = 4
-    vocabulary: Annotated[int, Field(ge=300, description="tokens of its own tokenizer")] = 2048
+    learning_rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 4e-3
+    width: Annotated[int, Field(ge=8, description="width of the residual stream")] = 96
+    neurons: Annotated[int, Field(ge=8, description="neurons of an MLP")] = 192
+    heads: Annotated[int, Field(ge=2, description="attention heads")] = 3
+    vocabulary: Annotated[int, Field(ge=300, description="tokens of its own tokenizer")] = 1024
     block: Annotated[int, Field(ge=1, description="layers that are shared")] = 2
     times: Annotated[int, Field(ge=2, le=16, description="recursions at most")] = 3
     auxiliary: Annotated[float, Field(ge=0, description="weight of the router's own loss")] = 0.1
@@ -170,7 +170,7 @@ class RecursionFixed(_Recursive):
 class RecursionExpert(_Recursive):
     """Each recursion takes the tokens that its router likes best; keys are each recursion's own."""
 
-    steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 772
+    steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 528
 
     routing = "expert"
 
@@ -194,7 +194,7 @@ class RecursionShared(RecursionExpert):
 class RecursionToken(_Recursive):
     """Each token chooses how many recursions it gets; keys are each recursion's own."""
 
-    steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 772
+    steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 528
 
     routing = "token"
 
