@@ -18,6 +18,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from pathlib import Path
 
 from workbench.errors import CorruptModel, ModelError, SettingError
@@ -149,14 +150,17 @@ def _build(row: BundledModel, scratch: Path, progress: Progress) -> None:
     )
 
 
+def artefact_file(row: BundledModel) -> Path:
+    """The artefact that a bundled model is unrolled from."""
+    return Path(str(files("workbench_data").joinpath("artifacts", f"{row.artefact}.safetensors")))
+
+
 def _unroll(row: BundledModel, folder: Path) -> None:
     """Make the folder from the artefact that comes with the workbench."""
-    from importlib.resources import files
-
     from workbench.models.reading import quiet
     from workbench.models.recursive import unroll
 
-    weights = Path(str(files("workbench_data").joinpath("artifacts", f"{row.artefact}.safetensors")))
+    weights = artefact_file(row)
     if not weights.is_file() or weights.stat().st_size != row.size or sha256(weights) != row.sha256:
         raise CorruptModel(f"{weights.name} of the workbench is missing, or has another checksum than {row.sha256}.")
     folder.mkdir()
