@@ -6,7 +6,7 @@ methods of the slots that it claims, which lives for one run. The loop calls not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -101,6 +101,13 @@ class StretchPolicy(DepthPolicy, Protocol):
     def stretch(self, layer: int) -> int:
         """The first layer from ``layer`` on after which it decides; it may be asked after those before it all the
         same, and then names the next one."""
+
+
+class BorrowingPolicy(DepthPolicy, Protocol):
+    """Slot ``depth``, of a policy that lets some layers read the keys and values of others."""
+
+    borrowed: Mapping[int, int]
+    """Layer -> the layer before it whose entries its queries read; it computes and keeps none of its own."""
 
 
 class MlpPolicy(Protocol):
@@ -270,7 +277,7 @@ PROTOCOLS: dict[str, type] = {
 """Slot -> what a policy of it has."""
 
 OPTIONAL: dict[str, tuple[type, ...]] = {
-    "depth": (OpenedPolicy, StretchPolicy),
+    "depth": (OpenedPolicy, StretchPolicy, BorrowingPolicy),
     "mlp": (StandInPolicy,),
     "experts": (ExpertPlacesPolicy,),
 }

@@ -156,6 +156,10 @@ class Block:
         """
         return self.mixer.enter(x if self.attention_norm is None else self.attention_norm(x), rope)
 
+    def queries(self, x: Tensor, rope: Rope | None) -> Tensor:
+        """The queries of :meth:`enter` alone: keys and values are not computed."""
+        return self.mixer.queries(x if self.attention_norm is None else self.attention_norm(x), rope)
+
     def advance(self, x: Tensor, state: RecurrentState) -> Tensor:
         """What a recurrent mixer adds to the residual stream ``x`` [batch, tokens, width]; it leaves ``state`` as it is
         after the last token."""

@@ -10,6 +10,7 @@ from workbench.techniques.depth.completion_stop import CompletionStop
 from workbench.techniques.depth.confidence_exit import ConfidenceExit
 from workbench.techniques.depth.joint_exit import JointExit
 from workbench.techniques.depth.layer_router import LayerRouter
+from workbench.techniques.depth.recursion import Recursion
 from workbench.techniques.depth.unified_layer_skip import UnifiedLayerSkip
 from workbench.techniques.draft.candidate_length import CandidateLength
 from workbench.techniques.draft.chimera import Chimera

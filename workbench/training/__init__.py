@@ -21,6 +21,7 @@ from workbench.training.joint_exit import JointExit
 from workbench.training.layer_router import LayerRouter
 from workbench.training.lexical_units import LexicalUnits
 from workbench.training.neuron_gate import NeuronGate
+from workbench.training.recursion import RecursionExpert, RecursionFixed, RecursionShared, RecursionToken
 from workbench.training.small_big_router import SmallBigRouter
 from workbench.training.small_mlps import SmallMlps
 from workbench.training.sorted_exit import SortedExit
@@ -42,6 +43,10 @@ __all__ = [
     "Recipe",
     "SmallBigRouter",
     "SmallMlps",
+    "RecursionExpert",
+    "RecursionFixed",
+    "RecursionShared",
+    "RecursionToken",
     "SortedExit",
     "TrainingData",
     "TunedLens",
