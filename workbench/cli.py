@@ -101,6 +101,16 @@ def models(as_json: AsJson = False) -> None:
         }
         for row in wb.models.bundled.BUNDLED.values()
     ]
+    rows += [
+        {
+            "name": made.name,
+            "description": made.description,
+            "licence": made.row.licence,
+            "terms": made.row.terms,
+            "fetched": wb.models.bundled.installed(made.base) is not None,
+        }
+        for made in wb.models.built.BUILT.values()
+    ]
     families = list(wb.models.FAMILIES)
     if as_json:
         _print_json({"bundled": rows, "families": families})
@@ -137,8 +147,8 @@ def fetch(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A bundled model; see: workbench models.")],
     accept_terms: Annotated[bool, typer.Option(help="You have read and accept the model's terms.")] = False,
 ) -> None:
-    """Fetch a bundled model into the cache, its checksum verified."""
-    bundled = wb.models.bundled
+    """Fetch a bundled model into the cache, or the one that another is built of, its checksum verified."""
+    bundled, name = wb.models.bundled, wb.models.built.base_of(name)
     row = bundled.BUNDLED.get(name)
     if row is not None and row.terms and not accept_terms and bundled.installed(name) is None:
         with contextlib.suppress(WorkbenchError):  # without an index the refusal below still names their address

@@ -137,7 +137,8 @@ class ExpertsPolicy(Protocol):
 
     def choose_experts(self, block: Block, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Weights and indices, each [tokens, any], from router logits [tokens, experts]; ``x`` [tokens, width] are the
-        rows of the residual stream that they came from, before the block's ``mlp_norm``."""
+        rows of the residual stream that they came from, before the block's ``mlp_norm``. A row that has fewer
+        experts than others is filled up with the index ``len(block.router.experts)``: none, neither run nor counted."""
 
 
 class ExpertPlacesPolicy(ExpertsPolicy, Protocol):

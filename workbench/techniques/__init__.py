@@ -39,6 +39,7 @@ from workbench.techniques.draft_length.goodput import Goodput
 from workbench.techniques.evict.random_eviction import RandomEviction
 from workbench.techniques.evict.snap_kv import SnapKV
 from workbench.techniques.evict.streaming_llm import StreamingLLM
+from workbench.techniques.experts.dynamic_experts import DynamicExperts
 from workbench.techniques.logits.logits_processors import LogitsProcessors
 from workbench.techniques.mlp.neuron_gate import NeuronGate
 from workbench.techniques.mlp.small_big_router import SmallBigRouter

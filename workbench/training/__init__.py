@@ -17,6 +17,7 @@ from workbench.training.curve import trace
 from workbench.training.data import DataSettings, TrainingData
 from workbench.training.draft_model import DraftModel
 from workbench.training.evaluate import score
+from workbench.training.expert_split import ExpertSplit
 from workbench.training.joint_exit import JointExit
 from workbench.training.layer_router import LayerRouter
 from workbench.training.lexical_units import LexicalUnits
@@ -38,6 +39,7 @@ __all__ = [
     "DraftModel",
     "LayerRouter",
     "JointExit",
+    "ExpertSplit",
     "LexicalUnits",
     "NeuronGate",
     "Recipe",
