@@ -29,30 +29,25 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = None, revision: str = "main") -> Model:
     """Load a model and prove its anatomy.
 
-        All tensors must be there, and no other; without tokenizer files the model takes token ids alone. What the files ask
-        for and a run leaves out is said once through the logger ``workbench`` and kept as ``Model.notes``.
+    All tensors must be there, and no other; without tokenizer files the model takes token ids alone. What the files ask
+    for and a run leaves out is said once through the logger ``workbench`` and kept as ``Model.notes``.
 
-        Parameters
-        ----------
-        name : str
-    <<<<<<< HEAD
-            A bundled model (``smollm2-135m``, ``gemma3-270m``, ``recursion-expert``, …), a Hugging Face id, or a local
-            folder or GGUF file. ``name/layers`` (of a bundled model or a folder) is :meth:`Model.shallow` of it.
-    =======
-            A bundled model (``smollm2-135m``, ``gemma3-270m``), one that is built of a bundled one (``smollm2-moe``), a
-            Hugging Face id, or a local folder or GGUF file. ``name/layers`` (of all but an id) is :meth:`Model.shallow`
-            of it.
-    >>>>>>> wt-moe
-        dtype : {"float32", "bfloat16", "float16"} or torch.dtype
-        device : str, optional
-            By default a GPU if there is one.
-        revision : str
-            Of a Hugging Face id.
+    Parameters
+    ----------
+    name : str
+        A bundled model (``smollm2-135m``, ``gemma3-270m``, ``recursion-expert``, …), one that is built of a bundled one
+        (``smollm2-moe``), a Hugging Face id, or a local folder or GGUF file. ``name/layers`` (of all but an id) is
+        :meth:`Model.shallow` of it.
+    dtype : {"float32", "bfloat16", "float16"} or torch.dtype
+    device : str, optional
+        By default a GPU if there is one.
+    revision : str
+        Of a Hugging Face id.
 
-        Raises
-        ------
-        ModelError
-            If the model cannot be found or read; its subclasses tell unsafe, unsupported and corrupt files apart.
+    Raises
+    ------
+    ModelError
+        If the model cannot be found or read; its subclasses tell unsafe, unsupported and corrupt files apart.
     """
     dtype = dtype_named(dtype)
     device = str(device_named(device or ("cuda" if torch.cuda.is_available() else "cpu")))
