@@ -322,6 +322,7 @@ def train(
     curve: Annotated[Path | None, typer.Option(help="The loss curve as a page (.html).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")] = False,
     seed: Annotated[int, typer.Option(help="Of everything that is left to chance.")] = 0,
+    optimiser: Annotated[str, typer.Option(help="adamw; or adamw8bit, its states in 8 bits.")] = "adamw",
     dtype: Dtype = "bfloat16",
     device: Device = None,
     listed: Annotated[bool, typer.Option("--list", help="List the recipes with settings and papers.")] = False,
@@ -332,10 +333,13 @@ def train(
         return
     wanted = dict(_pair(text) for text in setting or [])
     build(listing.registered("training")[name], wanted)  # what is wrong is said before the model is loaded
+    wb.training.optimiser.check(optimiser)
     curve = curve and _place(curve, (".html",))
     loaded, cancel = wb.load(model, dtype, device), threading.Event()
     with _interrupt(cancel):
-        card = wb.training.train(name, loaded, out, data, resume, seed, progress=_progress(), cancel=cancel, **wanted)
+        card = wb.training.train(
+            name, loaded, out, data, resume, seed, optimiser=optimiser, progress=_progress(), cancel=cancel, **wanted
+        )
     if card is None:
         typer.echo("stopped; the same command with --resume goes on", err=True)
         raise typer.Exit(130)

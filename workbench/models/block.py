@@ -17,7 +17,7 @@ from workbench.models.activation import Activation, ClampedSwiglu
 from workbench.models.attention import Scoring
 from workbench.models.experts import Expert, Router, SharedExpert, apply_experts
 from workbench.models.mixers import RecurrentState
-from workbench.models.neurons import some_neurons
+from workbench.models.neurons import some_neurons, some_rows
 from workbench.models.norm import Norm
 from workbench.models.projection import LinearMap
 from workbench.models.rotate import Rope
@@ -40,7 +40,11 @@ class Choice(Protocol):
         """One of the experts that were chosen."""
 
     def neurons(self, x: Tensor) -> Tensor | None:
-        """Of a dense block, see :func:`workbench.models.neurons.some_neurons`; None for all."""
+        """Of a dense block, see :func:`workbench.models.neurons.some_neurons`; None for all.
+
+        A choice may also have ``stand_in(x)``, asked before that: see :func:`workbench.models.neurons.some_rows`; None
+        for all rows.
+        """
 
 
 @dataclass
@@ -157,6 +161,10 @@ class Block:
         """
         return self.mixer.enter(x if self.attention_norm is None else self.attention_norm(x), rope)
 
+    def queries(self, x: Tensor, rope: Rope | None) -> Tensor:
+        """The queries of :meth:`enter` alone: keys and values are not computed."""
+        return self.mixer.queries(x if self.attention_norm is None else self.attention_norm(x), rope)
+
     def advance(self, x: Tensor, state: RecurrentState) -> Tensor:
         """What a recurrent mixer adds to the residual stream ``x`` [batch, tokens, width]; it leaves ``state`` as it is
         after the last token."""
@@ -183,6 +191,9 @@ class Block:
         ``watch("router_logits", logits [batch * tokens, experts])`` is told what the router said; ``choose`` decides
         what runs, by default all neurons of a dense block, and the router's own choice of experts.
         """
+        stand_in = None if self.router is not None else getattr(choose, "stand_in", None)
+        if stand_in is not None and (other := stand_in(x.reshape(-1, x.shape[-1]))) is not None:
+            return some_rows(self, x, *other, choose)
         normed = x if self.mlp_norm is None else self.mlp_norm(x)
         if self.router is not None:
             out = self._experts(x, normed, watch, choose)

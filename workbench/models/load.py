@@ -35,9 +35,9 @@ def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = N
     Parameters
     ----------
     name : str
-        A bundled model (``smollm2-135m``, ``gemma3-270m``), one that is built of a bundled one (``smollm2-moe``), a
-        Hugging Face id, or a local folder or GGUF file. ``name/layers`` (of all but an id) is :meth:`Model.shallow`
-        of it.
+        A bundled model (``smollm2-135m``, ``gemma3-270m``, ``recursion-expert``, …), one that is built of a bundled one
+        (``smollm2-moe``), a Hugging Face id, or a local folder or GGUF file. ``name/layers`` (of all but an id) is
+        :meth:`Model.shallow` of it.
     dtype : {"float32", "bfloat16", "float16"} or torch.dtype
     device : str, optional
         By default a GPU if there is one.
