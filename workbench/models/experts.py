@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from workbench.models.multiply import Multiply
 from workbench.models.projection import LinearMap, Projection
 from workbench_kernels.arithmetic import computes
-from workbench_kernels.few_experts import few_experts
+from workbench_kernels.few_experts import FewExperts
 
 _FEW = 64  # pairs of a row and an expert up to which the compiled kernel takes them one by one
 
@@ -88,6 +88,10 @@ class Router:
         Experts per token.
     normalised : bool
         Whether the chosen experts' weights are made to sum to one.
+
+    Notes
+    -----
+    Its experts may be read once and be remembered: other ones are put in the place of a router as a whole.
     """
 
     scores: LinearMap
@@ -108,6 +112,17 @@ class Router:
             for both in maps
             for each in both
         )
+
+    @functools.cached_property
+    def _kernels(self) -> dict[str, FewExperts]:
+        return {}
+
+    def kernel(self, kind: str) -> FewExperts:
+        """Of plain experts with an activation of :data:`workbench_kernels.activation.KINDS`."""
+        if kind not in self._kernels:
+            weights = ([getattr(expert, name).weight for expert in self.experts] for name in ("gate_up", "down"))
+            self._kernels[kind] = FewExperts(*weights, kind)
+        return self._kernels[kind]
 
 
 def apply_experts(
@@ -161,14 +176,6 @@ def _pair_by_pair(
     rows: Tensor, weights: Tensor, indices: Tensor, router: Router, kind: str, fetch: Callable[[int], Expert]
 ) -> Tensor:
     """The same sums in the same order, in one call of the compiled kernel."""
-    chosen, none = indices.shape[1], len(router.experts)
-    named = sorted((expert, pair) for pair, expert in enumerate(indices.flatten().tolist()) if expert != none)
-    experts = {expert: fetch(expert) for expert in dict(named)}
-    return few_experts(
-        rows,
-        [pair // chosen for _, pair in named],
-        [experts[expert].gate_up.weight for expert, _ in named],
-        [experts[expert].down.weight for expert, _ in named],
-        weights.flatten()[[pair for _, pair in named]],
-        kind,
-    )
+    for expert in sorted(set(indices.flatten().tolist()) - {len(router.experts)}):
+        fetch(expert)  # which is the router's own, as the kernel has it
+    return router.kernel(kind)(rows, indices.long(), weights)
