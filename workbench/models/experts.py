@@ -120,8 +120,8 @@ class Router:
     def kernel(self, kind: str) -> FewExperts:
         """Of plain experts with an activation of :data:`workbench_kernels.activation.KINDS`."""
         if kind not in self._kernels:
-            weights = ([getattr(expert, name).weight for expert in self.experts] for name in ("gate_up", "down"))
-            self._kernels[kind] = FewExperts(*weights, kind)
+            gate_up, down = ([getattr(each, name).weight for each in self.experts] for name in ("gate_up", "down"))
+            self._kernels[kind] = FewExperts(gate_up, down, kind)
         return self._kernels[kind]
 
 
