@@ -62,7 +62,7 @@ class FewExperts:
         rows : Tensor [rows, width]
             Of the weights' dtype.
         indices : int64 Tensor [rows, any]
-            Different experts of each row; a number that no expert has is none.
+            Experts of each row; a number that no expert has is none.
         weights : Tensor [rows, any]
             What each counts; of the weights' dtype.
 

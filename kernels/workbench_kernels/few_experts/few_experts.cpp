@@ -31,13 +31,15 @@ void few_experts(const T* rows, const long* chosen, const T* weights, const T* c
         each_row(session, count, 1, [&](long row) {
             T* sum = out + row * inputs;
             memset(static_cast<void*>(sum), 0, inputs * sizeof(T));
-            // The next expert by number, until there is none.
-            for (long last = -1;;) {
+            // The next expert by number, and by place where one is named twice, until there is none.
+            for (long last = -1, place = -1;;) {
                 long found = -1;
-                for (long pair = row * each; pair < (row + 1) * each; pair++)
-                    if (!none(pair) && chosen[pair] > last && (found < 0 || chosen[pair] < chosen[found])) found = pair;
+                for (long pair = row * each; pair < (row + 1) * each; pair++) {
+                    const bool later = chosen[pair] > last || (chosen[pair] == last && pair > place);
+                    if (!none(pair) && later && (found < 0 || chosen[pair] < chosen[found])) found = pair;
+                }
                 if (found < 0) break;
-                last = chosen[found];
+                last = chosen[found], place = found;
                 const T* made = scratch + found * room + 3 * inner;
                 const Floats factor = all(load_some(weights + found, 1)[0]);
                 long at = 0;
