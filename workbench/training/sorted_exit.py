@@ -31,6 +31,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from workbench.errors import SettingError
 from workbench.models import Anatomy, Block, Model
 from workbench.models.projection import some_outputs
 from workbench.models.walk import causal, walk
@@ -106,6 +107,11 @@ class SortedExit(Recipe):
 
     def part(self, model: Model) -> SortedAdapter:
         depths = depths_of(model.layers, self.every, max(1, round(self.shallowest * model.layers)))
+        if depths[0] < self._first(model):
+            raise SettingError(
+                f"a sub-model of {depths[0]} layers has none that change, as {self._first(model)} lie below them: set "
+                "first= lower, or shallowest= higher"
+            )
         shapes, widths = shapes_of(model, self._first(model)), widths_of(self.narrowest, self.widths)
         part = SortedAdapter(shapes, self.rank, neurons_of(model), depths, widths, self._size(model))
         return part.to(model.device)
