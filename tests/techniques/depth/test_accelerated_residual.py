@@ -53,7 +53,7 @@ def test_accelerators_and_checks_are_the_policy_s_work_and_nothing_else_is():
     model = tiny("llama")
     width, vocabulary, lens = model.anatomy.width, model.anatomy.vocabulary, load_accelerated(model, "untrained")
     each = 2 * (2 + 4 + 1) * 4 * width
-    assert lens.step_cost(0, 1) == (each, 2 * each), "two products of the stream, two of both, one of the gated"
+    assert lens.seeing(0, 1) == (each, 2 * each), "two products of the stream, two of both, one of the gated"
     stays = AcceleratedResidual(weights="untrained", threshold=1.0, first=0.5, vocabulary=10)
     step, plain = run(model, PROMPT, [stays], new=3)[2], run(model, PROMPT, new=3)[2]
     # Layers 1 to 3 of 4 are accelerated, 2 and 3 checked.
