@@ -3,13 +3,14 @@
 import pytest
 import torch
 from helpers import random_tokens, run, tokens_of
+from techniques.trained_parts import needs_artefact
 
-from workbench.engine import Decoder, generate
+from workbench.engine import Decoder, generate, teacher_force
 from workbench.errors import SettingError
 from workbench.models.tiny import tiny
 from workbench.parts.exits import load_accelerated
 from workbench.parts.exits.confidence import confidence
-from workbench.techniques import AcceleratedResidual, PromptLookup, SelfSpeculative
+from workbench.techniques import AcceleratedResidual, ConfidenceExit, PromptLookup, SelfSpeculative
 
 PROMPT = random_tokens(20)
 
@@ -89,3 +90,29 @@ def test_drafts_are_verified_as_tokens_that_come_alone(drafter, place):
 def test_a_model_without_accelerators_is_told_before_anything_runs():
     with pytest.raises(SettingError, match="workbench train accelerated_residual"):
         generate(tiny("llama"), PROMPT, [AcceleratedResidual()])
+
+
+@needs_artefact("accelerated_residual")
+@pytest.mark.bundled(seconds=10)
+def test_the_bundled_model_s_accelerated_stream_is_at_the_end_before_its_own_is(bundled):
+    """What it says after 24 of 30 layers is far oftener the last layer's token, so that tokens may leave there, and
+    drafts are kept."""
+    prompt = bundled.encode(bundled.chat("Explain in a few sentences why the sky is blue."))
+    plain = run(bundled, prompt, new=32)
+    said = tokens_of(plain)
+
+    def agreement(technique):
+        rows = torch.cat(list(teacher_force(bundled, prompt, said, [technique])))
+        return float((rows.argmax(-1) == torch.tensor(said)).float().mean())
+
+    slow = agreement(ConfidenceExit(lens="logit", first=0.8, every=10, threshold=0.0))
+    always = agreement(AcceleratedResidual(first=0.8, threshold=0.0))
+    careful = agreement(AcceleratedResidual(first=0.8, threshold=0.8))
+    assert slow + 0.1 < always < careful
+    drafts = {"exit_layer": 24, "draft": 3, "threshold": 0.0}
+    kept = []
+    for lens in ({"lens": "logit"}, {"accelerated": True}):
+        steps = run(bundled, prompt, [SelfSpeculative(**drafts, **lens)], new=32)
+        assert tokens_of(steps) == said
+        kept.append(sum(step.accepted for step in steps) / sum(step.drafted for step in steps))
+    assert kept[1] > kept[0] + 0.1
