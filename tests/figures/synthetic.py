@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -250,6 +251,42 @@ def calibrated(places: int = 4, model: str = "tiny-llama") -> xr.DataTree:
     )  # fmt: skip
 
 
+def frontier(count: int = 4, prompts: int = 6, references: int = 6, model: str = "tiny-llama") -> xr.DataTree:
+    """Exits of which each saves more and loses more than the one before."""
+    saved = np.linspace(0, 0.6, count)
+    data = {"scores": variable("setting prompt", np.ones((count, prompts)), "1", "ROUGE-L")}
+    for name, values in (
+        ("layers_saved", saved), ("flops_saved", saved - 0.05), ("rouge_l", 1 - saved**2),
+        ("rouge_l_reference", 0.4 - saved / 3), ("reference_lost", saved / 2), ("written", 1 - saved / 3),
+    ):  # fmt: skip
+        for end, off in (("", 0), ("_low", -0.02), ("_high", 0.02)):
+            data[name + end] = variable("setting", values + off, "1", name)
+    names = ["full depth", *(f"exit {place} {MARKUP}" for place in range(1, count))]
+    found = _dataset(data, setting=np.arange(count)).assign_attrs(
+        settings=json.dumps(names), by="words", within=0.02, prompts=prompts, references=references, best=1,
+        best_reference=0,
+    )  # fmt: skip
+    groups = {"tokens": trace.tokens(ids(8)), "exit_frontier": found}
+    return trace.build(groups, model=Model(model), kind="observe", recipe={}, used=range(len(VOCABULARY)))
+
+
+def right(layers: int = 8, judged: bool = True, model: str = "tiny-llama") -> xr.DataTree:
+    """Layers of which each is right of more tokens than the one before, and a classifier of them."""
+    share = np.linspace(0.1, 0.6, layers)
+    data = {"never": variable("", 0.3, "1", "never right")}
+    kinds = {"right": ("layer", share), "so_far": ("layer", share + 0.1)}
+    if judged:
+        names = ("exit_precision", "exit_recall", "stop_precision", "stop_recall")
+        kinds |= {name: ("asked", share[:-1]) for name in names}
+    for name, (dim, values) in kinds.items():
+        for end, off in (("", 0), ("_low", -0.02), ("_high", 0.02)):
+            data[name + end] = variable(dim, values + off, "1", name)
+    places = {"layer": np.arange(layers)} | ({"asked": np.arange(layers - 1)} if judged else {})
+    found = _dataset(data, **places).assign_attrs(texts=9, tokens=1234)
+    groups = {"tokens": trace.tokens(ids(8)), "layers_right": found}
+    return trace.build(groups, model=Model(model), kind="observe", recipe={}, used=range(len(VOCABULARY)))
+
+
 def study(runs: int = 8, prompts: int = 5, repeats: int = 3, tokens: int = 64) -> xr.DataTree:
     """A study of up to eight runs, whose text holds every trap."""
     rng = np.random.default_rng(2)
@@ -470,5 +507,7 @@ OTHERS: dict[Any, dict[str, int]] = {
     budgets: {"count": 6000},
     routed: {"budgets": 200, "places": 400},
     calibrated: {"places": 90},
+    frontier: {"count": 6000, "prompts": 2},
+    right: {"layers": 90},
 }
 """What makes a trace that is neither of a run nor a study -> what makes it a large one."""

@@ -133,3 +133,24 @@ def test_what_did_not_leave_has_no_timeline(ran):
         figures.exit_timeline(ran, run="exits", prompt=9)
     few = figures.exit_timeline(ran, run="exits", first=3).to_dict()
     assert "first 3 of 13 decode steps" in " ".join(few["title"]["subtitle"])
+
+
+def test_a_frontier_shows_both_what_is_left_of_the_full_models_answers_and_of_the_references(synthetic):
+    tree = synthetic.frontier()
+    spec = figures.exit_frontier(tree, layers=0.3).to_dict()
+    points = next(table for table in spec["datasets"].values() if "setting" in table[0])
+    assert len(points) == 8 and {row["kind"] for row in points[4:]} == {"the reference, of the full model's"}
+    data = tree["exit_frontier"]
+    assert [row["left"] for row in points[:4]] == pytest.approx(data.rouge_l.values.tolist(), rel=1e-4)
+    assert [row["left"] for row in points[4:]] == pytest.approx((1 - data.reference_lost.values).tolist(), rel=1e-4)
+    assert [row["left_low"] for row in points[4:]] == pytest.approx((1 - data.reference_lost_high.values).tolist())
+    assert "30% of the layers" in " ".join(spec["title"]["subtitle"])
+    alone = synthetic.frontier(references=0)
+    (points,) = (each for each in figures.exit_frontier(alone).to_dict()["datasets"].values() if "setting" in each[0])
+    assert len(points) == 4
+
+
+def test_layers_that_are_right_stand_alone_where_nobody_judged_them(synthetic):
+    panels = [figures.layers_right(synthetic.right(judged=judged)).to_dict()["hconcat"] for judged in (True, False)]
+    assert [len(each) for each in panels] == [2, 1]
+    assert "30.0%" in " ".join(figures.layers_right(synthetic.right()).to_dict()["title"]["subtitle"])

@@ -12,9 +12,11 @@ from workbench.studies.budget_met import budget_met
 from workbench.studies.compare import compare
 from workbench.studies.compatibility import compatibility
 from workbench.studies.exit_calibration import exit_calibration
+from workbench.studies.exit_frontier import exit_frontier
 from workbench.studies.layer_maps import layer_maps
+from workbench.studies.layers_right import layers_right
 from workbench.studies.routing_gap import routing_gap
-from workbench.techniques import BudgetedExit
+from workbench.techniques import BudgetedExit, ConfidenceExit
 from workbench.training import curve
 
 
@@ -49,6 +51,8 @@ OTHERS = (
     lambda model: budget_met(model, BudgetedExit.examples(), [PROMPT], max_new_tokens=6),
     lambda model: routing_gap(model, [PROMPT], "untrained", "untrained", samples=2),
     lambda model: exit_calibration(model, [PROMPT], "untrained", "untrained", max_new_tokens=6),
+    lambda model: exit_frontier(model, ConfidenceExit.examples()[:1], [PROMPT], max_new_tokens=6),
+    lambda model: layers_right(model, [list(range(3, 24))], lens="logit"),
 )
 """From a model, a trace that is neither of a run nor a study."""
 

@@ -21,6 +21,8 @@ from workbench.figures.exit_timeline import exit_timeline
 from workbench.figures.draft_calibration import draft_calibration
 from workbench.figures.draft_tree import draft_tree
 from workbench.figures.budget import budget
+from workbench.figures.exit_frontier import exit_frontier
+from workbench.figures.layers_right import layers_right
 from workbench.figures.compatibility import compatibility
 from workbench.figures.loss_curve import loss_curve
 from workbench.figures.logit_lens import logit_lens

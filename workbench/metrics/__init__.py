@@ -10,7 +10,7 @@ from workbench.metrics.pareto import pareto_front
 from workbench.metrics.perplexity import perplexity
 from workbench.metrics.sample_size import prompts_needed
 from workbench.metrics.stopping import covers, stopped_early
-from workbench.metrics.text import exact_match, first_divergence, rouge_l
+from workbench.metrics.text import exact_match, first_divergence, rouge_l, rouge_l_tokens
 
 __all__ = [
     "Interval",
@@ -30,6 +30,7 @@ __all__ = [
     "prompts_needed",
     "reliability",
     "rouge_l",
+    "rouge_l_tokens",
     "stopped_early",
     "top1_agreement",
 ]

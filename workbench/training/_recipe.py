@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+import threading
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from workbench.models import Model
 from workbench.registry import Registry
 from workbench.training.data import DataSettings, TrainingData
-
-Progress = Callable[[int, int, str], None]
+from workbench.training.writing import Progress, training_data
 
 RECIPES = Registry("training recipe")
 register = RECIPES.register
@@ -30,7 +29,7 @@ class Recipe(abc.ABC):
     learning_rate : float
         The peak; warmed up over the first twentieth of the steps and brought to zero by a cosine.
     data : DataSettings
-        The text that it is trained on if none is given.
+        The text that :meth:`texts` lets the model write.
     name : str
         Name in the registry, the class name in snake case; the artefact is called so too.
 
@@ -88,6 +87,12 @@ class Recipe(abc.ABC):
             ``progress(done, texts, message)``, where it takes long.
         """
         return self.prepare(model, texts.flat().to(model.device))
+
+    def texts(
+        self, model: Model, progress: Progress | None = None, cancel: threading.Event | None = None
+    ) -> TrainingData:
+        """The text that it is trained on if none is given; by default what the model itself writes."""
+        return training_data(model, self.data, progress, cancel)
 
     @classmethod
     def example(cls) -> Self:
