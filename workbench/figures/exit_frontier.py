@@ -37,7 +37,7 @@ def exit_frontier(tree: xr.DataTree, *, layers: float = 0.25) -> alt.TopLevelMix
         "setting": np.tile([visible(names[place], spaces=False) for place in kept], len(kinds)),
         "kind": np.repeat(np.array(kinds, dtype=object), len(kept)),
     }
-    for name in ("layers_saved", "flops_saved", "written"):
+    for name in ("layers_saved", "flops_saved", "written", "stopped"):
         columns[name] = np.tile(data[name].values[kept], len(kinds))
     for end, other in (("", ""), ("_low", "_high"), ("_high", "_low")):
         columns[f"layers_saved{end}"] = np.tile(data[f"layers_saved{end}"].values[kept], len(kinds))
@@ -52,7 +52,8 @@ def exit_frontier(tree: xr.DataTree, *, layers: float = 0.25) -> alt.TopLevelMix
     hover = [alt.Tooltip("setting:N"), alt.Tooltip("kind:N", title="with")]
     hover += [alt.Tooltip(f"{name}:Q", title=title, format=".1%") for name, title in (
         ("layers_saved", "layers saved"), ("flops_saved", "operations saved, counted"), ("left", "ROUGE-L left"),
-        ("left_low", "  low"), ("left_high", "  high"), ("written", "tokens written"))]  # fmt: skip
+        ("left_low", "  low"), ("left_high", "  high"), ("written", "tokens written"),
+        ("stopped", "answers ended early"))]  # fmt: skip
     shape = alt.Shape("kind:N", title="ROUGE-L with", sort=kinds)
     points = base.mark_point(filled=True, size=70).encode(x=across, y=up, shape=shape, tooltip=hover)
     goal = frame({"layers_saved": np.array([layers]), "left": np.array([1 - within])})

@@ -11,7 +11,7 @@ from workbench.parts.trained import ROWS
 from workbench.training._of_parts import recipe_of
 from workbench.training._recipe import RECIPES, Recipe, register
 from workbench.training.acceptance_head import AcceptanceHead
-from workbench.training.completion_stop import CompletionStop, function_texts
+from workbench.training.completion_stop import CompletionStop, function_texts, unseen_functions
 from workbench.training.curve import trace
 from workbench.training.data import DataSettings, TrainingData
 from workbench.training.draft_model import DraftModel
@@ -43,6 +43,7 @@ __all__ = [
     "trace",
     "train",
     "training_data",
+    "unseen_functions",
 ]
 
 
