@@ -75,6 +75,19 @@ class Recipe(abc.ABC):
         """
         return {}
 
+    def prepare_texts(self, model: Model, texts: TrainingData, progress: Progress | None = None) -> dict[str, Any]:
+        """The same of texts that must be told apart; by default :meth:`prepare` of all of them together.
+
+        Parameters
+        ----------
+        model : Model
+        texts : TrainingData
+            Those that are trained on.
+        progress : callable, optional
+            ``progress(done, texts, message)``, where it takes long.
+        """
+        return self.prepare(model, texts.flat().to(model.device))
+
     def texts(
         self, model: Model, progress: Progress | None = None, cancel: threading.Event | None = None
     ) -> TrainingData:
