@@ -61,7 +61,7 @@ def _lines(data: xr.Dataset, names: dict[str, str], axis: str, title: str, colou
              alt.Tooltip("share_low:Q", title="  low", format=".1%"),
              alt.Tooltip("share_high:Q", title="  high", format=".1%")]  # fmt: skip
     line = base.mark_line().encode(y=up)
-    shape = alt.Shape("what:N", title=None, sort=kinds)
+    shape = alt.Shape("what:N", title=None, sort=kinds, scale=alt.Scale(domain=kinds))
     points = base.mark_point(filled=True, size=30).encode(y=up, tooltip=hover, shape=shape)
     if not np.isfinite(columns["share_low"]).any():
         return alt.layer(line, points)
