@@ -36,8 +36,7 @@ def test_the_auxiliary_losses_are_their_formulas():
     expected = 3 * sum(float(chosen[depth] * probability[:, depth].mean()) for depth in range(3))
     assert float(routed.balance()) == pytest.approx(expected, rel=1e-5)
     odds, taken = torch.randn(2, 9, generator=generator), torch.rand(2, 9, generator=generator) > 0.5
-    routed.decided(0, odds, real, real)
-    routed.decided(1, odds, real, taken & real)
+    routed.decided(odds[real], taken[real])
     loss, foretold = routed.foretelling()
     assert float(loss) == pytest.approx(float(F.binary_cross_entropy_with_logits(odds[real], taken[real].float())))
     assert foretold == pytest.approx(float(((odds > 0) == taken)[real].float().mean()))

@@ -54,8 +54,8 @@ class _Recursive(Recipe):
     Notes
     -----
     Figures: ``cross_entropy`` [nats] of the next token, ``bits_per_byte``; ``accuracy``; ``layers`` of a token on
-    average; ``megaflops`` of a token's forward; of expert-choice ``foretold``, the share of choices that the threshold
-    foretells.
+    average; ``megaflops`` of a token's forward; of expert-choice ``foretold``, the share of the choices among a whole
+    text that the threshold makes too.
     """
 
     steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 400
@@ -101,7 +101,7 @@ class _Recursive(Recipe):
     ) -> tuple[Tensor, dict[str, float]]:
         ids, real, size = self._own_tokens(model, part, tokens, answer)
         capacity = 1 - torch.arange(self.times, device=ids.device) / self.times
-        streams, routed = part(ids, real, capacity if part.training else None)
+        streams, routed = part(ids, real, capacity)
         wanted = real[:, 1:]
         logits = part.logits(streams[:, :-1][wanted]).float()
         following = ids[:, 1:][wanted]
