@@ -22,9 +22,13 @@ def layer_of(exit_layer: float, layers: int) -> int:
     Raises
     ------
     SettingError
-        If none would be left to verify.
+        If it is neither, or none would be left to verify.
     """
-    chosen = max(1, round(exit_layer * layers)) if exit_layer < 1 else round(exit_layer)
+    if exit_layer >= 1 and exit_layer != int(exit_layer):
+        raise SettingError(
+            f"exit_layer={exit_layer:g} is no number of layers: take 1 … {layers - 1}, or a share below 1 of all"
+        )
+    chosen = max(1, round(exit_layer * layers)) if exit_layer < 1 else int(exit_layer)
     if chosen >= layers:
         raise SettingError(
             f"exit_layer={exit_layer:g} leaves none of {layers} layers to verify: take 1 … {layers - 1}, or a share"
@@ -76,8 +80,9 @@ class EarlyExit:
             At every row on its way, in the order of the layers; none behind ``layer``.
         """
         tokens, confidence, drawn = list[int](), list[float](), list[Tensor]()
+        every = sorted([*looks, *self._lens.looks(layer - 1, DRAFT)], key=lambda look: look.layer)
         try:
-            for look in looks:
+            for look in every:
                 opened.run(look.layer)
                 look.see(opened)
             opened.run(layer)
@@ -96,8 +101,8 @@ class EarlyExit:
                 drawn += [] if distribution is None else [distribution]
                 tokens.append(token)
                 confidence.append(chance)
-                # The last one too: it is verified from the exit layer's row, as the others are.
-                opened.more([token], looks=looks)
+                # The last one too, though no lens reads it: it is verified from the exit layer, as the others are.
+                opened.more([token], looks=every if len(tokens) < length else looks)
         except BaseException:
             opened.close()
             raise
