@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from workbench.errors import SettingError
 from workbench.models.tiny import tiny
 from workbench.parts.recursive import Routed
 from workbench.training import RECIPES, RecursionExpert, RecursionToken, TrainingData
@@ -77,6 +78,11 @@ def test_some_steps_teach_it_the_text_and_its_router(kind, data):
     assert not torch.equal(made.part.router.weight, before)
     if kind is RecursionExpert:
         assert made.curve["foretold"][-1] > 0.6
+
+
+def test_a_width_that_heads_cannot_share_is_refused(data):
+    with pytest.raises(SettingError, match="width=32 is shared by heads=3"):
+        training(RecursionExpert, data, width=32, heads=3)
 
 
 def test_the_recipes_train_one_model_each():

@@ -106,7 +106,6 @@ _ROWS = (
         "13dca9f9ffd86cfcdd106a67e8fda71bb2685b376907974056600907797a01d1",
         891_128,
     ),
-    _recursive("recursion_shared", "the same, later recursions reading the first one's keys", "0" * 64, 1),
     _recursive(
         "recursion_token",
         "the same, each token choosing its recursions",

@@ -27,6 +27,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.models.recursive import MARKS, Keys, Layout, Routing
 from workbench.parts.recursive import RecursiveLanguageModel, Routed, text_pieces
@@ -92,6 +93,10 @@ class _Recursive(Recipe):
         return {"tokenizer": stored, "routing": self.routing, "keys": self.keys}
 
     def part(self, model: Model) -> RecursiveLanguageModel:
+        if self.width % (2 * self.heads):
+            raise SettingError(
+                f"width={self.width} is shared by heads={self.heads}, an even part for each: change either"
+            )
         layout = Layout(self.block, self.times)
         sizes = self.vocabulary, self.width, self.neurons, self.heads
         return RecursiveLanguageModel(layout, *sizes, self.routing, self.keys, self._room).to(model.device)
