@@ -8,7 +8,7 @@ from techniques.trained_parts import own_text
 
 from workbench.models.tiny import tiny
 from workbench.parts.exits import load_lens, tuned_maps
-from workbench.parts.exits.joint import features
+from workbench.parts.exits.joint import SHARPNESS, features
 from workbench.training import JointExit, train
 from workbench.training import _forward as forward
 from workbench.training.joint_exit import exit_costs
@@ -47,7 +47,7 @@ def by_hand(model, asked, part, tokens, answer):
             moved = x + part.up[exit] @ (part.down[exit] @ x) + part.bias[exit]
             logits = model.anatomy.unembed(moved)
             read = features(logits[part.vocabulary.long()])
-            odds.append(32 * ((part.gate[exit] * read).sum() + part.offset[exit]))
+            odds.append(SHARPNESS * ((part.gate[exit] * read).sum() + part.offset[exit]))
             chances.append(float(odds[-1].detach().sigmoid()) * left)
             left -= chances[-1]
             losses.append(-logits.log_softmax(-1)[label])

@@ -86,14 +86,14 @@ class JointExit(Recipe):
     steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 440
     batch: Annotated[int, Field(ge=1, description="texts of a step")] = 4
     length: Annotated[int, Field(ge=8, description="tokens of a text")] = 256
-    learning_rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 4e-4
     lens: Annotated[str, outside("lens", "lens that it begins as: bundled, logit, or a file", min_length=1)] = "bundled"
     rank: Annotated[int, Field(ge=1, description="rank of maps that begin as the identity")] = 64
     first: Annotated[float, Field(ge=0, lt=1, description="share of the layers before the first exit")] = 0.6
     every: Annotated[int, Field(ge=1, description="layers from one exit to the next")] = 3
     places: Annotated[int, Field(ge=1, description="places of a batch that are learned from")] = 240
     vocabulary: Annotated[int, Field(ge=2, description="frequent tokens that gates look at")] = 2048
-    tradeoff: Annotated[float, Field(ge=0, description="nats that all operations are worth")] = 2.0
+    tradeoff: Annotated[float, Field(ge=0, description="nats that all operations are worth")] = 1.0
 
     paper = "Regol et al., JEI-DNN, 2023, arXiv 2310.09163"
     data = DataSettings(sampled=1, continued=1, new_tokens=160, length=512)

@@ -33,7 +33,7 @@ from workbench.parts.loading import part_tensors, sizes
 
 NAME = "joint_exit"
 FEATURES = 4
-SHARPNESS = 32
+SHARPNESS = 128
 """Times its parameters that a gate's log-odds are, as one learning rate has to suit gates and maps."""
 
 _UNTRAINED = {"rank": 4, "tokens": 32}
@@ -215,7 +215,7 @@ def _untrained(model: Model) -> JointExits:
     layers, anatomy = exit_layers(model.layers, 0.25, 1), model.anatomy
     part = JointExits(layers, anatomy.width, _UNTRAINED["rank"], min(_UNTRAINED["tokens"], anatomy.vocabulary))
     # Gates that look at the margin are open for some tokens of a model of random weights, and shut for others.
-    part.gate.data[:, 1], part.offset.data[:] = 1.0, -0.1
+    part.gate.data[:, 1], part.offset.data[:] = 0.25, -0.025
     return part
 
 

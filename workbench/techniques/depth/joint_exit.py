@@ -20,9 +20,10 @@ Deviates
 --------
 How gates and maps are trained, and what of that differs: :class:`workbench.training.JointExit`. The paper's heads
 classify images; here each is a map of low rank before the model's own head, and a gate sees the logits of the most
-frequent tokens alone (of the bundled part 2,048, 0.67 of a layer): it was trained on these too. What a token leaves out
-is filled as :class:`workbench.techniques.ConfidenceExit` does it, of which the paper, whose inputs are single, says
-nothing. The comparison is strict, so that a threshold of 1 never leaves. Its conformal intervals are not here.
+frequent tokens alone, as it did in training (of the bundled part 2,048, at a third of the cost of a layer). What a
+token leaves out is filled as :class:`workbench.techniques.ConfidenceExit` does it, of which the paper, whose inputs are
+single, says nothing. The comparison is strict, so that a threshold of 1 never leaves. Its conformal intervals are not
+here.
 """
 
 from __future__ import annotations
