@@ -5,7 +5,7 @@
 2024, arXiv 2404.06954) at equal layers run, on its two tasks. Divergence and agreement are along the plain text,
 teacher forced. A *batch* is the prompts of a task decoded side by side, token by token: a layer runs for all of them if
 one needs it, so what skips for every token alike saves as much as alone, and what is decided token by token does not.
-It is counted from the layers of each prompt's own run; nothing is timed.
+It is counted from the layers of each prompt's own run; nothing is timed. Exits and sorted models stand beside it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,24 @@ import torch
 from _report import passing, table, write
 from bench_engine import loaded
 
+from workbench import artifacts
 from workbench.engine import generate, teacher_force
 from workbench.tasks import encode_prompt, load_prompts
-from workbench.techniques import ConfidenceExit, UnifiedLayerSkip
+from workbench.techniques import ConfidenceExit, SortedExit, UnifiedLayerSkip
 from workbench.techniques.depth.unified_layer_skip import ORDERS
 
 HEAD = ["task", "recipe", "layers a token", "layers of a batch", "divergence [nats]", "agreement"]
 EXITS = {
     "exit, tuned lens, 0.8": [ConfidenceExit(first=0.7, every=2)],
     "exit, tuned lens, 0.5": [ConfidenceExit(first=0.7, every=2, threshold=0.5)],
+    "exit, logit lens, 0.5": [ConfidenceExit(first=0.7, every=3, threshold=0.5, lens="logit")],
 }
+SORTED = {
+    "sorted, 24 of 30": [SortedExit(budget=0.8)],
+    "sorted, 27 of 30": [SortedExit(budget=0.9)],
+    "sorted, exit, logit lens, 0.5": [SortedExit(budget=1), EXITS["exit, logit lens, 0.5"][0]],
+}
+"""Where a sorted model has been trained."""
 
 
 def recipes(speedups):
@@ -34,7 +42,7 @@ def recipes(speedups):
     for speedup in speedups:
         for order in ORDERS:
             found[f"{order}, {speedup:g} times"] = [UnifiedLayerSkip(speedup=speedup, order=order)]
-    return found | EXITS
+    return found | EXITS | (SORTED if artifacts.place("sorted_exit").is_file() else {})
 
 
 def layers_run(model, prompts, techniques, new):
@@ -83,6 +91,7 @@ def main():
     arguments.add_argument("--longest", type=int, default=400, help="tokens of a prompt that are read at most")
     arguments.add_argument("--new-tokens", type=int, default=32)
     arguments.add_argument("--speedups", default="1.15,1.25,1.5")
+    arguments.add_argument("--only", default="", help="recipes whose names begin so")
     arguments.add_argument("--untested", action="store_true")
     options = arguments.parse_args()
     if not options.untested:
@@ -95,6 +104,8 @@ def main():
         ]
         plain = plain_texts(model, prompts, options.new_tokens)
         for name, techniques in chosen.items():
+            if not name.startswith(tuple(options.only.split(","))):
+                continue
             one, batch = layers_run(model, prompts, techniques, options.new_tokens)
             lost, agreed = quality(model, prompts, techniques, plain)
             lines.append([task, name, f"{one:.1f}", f"{batch:.1f}", f"{lost:.2f}", f"{agreed:.2f}"])

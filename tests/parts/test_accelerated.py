@@ -78,28 +78,24 @@ def test_without_accelerators_it_is_the_slow_stream():
     assert torch.equal(part(slow), slow)
 
 
-def test_a_pass_that_is_looked_at_has_the_streams_of_its_newest_token():
-    """Between accelerated layers both streams make the same move; what looking costs is counted once for each row."""
+def test_rows_that_are_seen_on_their_way_are_read_as_their_accelerated_streams():
+    """Between accelerated layers both streams make the same move."""
     model = tiny("llama", layers=6)
-    lens = load_accelerated(model, "untrained")
+    lens, lead = load_accelerated(model, "untrained"), None
+    assert lens.layers == [0, 1, 2, 3, 4]
     lens.layers = [1, 3]
-    looks = lens.looks(4, "lens")
-    assert [look.layer for look in looks] == [2, 4] and not lens.looks(0, "lens")
-    decoder, lead = Decoder(model), None
-    decoder.prefill(PROMPT[:-1])
-    with torch.inference_mode(), decoder.open(PROMPT[-1:]) as opened:
-        for look in looks:
-            opened.run(look.layer)
-            lead = lens.advance(opened.x[0], look.layer - 1, lead)
-            look.see(opened)
-        opened.run(5)
-        assert torch.equal(lens.stream(opened.x[0], 4), opened.x[0] + lead)
-        assert not torch.equal(lens.stream(opened.x[0], 4), opened.x[0])
-        assert torch.equal(lens.stream(opened.x[0], lens.last), opened.x[0])
-        width, rank = model.anatomy.width, 4
-        weights = 2 * width * rank + 2 * 2 * width * rank + width * rank
-        spent = decoder.ledger.of("lens")
-        assert (spent.flops, spent.bytes) == (2 * 2 * weights, 2 * 4 * weights)
+    assert lens.followed(0) == [] and lens.followed(2) == [1] and lens.followed(4) == [1, 3]
+    with torch.inference_mode():
+        for layer in (1, 3, 1):  # a new token, from its first layer on
+            x = torch.randn(1, model.anatomy.width)
+            lead = lens.advance(x, layer, None if layer == 1 else lead)
+            lens.see(x, layer)
+            later = torch.randn(1, model.anatomy.width)
+            assert torch.equal(lens.stream(later, layer + 1), later + lead)
+            assert torch.equal(lens.stream(later, lens.last), later) and torch.equal(lens.stream(later, 0), later)
+    width, rank = model.anatomy.width, 4
+    weights = 2 * width * rank + 2 * 2 * width * rank + width * rank
+    assert lens.seeing(1, 3) == (2 * 3 * weights, 4 * weights)
 
 
 @pytest.mark.parametrize("wrong", ["width", "layers", "order", "tokens", "twice", "missing", "other"])
@@ -125,5 +121,6 @@ def test_a_model_without_accelerators_is_told_how_to_make_them():
         load_accelerated(tiny("llama"))
 
 
-def test_other_lenses_look_at_nothing():
-    assert not load_lens(tiny("llama"), "untrained").looks(2, "lens")
+def test_other_lenses_follow_nothing():
+    lens = load_lens(tiny("llama"), "untrained")
+    assert not lens.followed(2) and lens.seeing(2, 5) == (0, 0)

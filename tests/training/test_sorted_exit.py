@@ -2,10 +2,12 @@
 
 import dataclasses
 
+import pytest
 import torch
 from helpers import random_tokens
 
 from workbench.engine import Decoder
+from workbench.errors import SettingError
 from workbench.models.tiny import tiny
 from workbench.parts.exits.sorted import load_sorted
 from workbench.parts.exits.submodels import sorted_view
@@ -42,6 +44,11 @@ def test_the_loss_weighs_deep_sub_models_more():
             loss, figures = RECIPE.loss(model, part, tokens, answer)
         torch.testing.assert_close(float(loss.detach()), expected, rtol=1e-4, atol=1e-5)
         assert figures == {**shares, "accuracy": shares["accuracy_4"], "accuracy_narrow": shares["accuracy_4"]}
+
+
+def test_a_sub_model_without_a_block_that_changes_is_refused():
+    with pytest.raises(SettingError, match="of 1 layers has none that change, as 2 lie below them: set first= lower"):
+        SortedExit(every=1, shallowest=0.25, first=0.5).part(tiny("llama"))
 
 
 def test_neurons_are_ordered_by_what_they_add():

@@ -56,6 +56,8 @@ class AcceleratedResidual(Recipe):
         Ranks of an accelerator's two maps.
     lens : str
         The tuned lens to begin with: ``bundled``, or a file; ``untrained`` begins with the slow stream.
+    frozen : bool
+        Whether the linear maps stay what they begin as: a short training disturbs a good lens more than it betters it.
     places : int
         Tokens of a batch that are learned from in a step.
     scored : int
@@ -80,6 +82,7 @@ class AcceleratedResidual(Recipe):
     linear: Annotated[int, Field(ge=1, description="rank of the linear maps; a tuned lens has its own")] = 64
     gated: Annotated[int, Field(ge=1, description="rank of the gated maps")] = 64
     lens: Annotated[str, outside("lens", "tuned lens to begin with, or untrained", min_length=1)] = "bundled"
+    frozen: Annotated[bool, Field(description="leave the linear maps as they begin")] = True
     places: Annotated[int, Field(ge=1, description="places of a batch that are learned from")] = 384
     scored: Annotated[int, Field(ge=1, description="frequent tokens that KL is taken over")] = 8192
     vocabulary: Annotated[int, Field(ge=1, description="frequent tokens kept with it")] = 16384
@@ -115,6 +118,8 @@ class AcceleratedResidual(Recipe):
         part = Accelerators(layers, width, linear, min(self.gated, width), size)
         if lens is not None:
             self._begin(part, lens, layers, model.layers)
+            for maps in (part.down, part.up, part.bias):
+                maps.requires_grad_(not self.frozen)
         return part.to(model.device)
 
     def loss(self, model: Model, part: Accelerators, tokens: Tensor, answer: Tensor) -> tuple[Tensor, dict[str, float]]:

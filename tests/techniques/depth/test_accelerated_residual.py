@@ -3,13 +3,14 @@
 import pytest
 import torch
 from helpers import random_tokens, run, tokens_of
+from techniques.trained_parts import needs_artefact
 
-from workbench.engine import Decoder, generate
+from workbench.engine import Decoder, generate, teacher_force
 from workbench.errors import SettingError
 from workbench.models.tiny import tiny
 from workbench.parts.exits import load_accelerated
 from workbench.parts.exits.confidence import confidence
-from workbench.techniques import AcceleratedResidual, PromptLookup, SelfSpeculative
+from workbench.techniques import AcceleratedResidual, ConfidenceExit, PromptLookup, SelfSpeculative
 
 PROMPT = random_tokens(20)
 
@@ -53,7 +54,7 @@ def test_accelerators_and_checks_are_the_policy_s_work_and_nothing_else_is():
     model = tiny("llama")
     width, vocabulary, lens = model.anatomy.width, model.anatomy.vocabulary, load_accelerated(model, "untrained")
     each = 2 * (2 + 4 + 1) * 4 * width
-    assert lens.step_cost(0, 1) == (each, 2 * each), "two products of the stream, two of both, one of the gated"
+    assert lens.seeing(0, 1) == (each, 2 * each), "two products of the stream, two of both, one of the gated"
     stays = AcceleratedResidual(weights="untrained", threshold=1.0, first=0.5, vocabulary=10)
     step, plain = run(model, PROMPT, [stays], new=3)[2], run(model, PROMPT, new=3)[2]
     # Layers 1 to 3 of 4 are accelerated, 2 and 3 checked.
@@ -73,12 +74,10 @@ def test_nobody_follows_a_stream_behind_the_last_check():
     assert run(model, PROMPT, [technique], new=3)[2].policy_flops == 0
 
 
-@pytest.mark.parametrize(
-    ("drafter", "place"),
-    [(PromptLookup(), 0), (PromptLookup(), 2)]
-    # Of these drafts the first layers have run before the pass pauses.
-    + [(SelfSpeculative(exit_layer=2, lens="untrained", accelerated=True, threshold=0), place) for place in (1, 2)],
-)
+DRAFTS = SelfSpeculative(exit_layer=2, lens="untrained", accelerated=True, threshold=0)
+
+
+@pytest.mark.parametrize(("drafter", "place"), [(PromptLookup(), 0), (PromptLookup(), 2), (DRAFTS, 1)])
 def test_drafts_are_verified_as_tokens_that_come_alone(drafter, place):
     """Every row has a stream of its own, however many come together and however often their pass pauses."""
     model, prompt, technique = tiny("llama"), random_tokens(7) * 3, AcceleratedResidual.examples()[place]
@@ -91,3 +90,29 @@ def test_drafts_are_verified_as_tokens_that_come_alone(drafter, place):
 def test_a_model_without_accelerators_is_told_before_anything_runs():
     with pytest.raises(SettingError, match="workbench train accelerated_residual"):
         generate(tiny("llama"), PROMPT, [AcceleratedResidual()])
+
+
+@needs_artefact("accelerated_residual")
+@pytest.mark.bundled(seconds=10)
+def test_the_bundled_model_s_accelerated_stream_is_at_the_end_before_its_own_is(bundled):
+    """What it says after 24 of 30 layers is far oftener the last layer's token, so that tokens may leave there, and
+    drafts are kept."""
+    prompt = bundled.encode(bundled.chat("Explain in a few sentences why the sky is blue."))
+    plain = run(bundled, prompt, new=32)
+    said = tokens_of(plain)
+
+    def agreement(technique):
+        rows = torch.cat(list(teacher_force(bundled, prompt, said, [technique])))
+        return float((rows.argmax(-1) == torch.tensor(said)).float().mean())
+
+    slow = agreement(ConfidenceExit(lens="logit", first=0.8, every=10, threshold=0.0))
+    always = agreement(AcceleratedResidual(first=0.8, threshold=0.0))
+    careful = agreement(AcceleratedResidual(first=0.8, threshold=0.8))
+    assert slow + 0.1 < always < careful
+    drafts = {"exit_layer": 24, "draft": 3, "threshold": 0.0}
+    kept = []
+    for lens in ({"lens": "logit"}, {"accelerated": True}):
+        steps = run(bundled, prompt, [SelfSpeculative(**drafts, **lens)], new=32)
+        assert tokens_of(steps) == said
+        kept.append(sum(step.accepted for step in steps) / sum(step.drafted for step in steps))
+    assert kept[1] > kept[0] + 0.1

@@ -139,7 +139,7 @@ def test_an_accelerated_exit_drafts_what_its_stream_says_and_is_exact(family):
                     lead = lens.advance(opened.x[0], layer, lead)
                 said = model.anatomy.unembed(opened.x[0] + lead).argmax(-1)
             assert said[:-1].tolist() == drafted
-            accelerators = sum(lens.step_cost(layer, 1)[0] for layer in range(3))
+            accelerators = sum(lens.seeing(layer, 1)[0] for layer in range(3))
             head = 2 * model.anatomy.width * model.anatomy.vocabulary
             slow.reset_counts()
             for token in [text[-1], *drafted]:

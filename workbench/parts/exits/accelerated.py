@@ -32,8 +32,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench.artifacts import fit
-from workbench.engine.draft import Look
-from workbench.engine.passes import Pass
 from workbench.errors import ArtifactError
 from workbench.models import Model
 from workbench.models.projection import Projection
@@ -143,8 +141,8 @@ class Accelerators(nn.Module):
 class AcceleratedLens(Lens):
     """Reads a layer through the accelerated stream, which has to be followed from its first layer on.
 
-    :meth:`advance` moves any rows on, and who calls it counts :meth:`step_cost`. Who reads one new row after the other
-    gives a pass :meth:`looks`, which count for themselves; then :meth:`stream` is about the rows looked at last.
+    :meth:`advance` moves any rows on. Who reads one new row after the other lets it :meth:`see` them; then
+    :meth:`stream` is about the rows that were seen last. Either costs :meth:`seeing`.
 
     Parameters
     ----------
@@ -192,35 +190,24 @@ class AcceleratedLens(Lens):
         moved = self._up[place](self._down[place](h)) + size * self._leave[place](gated)
         return moved if lead is None else self._forget[place] * lead + moved
 
-    def looks(self, layer: int, who: str) -> list[Look]:
-        def look(accelerated: int) -> Look:
-            def see(opened: Pass) -> None:
-                # Rows of earlier text may have joined in front, which nobody reads.
-                x = opened.x[0, sum(row < 0 for row in opened.rows) :]
-                if not len(x):
-                    return
-                ledger = opened.decoder.ledger
-                ledger.count(who, *self.step_cost(accelerated, len(x)))
-                with ledger.timed(who):
-                    self._lead = self.advance(x, accelerated, None if accelerated == self.layers[0] else self._lead)
+    def followed(self, layer: int) -> list[int]:
+        return [each for each in self.layers if each <= layer]
 
-            return Look(accelerated + 1, see)
-
-        return [look(accelerated) for accelerated in self.layers if accelerated <= layer]
+    def see(self, x: Tensor, layer: int) -> None:
+        self._lead = self.advance(x, layer, None if layer == self.layers[0] else self._lead)
 
     def stream(self, x: Tensor, layer: int) -> Tensor:
-        """Of ``x`` [rows, width] after a layer that the same rows were looked at on their way to."""
+        """Of ``x`` [rows, width] after a layer on whose way the same rows were seen."""
         return x if layer < self.layers[0] or layer == self.last or self._lead is None else x + self._lead
 
     def flops(self, layer: int, rows: int) -> int:
-        """None: what the accelerators cost is counted where a row passes them."""
+        """None: what the accelerators cost is counted where a row is seen."""
         return 0
 
     def bytes(self, layer: int, rows: int) -> int:
         return 0
 
-    def step_cost(self, layer: int, rows: int) -> tuple[int, int]:
-        """Operations and bytes of weights of one accelerator."""
+    def seeing(self, layer: int, rows: int) -> tuple[int, int]:
         place = self._place[layer]
         maps = [each[place] for each in (self._down, self._up, self._gate, self._enter, self._leave)]
         return sum(each.flops(rows) for each in maps), sum(each.bytes(rows) for each in maps)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from workbench.engine.draft import Look
 from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.models.projection import LinearMap, Projection, some_outputs
@@ -60,11 +59,18 @@ class Lens(abc.ABC):
     def bytes(self, layer: int, rows: int) -> int:
         """Bytes of weights that :meth:`stream` reads."""
 
-    def looks(self, layer: int, who: str) -> Sequence[Look]:
-        """What a lens wants to see of a pass before it reads the stream after ``layer``, in the order of the layers: of
-        a draft, every new token on its way. What it computes there it counts as the work of ``who``. One that goes by
-        that stream alone wants nothing."""
+    def followed(self, layer: int) -> Sequence[int]:
+        """Layers, increasing, after which the lens has to :meth:`see` rows before it reads them after ``layer``; none
+        for one that goes by that stream alone."""
         return ()
+
+    def see(self, x: Tensor, layer: int) -> None:
+        """Follow rows, whose stream after a layer is ``x`` [rows, width], from one of these layers to the next."""
+        raise NotImplementedError(f"{type(self).__name__} reads a stream as it comes, and follows none")
+
+    def seeing(self, layer: int, rows: int) -> tuple[int, int]:
+        """Operations of :meth:`see`, and bytes of weights that it reads."""
+        return 0, 0
 
     def head(self, layer: int, tokens: int = 0) -> LensHead:
         """What gives logits of the stream after a layer.

@@ -137,7 +137,7 @@ class _Accelerated(ExitPolicy):
 
     def _advance(self, layer: int, rows: Sequence[int], x: Tensor) -> Tensor:
         """The accelerated streams [rows, width] of rows behind an accelerator, from the slow ones ``x``."""
-        flops, moved = self._lens.step_cost(layer, len(rows))
+        flops, moved = self._lens.seeing(layer, len(rows))
         self._ledger.count(POLICY, flops, moved)
         with self._ledger.timed(POLICY):
             # Row by row, as those of a draft come one after the other.

@@ -41,7 +41,7 @@ from workbench.engine.passes import Pass
 from workbench.engine.slots import StopPolicy
 from workbench.models.device import numbers
 from workbench.parts.exit_controller import EXIT, STOP, load_controller
-from workbench.parts.exits import load_lens
+from workbench.parts.exits import LensName, load_lens
 from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
 from workbench.techniques.depth._exit import ExitPolicy, Fill, Leaving
@@ -80,7 +80,7 @@ class CompletionStop(Technique):
     exit_above: Annotated[float, Field(ge=0, le=1, description="chance above which a token leaves; 1 never")] = 0.9
     stop_above: Annotated[float, Field(ge=0, le=1, description="chance above which all stops; 1 never")] = 0.9
     weights: Annotated[str, outside("part", "classifier: bundled, untrained, or a file", min_length=1)] = "bundled"
-    lens: Annotated[str, outside("lens", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
+    lens: LensName = "bundled"
     first: Annotated[float, Field(ge=0, le=1, description="share of the layers before the first question")] = 0.0
     every: Annotated[int, Field(ge=1, le=64, description="layers from one question to the next")] = 1
     fill: Annotated[Fill, Field(description="what later tokens find in layers left out")] = "copy"

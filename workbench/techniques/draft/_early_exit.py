@@ -80,7 +80,8 @@ class EarlyExit:
             At every row on its way, in the order of the layers; none behind ``layer``.
         """
         tokens, confidence, drawn = list[int](), list[float](), list[Tensor]()
-        every = sorted([*looks, *self._lens.looks(layer - 1, DRAFT)], key=lambda look: look.layer)
+        follow = [self._look(after) for after in self._lens.followed(layer - 1)]
+        every = sorted([*looks, *follow], key=lambda look: look.layer)
         try:
             for look in every:
                 opened.run(look.layer)
@@ -107,6 +108,20 @@ class EarlyExit:
             opened.close()
             raise
         return Draft(tokens, None, torch.stack(drawn) if drawn else None, confidence=confidence, paused=opened)
+
+    def _look(self, layer: int) -> Look:
+        """Lets the lens see the newest tokens after a layer."""
+
+        def see(opened: Pass) -> None:
+            # Rows of earlier text may have joined in front, and a token may have left: neither is read here.
+            x = opened.x[0, sum(row < 0 for row in opened.rows) :]
+            if len(x):
+                ledger = opened.decoder.ledger
+                ledger.count(DRAFT, *self._lens.seeing(layer, len(x)))
+                with ledger.timed(DRAFT):
+                    self._lens.see(x, layer)
+
+        return Look(layer + 1, see)
 
     def head(self, layer: int) -> LensHead:
         """What reads the stream before block ``layer``."""
