@@ -438,15 +438,6 @@ def _steps(rng: np.random.Generator, shape: tuple[int, int], tokens: int) -> dic
     return found
 
 
-def _layers(tokens: np.ndarray, layers: int = 30) -> xr.Dataset:
-    """Passes of layers: the second run leaves after block 17, 23 or never, in turn, with three passes of them."""
-    passes = np.where(tokens[..., None] >= 0, 1, -1) * np.ones(layers, dtype=np.int16)
-    if len(passes) > 1:
-        exits = np.array([18, 24, layers])[np.arange(tokens.shape[-1]) % 3]
-        passes[1] = np.where((np.arange(layers) < exits[:, None]) & (passes[1] > 0), 3, passes[1])
-    return xr.Dataset({"passes": variable("run prompt step layer", passes.astype(np.int16), "passes", "passes")})
-
-
 def drafts(steps: dict[str, np.ndarray], shape: tuple[int, int]) -> xr.Dataset:
     """Drafts of every step: a chain of what was accepted and rejected, and in every second step a sibling of each.
 
@@ -475,12 +466,16 @@ def drafts(steps: dict[str, np.ndarray], shape: tuple[int, int]) -> xr.Dataset:
 
 
 def _layers(steps: dict[str, np.ndarray]) -> xr.Dataset:
-    """A step that runs fewer layers than 30 skips the first ones after layer 4, which runs twice."""
+    """A step that runs fewer layers than 30 skips the first ones after layer 4, which runs twice; steps of the second
+    run leave after block 17, 23 or never, in turn, with three passes of the layers to there."""
     place = np.arange(30)
     left_out = 31 - steps["layers"][..., None]
     passes = np.where((place > 4) & (place <= 4 + left_out), 0, 1) + (place == 4)
     passes = np.where(left_out > 1, passes, 1)
     passes = np.where(steps["layers"][..., None] < 0, -1, passes).astype(np.int16)
+    if len(passes) > 1:
+        exits = np.array([18, 24, 30])[np.arange(passes.shape[2]) % 3]
+        passes[1] = np.where((place < exits[:, None]) & (passes[1] > 0), 3, passes[1])
     return xr.Dataset({"passes": variable("run prompt step layer", passes, "passes", "times the layer ran")})
 
 

@@ -85,15 +85,20 @@ def shows(tree):
     return [FIGURES["exit_timeline"].shows(tree, run) for run in range(tree["steps"].sizes["run"])]
 
 
-def test_a_step_left_after_the_last_of_the_layers_that_ran_most(ran):
+def test_a_step_left_where_all_layers_so_far_ran_more_often_than_any_later(ran):
     passes, found = ran["layers/passes"].transpose("run", "prompt", "step", "layer").values, exit_layers(ran)
     for place in np.ndindex(found.shape):
         counts = passes[place].tolist()
-        most = max(counts)
-        assert found[place] == (max(at for at, count in enumerate(counts) if count == most) if most > 0 else -1)
+        exits = [at for at in range(5) if min(counts[: at + 1]) > max(counts[at + 1 :])]
+        assert found[place] == ((exits or [5])[-1] if max(counts) > 0 else -1)
     assert shows(ran) == [False, True, True, False], "a layer skipped in the middle is no exit"
     drafted = ran["steps/drafted"].transpose("run", "prompt", "step").values[2] > 0
     assert set(found[2][drafted].tolist()) == {2}
+
+
+def test_a_layer_that_runs_twice_is_no_exit(study):
+    found = exit_layers(study)
+    assert set(found[4][found[4] >= 0].tolist()) == {29} and set(found[1][found[1] >= 0].tolist()) == {17, 23, 29}
 
 
 @pytest.mark.parametrize(("run", "drafts"), [("exits", False), ("drafts", True)])

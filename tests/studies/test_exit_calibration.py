@@ -129,8 +129,10 @@ def test_what_cannot_be_read_is_refused_and_it_can_be_cancelled(tiny):
 
 @needs_artefact("joint_exit")
 @pytest.mark.bundled(seconds=20)
-def test_joint_exits_of_the_bundled_model_are_nearer_to_what_they_are_sure_of(bundled):
+def test_joint_exits_of_the_bundled_model_are_nearest_to_what_they_are_sure_of(bundled):
+    """The highest probability as the chance that the full model's token is said, over all tokens of the last exit."""
     prompts = [bundled.chat(each) for each in ("Why is the sky blue?", "How is bread made?", "What is a prime number?")]
     found = wb.exit_calibration(bundled, prompts, max_new_tokens=64)["exit_calibration"].isel(target=0)
-    logit, tuned, joint = found["error"].isel(place=slice(0, -1)).mean("place").values.tolist()
-    assert joint < logit and joint < tuned + 0.05
+    logit, tuned, joint = found["error"].isel(place=-2).values.tolist()
+    assert joint < tuned - 0.02 and joint < logit - 0.05, (logit, tuned, joint)
+    assert int(found["tokens"][0, 0]) > 150

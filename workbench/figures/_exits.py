@@ -15,15 +15,18 @@ from workbench.figures._text import Texts, shorten
 
 
 def exit_layers(tree: xr.DataTree) -> np.ndarray:
-    """The block after which every step left (run, prompt, step), -1 where no step was.
+    """The block after which every step left (run, prompt, step), -1 where no step was, the last where it left at none.
 
-    It is the last of those that ran most often in the step: of a draft made by the first layers they ran for every
-    token of it, and the others once; of a token that left they ran, and the others did not.
+    It is the last of which all layers so far ran more often than any later one: of a draft made by the first layers
+    they ran for every token of it, and the others once; of a token that left they ran, and the others did not. Layers
+    that are skipped or run twice in the middle are no exit.
     """
     passes = group(tree, "layers")["passes"].transpose("run", "prompt", "step", "layer").values
-    most = passes.max(-1)
-    last = passes.shape[-1] - 1 - (passes == most[..., None])[..., ::-1].argmax(-1)
-    return np.where(most > 0, last, -1)
+    least = np.minimum.accumulate(passes, -1)[..., :-1]
+    later = np.maximum.accumulate(passes[..., ::-1], -1)[..., ::-1][..., 1:]
+    left, last = least > later, passes.shape[-1] - 1
+    found = np.where(left.any(-1), last - 1 - left[..., ::-1].argmax(-1), last)
+    return np.where(passes.max(-1) > 0, found, -1)
 
 
 def exit_steps(tree: xr.DataTree, run: int, prompt: int) -> pd.DataFrame:

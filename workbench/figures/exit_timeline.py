@@ -87,9 +87,9 @@ def exit_timeline(
     for place, (first_mark, *_) in enumerate(rows):
         first_mark.name = f"panel_{place}"
     panels = [alt.layer(*marks, line).properties(width=WIDTH, height=90) for marks in rows]
-    panels[-1].layer[0].encoding.x.title = "decode step"
+    panels[-1].layer = [each.encode(x=x.title("decode step")) for each in panels[-1].layer]
     title = heading(
-        f"Exit layer, {'acceptance, ' if drafts else ''}and time of every step: {labels(tree)[run]}, prompt {prompt}",
+        f"Exit layer{', acceptance' if drafts else ''} and time of every step: {labels(tree)[run]}, prompt {prompt}",
         "Drag over the upper panel to choose steps: the lowest panels are means of those, by the layer they left at. "
         "Bars of time are cut at the 99th of 100.",
         f"The first {len(table)} of {total} decode steps are shown." if len(table) < total else "",
