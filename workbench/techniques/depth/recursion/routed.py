@@ -16,6 +16,7 @@ from workbench.models import Model
 from workbench.models.device import numbers
 from workbench.models.projection import Projection
 from workbench.models.recursive import Keys, Layout, Recursive
+from workbench.parts.recursive import chosen_depths
 
 
 class Routed(OpenedPolicy):
@@ -61,8 +62,8 @@ class Routed(OpenedPolicy):
         """The first recursion takes every row."""
         odds = self._odds(0, x)
         if self._by_token:
-            probability, place = odds.softmax(-1).max(-1)
-            self._entered = _Entered(list(self._pass.rows), x, probability, place + 1)
+            depths, probability = chosen_depths(odds)
+            self._entered = _Entered(list(self._pass.rows), x, probability, depths)
         else:
             self._entered = _Entered(list(self._pass.rows), x, odds[:, 0].sigmoid(), None)
         return self._entered.rows
