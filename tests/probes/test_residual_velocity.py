@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from workbench import artifacts
 from workbench.models import FAMILIES
 from workbench.models.tiny import tiny
+from workbench.parts.exits import Accelerators, load_accelerated
 from workbench.probes import DepthUse, ResidualContribution, ResidualVelocity
 from workbench.studies.observe import observe
 
@@ -38,6 +40,28 @@ def test_numbers_equal_the_definition(tiny, look, text_ids, family):
             assert float(here.speed) == pytest.approx(float((after - before).norm() / before.norm()), rel=1e-3)
             assert float(here.turn) == pytest.approx(math.acos(min(1, cosine(before, after))) / math.pi, abs=1e-3)
             assert float(here.heading) == pytest.approx(cosine(after - before, end - before), abs=1e-3)
+
+
+def test_the_accelerated_stream_stands_beside_the_slow_one(tiny, look, text_ids, tmp_path):
+    """Up to the first accelerator it is the slow one, between two it makes the same moves."""
+    model = tiny("llama", layers=6)
+    part = Accelerators([1, 3], model.anatomy.width, 3, 5, 8)
+    for parameter in part.parameters():
+        parameter.data.normal_(generator=torch.Generator().manual_seed(2)).mul_(0.1)
+    artifacts.save("accelerated_residual", part.state_dict(), {"model": {"name": model.name}}, tmp_path)
+    weights = str(tmp_path / "accelerated_residual.safetensors")
+    found = velocity(model, text_ids, ResidualVelocity(positions=None, accelerators=weights))
+    stream, lens = look(model, text_ids).residuals, load_accelerated(model, weights)
+    leads = [torch.zeros_like(stream[0])] * 2
+    with torch.inference_mode():
+        leads += [lens.advance(stream[2], 1)] * 2
+        leads += [lens.advance(stream[4], 3, leads[-1])] * 2
+    leads += [torch.zeros_like(stream[0])]
+    for layer in range(-1, 6):
+        fast = (stream[layer + 1] + leads[layer + 1]).double()
+        expected = torch.cosine_similarity(fast, stream[-1].double(), dim=-1)
+        assert found.accelerated.sel(layer=layer).values == pytest.approx(expected.numpy(), abs=1e-4)
+    assert "accelerated" not in velocity(model, text_ids, ResidualVelocity())
 
 
 def test_a_block_that_adds_nothing_does_not_move(tiny, text_ids, monkeypatch):

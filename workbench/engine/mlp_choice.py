@@ -27,10 +27,11 @@ class MlpChoice:
     Attributes
     ----------
     experts_per_token, experts_run : int
-        Experts that a row went through, and how many different ones that were; 0 of a dense block.
+        Experts that a row went through at most, and how many different ones that were; 0 of a dense block.
     spared_flops, spared_bytes : int
         Counted operations of a dense block's MLP that were left out, and bytes of its weights that were not read; of
-        experts that were fetched, what the model's own would have cost more than these.
+        a sparse one what rows with fewer experts did not run, and of experts that were fetched what the model's own
+        would have cost more than these.
     """
 
     experts_per_token = experts_run = spared_flops = spared_bytes = 0
@@ -43,11 +44,19 @@ class MlpChoice:
         if hasattr(policy, "stand_in"):
             self.stand_in = self._stand_in
 
+    @property
+    def own(self) -> bool:
+        """See :class:`workbench.models.block.Choice`."""
+        return self._fetch is None
+
     def experts(self, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`workbench.engine.slots.ExpertsPolicy.choose_experts`."""
         block, policy = self._block, self._policy
         weights, indices = block.route(logits) if policy is None else policy.choose_experts(block, x, logits)
         self.experts_run, self.experts_per_token = 0, indices.shape[1]
+        if policy is not None:
+            none = int((indices == len(block.router.experts)).sum())
+            self.spared_flops += none * block.router.experts[0].flops(1)
         if self._fetch is not None:
             experts, rows = indices.unique(return_counts=True)
             self._asked, self._rows = len(x), dict(zip(experts.tolist(), rows.tolist()))

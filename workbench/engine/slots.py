@@ -6,7 +6,7 @@ methods of the slots that it claims, which lives for one run. The loop calls not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -103,6 +103,13 @@ class StretchPolicy(DepthPolicy, Protocol):
         same, and then names the next one."""
 
 
+class BorrowingPolicy(DepthPolicy, Protocol):
+    """Slot ``depth``, of a policy that lets some layers read the keys and values of others."""
+
+    borrowed: Mapping[int, int]
+    """Layer -> the layer before it whose entries its queries read; it computes and keeps none of its own."""
+
+
 class MlpPolicy(Protocol):
     """Slot ``mlp``."""
 
@@ -130,7 +137,8 @@ class ExpertsPolicy(Protocol):
 
     def choose_experts(self, block: Block, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Weights and indices, each [tokens, any], from router logits [tokens, experts]; ``x`` [tokens, width] are the
-        rows of the residual stream that they came from, before the block's ``mlp_norm``."""
+        rows of the residual stream that they came from, before the block's ``mlp_norm``. A row that has fewer
+        experts than others is filled up with the index ``len(block.router.experts)``: none, neither run nor counted."""
 
 
 class ExpertPlacesPolicy(ExpertsPolicy, Protocol):
@@ -270,7 +278,7 @@ PROTOCOLS: dict[str, type] = {
 """Slot -> what a policy of it has."""
 
 OPTIONAL: dict[str, tuple[type, ...]] = {
-    "depth": (OpenedPolicy, StretchPolicy),
+    "depth": (OpenedPolicy, StretchPolicy, BorrowingPolicy),
     "mlp": (StandInPolicy,),
     "experts": (ExpertPlacesPolicy,),
 }

@@ -17,6 +17,7 @@ _LINES = {
     "speed": ("block", "move / stream"),
     "heading": ("block", "move towards the end"),
     "arrival": ("layer", "cosine with the end"),
+    "accelerated": ("layer", "of the faster stream"),
 }
 
 
@@ -35,7 +36,8 @@ def residual_velocity(tree: xr.DataTree) -> alt.TopLevelMixin:
         f"Velocity of the residual stream of {tree.attrs['model']}",
         f"Medians over {data.sizes['position']} positions; the bands are between the quartiles. Move: its length over "
         "that of the stream before it (logarithmic), and its cosine with the way left to where the stream ends. "
-        "Below: how nearly the stream points there.",
+        "Below: how nearly the stream points there"
+        + (", and one that accelerators bring ahead of it." if "accelerated" in data else "."),
     )
     return alt.vconcat(*panels, _map(tree, data["arrival"], ROWS // 2)).properties(title=title)
 

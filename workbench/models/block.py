@@ -28,8 +28,13 @@ Watch = Callable[[str, Tensor], None]
 class Choice(Protocol):
     """Who decides what runs of a block's MLP; ``x`` [rows, width] is the residual stream that it reads."""
 
+    @property
+    def own(self) -> bool:
+        """Whether the experts that it fetches are the router's own."""
+
     def experts(self, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights and indices of a sparse block's experts, each [rows, any], from router logits [rows, experts]."""
+        """Weights and indices of a sparse block's experts, each [rows, any], from router logits [rows, experts]; see
+        :func:`workbench.models.experts.apply_experts`."""
 
     def fetch(self, expert: int) -> Expert:
         """One of the experts that were chosen."""
@@ -156,6 +161,10 @@ class Block:
         """
         return self.mixer.enter(x if self.attention_norm is None else self.attention_norm(x), rope)
 
+    def queries(self, x: Tensor, rope: Rope | None) -> Tensor:
+        """The queries of :meth:`enter` alone: keys and values are not computed."""
+        return self.mixer.queries(x if self.attention_norm is None else self.attention_norm(x), rope)
+
     def advance(self, x: Tensor, state: RecurrentState) -> Tensor:
         """What a recurrent mixer adds to the residual stream ``x`` [batch, tokens, width]; it leaves ``state`` as it is
         after the last token."""
@@ -256,6 +265,6 @@ class Block:
             weights, indices = self.route(logits)
         else:
             weights, indices = choose.experts(x.reshape(-1, x.shape[-1]), logits)
-        fetch = None if choose is None else choose.fetch
-        out = apply_experts(rows, weights, indices, router, self.shared, self.activation, fetch)
+        fetch, own = (None, True) if choose is None else (choose.fetch, choose.own)
+        out = apply_experts(rows, weights, indices, router, self.shared, self.activation, fetch, own)
         return out.view_as(normed)

@@ -1,14 +1,15 @@
-"""What some neurons of a dense MLP make of some rows, and what something else makes of the others."""
+"""What some neurons of a dense MLP make of some rows, what something else makes of the others, and blocks of some."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from workbench.models.projection import product_of_some, some_inputs
+from workbench.models.projection import product_of_some, some_inputs, some_outputs
 
 if TYPE_CHECKING:
     from workbench.models.block import Block, Choice
@@ -72,6 +73,14 @@ def _by_row(block: Block, normed: Tensor, chosen: Tensor) -> Tensor:
 
 def _inner(block: Block, normed: Tensor, chosen: Tensor) -> Tensor:
     """Activations [..., chosen] of some neurons."""
-    neurons = block.down.weight.shape[1]
-    rows = torch.cat((chosen, chosen + neurons)) if block.gated else chosen
-    return block.activation(product_of_some(block.up, normed, rows), block.gated)
+    return block.activation(product_of_some(block.up, normed, rows_of(block, chosen)), block.gated)
+
+
+def rows_of(block: Block, chosen: Tensor) -> Tensor:
+    """Outputs of a block's ``up`` that some neurons are made of, int Tensor: two each where the MLP is gated."""
+    return torch.cat((chosen, chosen + block.down.weight.shape[1])) if block.gated else chosen
+
+
+def narrowed(block: Block, kept: Tensor) -> Block:
+    """A dense block with the neurons ``kept`` (int Tensor) alone."""
+    return replace(block, up=some_outputs(block.up, rows_of(block, kept)), down=some_inputs(block.down, kept))

@@ -9,7 +9,7 @@ from workbench.engine import Decoder
 from workbench.errors import SettingError
 from workbench.models import FAMILIES
 from workbench.models.tiny import tiny
-from workbench.parts.exits import load_lens
+from workbench.parts.exits import load_accelerated, load_lens
 from workbench.techniques import ConfidenceExit, DynamicExitLayer, Goodput, SelfSpeculative
 from workbench.techniques.draft.self_speculative import Threshold
 from workbench_kernels.arithmetic import compiled
@@ -120,6 +120,35 @@ def test_an_exit_that_is_not_sure_costs_its_head_alone():
         assert (step.flops - other.flops, step.bytes - other.bytes) == (head.flops(1), head.bytes(1))
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_an_accelerated_exit_drafts_what_its_stream_says_and_is_exact(family):
+    """Replayed by hand: the stream of each token is followed through the layers that draft, and counted."""
+    model = tiny(family)
+    technique = SelfSpeculative(exit_layer=3, lens="untrained", accelerated=True, draft=3, threshold=0, vocabulary=0)
+    steps, plain = run(model, PROMPT, [technique]), run(model, PROMPT)
+    assert tokens_of(steps) == tokens_of(plain)
+    lens, text = load_accelerated(model, "untrained"), list(PROMPT)
+    for step in steps:
+        if step.drafted:
+            drafted, slow = [token for token, *_ in step.nodes], Decoder(model)
+            slow.prefill(text[:-1])
+            with torch.inference_mode(), slow.open([text[-1], *drafted]) as opened:
+                lead = None
+                for layer in range(3):
+                    opened.run(until=layer + 1)
+                    lead = lens.advance(opened.x[0], layer, lead)
+                said = model.anatomy.unembed(opened.x[0] + lead).argmax(-1)
+            assert said[:-1].tolist() == drafted
+            accelerators = sum(lens.seeing(layer, 1)[0] for layer in range(3))
+            head = 2 * model.anatomy.width * model.anatomy.vocabulary
+            slow.reset_counts()
+            for token in [text[-1], *drafted]:
+                slow.forward([token])
+            assert step.flops - slow.flops == len(drafted) * (accelerators + head)
+        text += step.tokens
+    assert sum(step.drafted for step in steps) > 3
+
+
 def test_the_threshold_follows_the_paper_s_rule():
     threshold, value, accepted = Threshold(0.5, 0.8), 0.5, 0.0
     for drafted, kept in ((4, 4), (2, 2), (4, 4), (3, 0), (4, 3)):
@@ -151,6 +180,11 @@ def test_an_exit_that_leaves_nothing_to_verify_is_refused():
     for exit_layer in (4, 0.9, 30):
         with pytest.raises(SettingError, match="take 1 … 3"):
             workbench.generate(tiny("llama"), PROMPT, [SelfSpeculative(exit_layer=exit_layer)])
+
+
+def test_a_broken_number_of_layers_is_refused():
+    with pytest.raises(SettingError, match=r"exit_layer=1.7 is no number of layers: take 1 … 3, or a share below 1"):
+        workbench.generate(tiny("llama"), PROMPT, [SelfSpeculative(exit_layer=1.7)])
 
 
 @pytest.mark.bundled

@@ -8,6 +8,7 @@ nostalgebraist, interpreting GPT: the logit lens, 2020 (no arXiv id).
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -58,6 +59,19 @@ class Lens(abc.ABC):
     def bytes(self, layer: int, rows: int) -> int:
         """Bytes of weights that :meth:`stream` reads."""
 
+    def followed(self, layer: int) -> Sequence[int]:
+        """Layers, increasing, after which the lens has to :meth:`see` rows before it reads them after ``layer``; none
+        for one that goes by that stream alone."""
+        return ()
+
+    def see(self, x: Tensor, layer: int) -> None:
+        """Follow rows, whose stream after a layer is ``x`` [rows, width], from one of these layers to the next."""
+        raise NotImplementedError(f"{type(self).__name__} reads a stream as it comes, and follows none")
+
+    def seeing(self, layer: int, rows: int) -> tuple[int, int]:
+        """Operations of :meth:`see`, and bytes of weights that it reads."""
+        return 0, 0
+
     def head(self, layer: int, tokens: int = 0) -> LensHead:
         """What gives logits of the stream after a layer.
 
@@ -98,13 +112,14 @@ class LensHead:
     layer : int
     vocabulary : int Tensor [tokens] or None
         Which token each logit is of; None where it is the one of that place.
+    unembedding : LinearMap
     all_tokens : bool
         Whether there is a logit for every token.
     """
 
     def __init__(self, lens: Lens, layer: int, head: LinearMap, vocabulary: Tensor | None) -> None:
         self.lens, self.layer, self.vocabulary = lens, layer, vocabulary
-        self._head, self.all_tokens = head, head is lens.anatomy.head
+        self.unembedding, self.all_tokens = head, head is lens.anatomy.head
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits [..., tokens] of ``x`` [..., width]."""
@@ -113,15 +128,15 @@ class LensHead:
     def read(self, stream: Tensor) -> Tensor:
         """Logits [..., tokens] of what :meth:`Lens.stream` gave."""
         anatomy = self.lens.anatomy
-        return anatomy.finish(self._head(anatomy.final_norm(stream)))
+        return anatomy.finish(self.unembedding(anatomy.final_norm(stream)))
 
     def flops(self, rows: int) -> int:
         """Operations of so many rows, a multiply-add counted as two."""
-        return self.lens.flops(self.layer, rows) + self._head.flops(rows)
+        return self.lens.flops(self.layer, rows) + self.unembedding.flops(rows)
 
     def bytes(self, rows: int) -> int:
         """Bytes of weights that so many rows read."""
-        return self.lens.bytes(self.layer, rows) + self._head.bytes(rows)
+        return self.lens.bytes(self.layer, rows) + self.unembedding.bytes(rows)
 
 
 class LogitLens(Lens):

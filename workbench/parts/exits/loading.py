@@ -29,8 +29,11 @@ def load_lens(model: Model, weights: str = "bundled") -> Lens:
         A SettingError: there is no tuned lens for this model, or the file is of something else. It says how to train
         one; ``logit`` needs none.
     """
-    if weights == "logit":
-        return LogitLens(model)
+    return LogitLens(model) if weights == "logit" else TunedLens(model, tuned_maps(model, weights))
+
+
+def tuned_maps(model: Model, weights: str = "bundled") -> Translators:
+    """The maps of a tuned lens of ``model``, as :func:`load_lens` finds them."""
     sizes = model.layers, model.anatomy.width, _UNTRAINED_RANK, model.anatomy.vocabulary
     tensors = part_tensors(NAME, model, weights, functools.partial(Translators, *sizes))
-    return TunedLens(model, Translators.of(tensors, model))
+    return Translators.of(tensors, model)

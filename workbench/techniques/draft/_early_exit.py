@@ -22,9 +22,13 @@ def layer_of(exit_layer: float, layers: int) -> int:
     Raises
     ------
     SettingError
-        If none would be left to verify.
+        If it is neither, or none would be left to verify.
     """
-    chosen = max(1, round(exit_layer * layers)) if exit_layer < 1 else round(exit_layer)
+    if exit_layer >= 1 and exit_layer != int(exit_layer):
+        raise SettingError(
+            f"exit_layer={exit_layer:g} is no number of layers: take 1 … {layers - 1}, or a share below 1 of all"
+        )
+    chosen = max(1, round(exit_layer * layers)) if exit_layer < 1 else int(exit_layer)
     if chosen >= layers:
         raise SettingError(
             f"exit_layer={exit_layer:g} leaves none of {layers} layers to verify: take 1 … {layers - 1}, or a share"
@@ -76,8 +80,10 @@ class EarlyExit:
             At every row on its way, in the order of the layers; none behind ``layer``.
         """
         tokens, confidence, drawn = list[int](), list[float](), list[Tensor]()
+        follow = [self._look(after) for after in self._lens.followed(layer - 1)]
+        every = sorted([*looks, *follow], key=lambda look: look.layer)
         try:
-            for look in looks:
+            for look in every:
                 opened.run(look.layer)
                 look.see(opened)
             opened.run(layer)
@@ -96,12 +102,26 @@ class EarlyExit:
                 drawn += [] if distribution is None else [distribution]
                 tokens.append(token)
                 confidence.append(chance)
-                # The last one too: it is verified from the exit layer's row, as the others are.
-                opened.more([token], looks=looks)
+                # The last one too, though no lens reads it: it is verified from the exit layer, as the others are.
+                opened.more([token], looks=every if len(tokens) < length else looks)
         except BaseException:
             opened.close()
             raise
         return Draft(tokens, None, torch.stack(drawn) if drawn else None, confidence=confidence, paused=opened)
+
+    def _look(self, layer: int) -> Look:
+        """Lets the lens see the newest tokens after a layer."""
+
+        def see(opened: Pass) -> None:
+            # Rows of earlier text may have joined in front, and a token may have left: neither is read here.
+            x = opened.x[0, sum(row < 0 for row in opened.rows) :]
+            if len(x):
+                ledger = opened.decoder.ledger
+                ledger.count(DRAFT, *self._lens.seeing(layer, len(x)))
+                with ledger.timed(DRAFT):
+                    self._lens.see(x, layer)
+
+        return Look(layer + 1, see)
 
     def head(self, layer: int) -> LensHead:
         """What reads the stream before block ``layer``."""

@@ -4,7 +4,8 @@ Paper
 -----
 Elhoushi et al., LayerSkip: Enabling Early Exit Inference and Self-Speculative Decoding, 2024, arXiv 2404.16710. How
 a draft ends: Zhang et al., Draft & Verify: Lossless Large Language Model Acceleration via Self-Speculative Decoding,
-2023, arXiv 2309.08168.
+2023, arXiv 2309.08168. A stream that runs ahead of the exit (``accelerated``): Bhendawade et al., M2R2: Mixture of
+Multi-Rate Residuals for Efficient Transformer Inference, 2025, arXiv 2502.02040.
 
 Source
 ------
@@ -26,7 +27,8 @@ LayerSkip trains the model, with layer dropout and a loss at every exit; here it
 trained is the lens. Its own code drafts a fixed number of tokens: ``threshold`` 0. Draft & Verify verifies the token at
 which drafting ends too (``keep_last``), which is seldom kept, and looks at the probability of the token drawn. It skips
 sublayers that Bayesian optimisation chooses, all along the model, and can reuse nothing but the layers before the first
-of them; of it only the end of a draft is here. What is drafted does not pass the slot ``logits``.
+of them; of it only the end of a draft is here. M2R2 drafts with attention of its own over the same keys and values; see
+:mod:`workbench.parts.exits.accelerated`. What is drafted does not pass the slot ``logits``.
 """
 
 from __future__ import annotations
@@ -37,8 +39,8 @@ from typing import Annotated, Self
 from pydantic import Field
 
 from workbench.engine import Decoder, Draft, Run, Verification
-from workbench.parts.exits import Lens, load_lens
-from workbench.settings import outside, settings
+from workbench.parts.exits import Lens, LensName, Vocabulary, load_accelerated, load_lens
+from workbench.settings import settings
 from workbench.techniques._technique import register
 from workbench.techniques.draft._drafter import Drafter, DraftTechnique
 from workbench.techniques.draft._early_exit import EarlyExit, layer_of
@@ -63,6 +65,9 @@ class SelfSpeculative(DraftTechnique):
         Whether a token that is not sure is the last of its draft, or left out of it.
     lens : str
         What reads the exit: ``bundled``, the tuned lens; ``logit``, the untrained logit lens; ``untrained``; a file.
+    accelerated : bool
+        Whether ``lens`` names the accelerators of a stream that runs ahead of the model's own: bundled, untrained, or a
+        file; with ``logit`` nothing is accelerated.
     vocabulary : int
         So many of the most frequent tokens can be drafted, which makes the exit cheaper; 0 for all.
     """
@@ -72,17 +77,18 @@ class SelfSpeculative(DraftTechnique):
     threshold: Annotated[float, Field(ge=0, le=1, description="probability below which a draft ends")] = 0.5
     target: Annotated[float, Field(ge=0, le=1, description="acceptance to move the threshold towards; 0: fixed")] = 0.0
     keep_last: Annotated[bool, Field(description="a token that is not sure is the last of its draft")] = False
-    lens: Annotated[str, outside("lens", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
-    vocabulary: Annotated[int, Field(ge=0, le=1_000_000, description="frequent tokens that can be drafted; 0: all")] = (
-        8192
-    )
+    lens: LensName = "bundled"
+    accelerated: Annotated[bool, Field(description="read the exit through the accelerated stream")] = False
+    vocabulary: Vocabulary = 8192
 
     segments = True
     paper = "Elhoushi et al., LayerSkip, 2024, arXiv 2404.16710; Zhang et al., Draft & Verify, 2023, arXiv 2309.08168"
 
     def drafter(self, run: Run) -> _Self:
         layer = layer_of(self.exit_layer, run.model.layers)
-        return _Self(self, layer, load_lens(run.model, self.lens), run)
+        ahead = self.accelerated and self.lens != "logit"
+        lens = load_accelerated(run.model, self.lens) if ahead else load_lens(run.model, self.lens)
+        return _Self(self, layer, lens, run)
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
@@ -90,6 +96,7 @@ class SelfSpeculative(DraftTechnique):
             cls(exit_layer=0.75, threshold=0, lens="logit"),
             cls(exit_layer=1, draft=3, lens="untrained", vocabulary=50),
             cls(exit_layer=0.5, draft=6, threshold=0.1, target=0.8, keep_last=True, lens="logit"),
+            cls(exit_layer=0.75, threshold=0.05, lens="untrained", accelerated=True),
         )
 
     @classmethod
