@@ -193,7 +193,8 @@ class Block:
         """
         stand_in = None if self.router is not None else getattr(choose, "stand_in", None)
         if stand_in is not None and (other := stand_in(x.reshape(-1, x.shape[-1]))) is not None:
-            return some_rows(self, x, *other, choose)
+            own, added = other
+            return some_rows(self, x, own, added, choose)
         normed = x if self.mlp_norm is None else self.mlp_norm(x)
         if self.router is not None:
             out = self._experts(x, normed, watch, choose)

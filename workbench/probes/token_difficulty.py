@@ -118,9 +118,7 @@ class _Reader(Reader):
                 model.layers, searched, budgets, probe.beam,
             )  # fmt: skip
             losses[:, column], big = found.numpy(), big + (ways[-1] == BIG).numpy()
-        logits = model.anatomy.unembed(self._last).float()
-        right = self._tokens[[place + 1 for place in places], None]
-        whole = (logits.logsumexp(-1) - logits.gather(1, right)[:, 0]).cpu().numpy() if places else losses[0]
+        whole = self._whole_loss() if places else losses[0]
         variables = {
             "loss": variable("budget token", losses, "nats", "least loss of the next token"),
             "whole_loss": variable("token", whole, "nats", "loss of the next token, all MLPs big"),
@@ -133,3 +131,8 @@ class _Reader(Reader):
             | axis("block", np.arange(model.layers), "layer", "block")
         )
         return xr.Dataset(variables, coordinates, {"searched": searched, "beam": probe.beam})
+
+    def _whole_loss(self) -> np.ndarray:
+        logits = self._model.anatomy.unembed(self._last).float()
+        right = self._tokens[[place + 1 for place in self._places], None]
+        return (logits.logsumexp(-1) - logits.gather(1, right)[:, 0]).cpu().numpy()

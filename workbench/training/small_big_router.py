@@ -63,7 +63,7 @@ class SmallBigRouter(Recipe):
     steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 300
     batch: Annotated[int, Field(ge=1, description="texts of a step")] = 2
     length: Annotated[int, Field(ge=8, description="tokens of a text")] = 256
-    learning_rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 5e-3
+    learning_rate: Annotated[float, Field(gt=0, description="peak learning rate")] = 3e-2
     small: Annotated[str, Field(min_length=1, description="small MLPs: bundled, untrained, or a file")] = "bundled"
     budget: Annotated[float, Field(ge=0, le=1, description="share that may take the big MLP")] = 0.7
     penalty: Annotated[float, Field(ge=0, description="nats for the squared excess")] = 50.0

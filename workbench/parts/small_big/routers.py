@@ -16,7 +16,7 @@ from workbench.parts.small_big.small import check_fit
 ROUTER = "small_big_router"
 """Recipe and artefact."""
 
-_BIAS = -2.0, 0.0, 0.0  # none is what hurts most
+_BIAS = -2.0, 0.0, 0.127  # none is what hurts most; the big one has a chance of a half
 
 
 class Routers(nn.Module):
@@ -27,18 +27,26 @@ class Routers(nn.Module):
     width : int
         Of the residual stream.
     layers : iterable of int
+    spread : float
+        Standard deviation of the log-odds of rows to begin with; all rows begin alike without.
+
+    Notes
+    -----
+    Weights are over the width: a step of the optimiser, which is as large for a weight as for a bias, would else turn
+    the log-odds of every row by more than all that is to be learned.
     """
 
-    def __init__(self, width: int, layers: Iterable[int]) -> None:
+    def __init__(self, width: int, layers: Iterable[int], spread: float = 0.0) -> None:
         super().__init__()
         self.router = nn.ModuleDict({str(layer): nn.Linear(width, 3) for layer in layers})
         with torch.no_grad():
             for each in self.router.values():
+                each.weight.normal_().mul_(spread * width**0.5)
                 each.bias.copy_(torch.tensor(_BIAS))
 
     def forward(self, layer: int, normed: Tensor) -> Tensor:
         """Log-odds [..., 3] of none, small and big, from what the layer's ``up`` multiplies [..., width]."""
-        return self.router[str(layer)](normed)
+        return self.router[str(layer)](normed / normed.shape[-1])
 
 
 def router_maps(model: Model, weights: str = "bundled") -> dict[int, Projection]:
@@ -56,12 +64,12 @@ def router_maps(model: Model, weights: str = "bundled") -> dict[int, Projection]
         If the model has no dense MLP, or the file does not fit it.
     """
     layers, width = dense_neurons(model), model.anatomy.width
-    tensors = part_tensors(ROUTER, model, weights, lambda: Routers(width, layers))
+    tensors = part_tensors(ROUTER, model, weights, lambda: Routers(width, layers, 0.5))
     with torch.device("meta"):
         check_fit(ROUTER, model, Routers(width, layers).state_dict(), tensors)
     multiply = model.anatomy.multiply
     return {
-        layer: Projection(tensors[f"router.{layer}.weight"], tensors[f"router.{layer}.bias"], multiply)
+        layer: Projection(tensors[f"router.{layer}.weight"] / width, tensors[f"router.{layer}.bias"], multiply)
         for layer in layers
     }
 

@@ -26,6 +26,7 @@ is :func:`workbench.studies.routing_gap.routing_gap`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Self
 
 import torch
@@ -84,8 +85,8 @@ class SmallBigRouter(Technique):
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
-        made = {"weights": "untrained", "small": "untrained"}
-        return cls(**made), cls(chance=0.6, **made)
+        made = cls(weights="untrained", small="untrained")
+        return made, replace(made, chance=0.6)
 
 
 class _Big(MlpPolicy):
