@@ -47,7 +47,8 @@ def test_the_acceptance_head_belongs_to_the_draft_model_and_says_what_it_is_wort
 def test_every_card_says_how_the_part_does_on_pages_it_was_not_trained_on():
     for file in artifacts.folder().glob("*.safetensors"):
         other = artifacts.card(file)["other_pages"]
-        assert other["data"]["texts"] >= 40 and "load_prompts" in other["data"]["sources"]
+        assert other["data"]["texts"] >= 40
+        assert any(name in other["data"]["sources"] for name in ("load_prompts", "held_out_functions"))
         assert set(other["result"]) == {key.removeprefix("held_out_") for key in artifacts.card(file)["result"]}
 
 

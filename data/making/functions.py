@@ -56,7 +56,9 @@ def make() -> list[Prompt]:
             place = cut(once[name])
             metadata = {"source": f"Python standard library, {module}.{name}", "licence": "PSF-2.0", "module": module,
                         "python": platform.python_version()}  # fmt: skip
-            start, rest = "".join(lines[:place]), "".join(lines[place:])
+            # A tokenizer joins the end of a line and the spaces after it: they stand on the same side of the cut.
+            start = "".join(lines[:place]).rstrip("\n")
+            rest = once[name][len(start) :]
             found.append(Prompt(f"{module}.{name}", start, rest, "code_completion", chat=False, metadata=metadata))
     return found
 

@@ -14,7 +14,7 @@ import os
 import torch
 from torch import Tensor
 
-from workbench_kernels import activation, few_rows, native, rms_norm, rotary
+from workbench_kernels import activation, few_experts, few_rows, native, rms_norm, rotary
 from workbench_kernels.dispatch import BackendUnavailable
 from workbench_kernels.tree_attention import native as attention
 
@@ -44,6 +44,7 @@ def unavailable(dtype: torch.dtype) -> str:
         attention.compiled(dtype)
         for kind in activation.KINDS:
             activation.compiled(kind, dtype)
+            few_experts.compiled(kind, dtype)
         for weight in {dtype, torch.float32}:
             if rms_norm.compiled(dtype, weight) is None or rotary.compiled(dtype, weight) is None:
                 return "norm or rotation cannot be compiled here"

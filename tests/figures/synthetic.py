@@ -258,6 +258,7 @@ def frontier(count: int = 4, prompts: int = 6, references: int = 6, model: str =
     for name, values in (
         ("layers_saved", saved), ("flops_saved", saved - 0.05), ("rouge_l", 1 - saved**2),
         ("rouge_l_reference", 0.4 - saved / 3), ("reference_lost", saved / 2), ("written", 1 - saved / 3),
+        ("stopped", saved / 2),
     ):  # fmt: skip
         for end, off in (("", 0), ("_low", -0.02), ("_high", 0.02)):
             data[name + end] = variable("setting", values + off, "1", name)

@@ -144,7 +144,7 @@ def test_a_frontier_shows_both_what_is_left_of_the_full_models_answers_and_of_th
     tree = synthetic.frontier()
     spec = figures.exit_frontier(tree, layers=0.3).to_dict()
     points = next(table for table in spec["datasets"].values() if "setting" in table[0])
-    assert len(points) == 8 and {row["kind"] for row in points[4:]} == {"the reference, of the full model's"}
+    assert len(points) == 8 and {row["kind"] for row in points[4:]} == {"the reference"}
     data = tree["exit_frontier"]
     assert [row["left"] for row in points[:4]] == pytest.approx(data.rouge_l.values.tolist(), rel=1e-4)
     assert [row["left"] for row in points[4:]] == pytest.approx((1 - data.reference_lost.values).tolist(), rel=1e-4)

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from helpers import random_tokens
 
 from workbench import figures
 from workbench.errors import TraceError
+from workbench.probes import ExpertCoactivation
+from workbench.studies.observe import observe
 
 
 def rows(chart, which=0):
@@ -97,6 +100,16 @@ def test_experts_can_be_chosen_by_layer(seen):
     row = next(row for row in rows(figures.expert_coactivation(seen)) if row["layer"] == 6 and row["expert"] == 3)
     np.testing.assert_allclose(row["rates"], data["coactivation"].sel(layer=6, expert=3), rtol=6e-3)
     assert row["load"] == pytest.approx(float(data["load"].sel(layer=6, expert=3)), rel=1e-4)
+
+
+def test_a_pair_of_experts_is_shown_beside_what_chance_gives(tiny):
+    seen = observe(tiny("olmoe"), random_tokens(40), [ExpertCoactivation()])
+    spec = figures.expert_coactivation(seen).to_dict()
+    row = next(row for row in rows(figures.expert_coactivation(seen)) if row["layer"] == 2 and row["expert"] == 3)
+    expected = seen["probes/expert_coactivation"]["expected"].sel(layer=2, expert=3)
+    np.testing.assert_allclose(row["chances"], expected, rtol=6e-3, atol=1e-9)
+    titles = [tip.get("title") for tip in spec["hconcat"][0]["encoding"]["tooltip"]]
+    assert titles[-2:] == ["by chance, of experts loaded so", "beyond chance"]
 
 
 def test_experts_of_a_dense_layer_are_refused(seen):

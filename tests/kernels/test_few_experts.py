@@ -1,5 +1,7 @@
 """The kernel of several experts against its definition, and bit for bit against single steps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from processors import TAKEN_AWAY
@@ -8,8 +10,8 @@ from workbench.models.activation import Activation
 from workbench.models.experts import Expert, Router, _expert_by_expert, _pair_by_pair
 from workbench.models.projection import Projection
 from workbench_kernels.activation import KINDS
-from workbench_kernels.few_experts import BackendUnavailable, compiled, few_experts
-from workbench_kernels.few_experts.reference import few_experts as reference
+from workbench_kernels.few_experts import BackendUnavailable, FewExperts, compiled
+from workbench_kernels.few_experts.reference import reference_experts
 
 try:
     compiled("silu", torch.float32)
@@ -30,19 +32,17 @@ def made(width, inner, dtype, tokens=3, experts=5):
 @pytest.mark.parametrize("flags", TAKEN_AWAY.values(), ids=TAKEN_AWAY)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_the_sum_over_pairs(kind, dtype, flags):
+def test_it_is_the_sum_over_a_row_s_experts(kind, dtype, flags):
     try:
         compiled(kind, dtype, *flags)
     except BackendUnavailable as error:
         pytest.skip(f"this compiler does not know such a processor: {error}")
     for width, inner in SIZES:
         rows, gate_up, down = made(width, inner, dtype)
-        tokens, experts = [0, 1, 0, 2, 0], [0, 0, 3, 4, 4]
-        weights = torch.tensor([0.5, 1.5, -1.0, 0.25, 2.0], dtype=dtype)
-        each = [gate_up[expert] for expert in experts], [down[expert] for expert in experts]
-        found = few_experts(rows, tokens, *each, weights, kind, *flags)
-        wide = [[one.double() for one in several] for several in each]
-        expected = reference(rows.double(), tokens, *wide, weights.double(), kind)
+        indices = torch.tensor([[3, 0, 3], [0, 5, 5], [5, 4, 2]])  # 5 is none, and 3 counts twice
+        weights = torch.randn(3, 3, generator=torch.Generator().manual_seed(inner)).to(dtype)
+        found = FewExperts(gate_up, down, kind, *flags)(rows, indices, weights)
+        expected = reference_experts(gate_up.double(), down.double(), kind, rows.double(), indices, weights.double())
         tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.06}
         torch.testing.assert_close(found.double(), expected, **tolerance)
 
@@ -78,11 +78,26 @@ def test_it_is_single_steps_bit_for_bit(dtype):
         assert asked == 3 * single == 3 * sorted(set(single)), "each expert is fetched once"
 
 
-def test_rows_without_any_expert_are_zero():
+def test_experts_whose_products_are_formed_otherwise_take_the_steps():
+    """A bias, another map, another way to multiply, experts of two sizes: the kernel knows none of them."""
+    _, gate_up, down = made(32, 8, torch.float32)
+    plain = [Expert(Projection(up), Projection(out)) for up, out in zip(gate_up, down, strict=True)]
+    others = (
+        replace(plain[0], gate_up=Projection(gate_up[0], torch.zeros(16))),
+        replace(plain[0], down=Projection(down[0], None, torch.nn.functional.linear)),
+        replace(plain[0], down=Projection(down[0].t().contiguous().t())),
+        Expert(Projection(gate_up[0, :8]), Projection(down[0, :, :4].contiguous())),
+    )
+    for other in others:
+        assert not Router(Projection(gate_up[0, :5]), [*plain, other], 2, False).plain
+
+
+def test_rows_without_any_expert_are_zero_and_none_but_the_chosen_are_read():
     rows, gate_up, down = made(32, 8, torch.float32)
-    found = few_experts(rows, [1], [gate_up[0]], [down[0]], torch.ones(1), "silu")
-    assert (found[[0, 2]] == 0).all() and (found[1] != 0).any()
-    assert (few_experts(rows, [], [], [], torch.ones(0), "silu") == 0).all()
+    gate_up[1:], down[1:] = torch.nan, torch.nan
+    found = FewExperts(gate_up, down, "silu")(rows, torch.tensor([[5], [0], [5]]), torch.ones(3, 1))
+    assert (found[[0, 2]] == 0).all() and (found[1] != 0).any() and found.isfinite().all()
+    assert FewExperts(gate_up, down, "silu")(rows[:0], torch.ones(0, 2).long(), torch.ones(0, 2)).shape == (0, 32)
 
 
 def test_other_dtypes_and_activations_have_none():

@@ -100,7 +100,7 @@ def test_the_batched_forward_is_the_formula_token_by_token(routing, keys):
 
 @pytest.mark.parametrize("keys", ["recursion", "shared"])
 def test_capacity_takes_the_best_of_those_still_there(keys):
-    part, (tokens, real) = part_of("expert", keys), texts((6, 12))
+    part, (tokens, real) = part_of("expert", keys).train(), texts((6, 12))
     _, routed = part(tokens, real, torch.tensor([1, 2 / 3, 1 / 3]))
     assert [active.sum(1).tolist() for active in routed.active] == [[6, 12], [4, 8], [2, 4]]
     for earlier, later in zip(routed.active, routed.active[1:]):
@@ -108,6 +108,10 @@ def test_capacity_takes_the_best_of_those_still_there(keys):
     loss, foretold = routed.foretelling()
     assert loss > 0 and 0 < foretold < 1
     assert routed.shares() == pytest.approx([1, 12 / 18, 6 / 18])
+    _, judged = part.eval()(tokens, real, torch.tensor([1, 2 / 3, 1 / 3]))
+    _, alone = part(tokens, real)
+    assert all(torch.equal(one, other) for one, other in zip(judged.active, alone.active)), "capacity only compares"
+    assert judged.shares() != routed.shares() and 0 < judged.foretelling()[1] < 1
 
 
 def test_the_fixed_one_is_the_llama_it_unrolls_to():
@@ -127,7 +131,7 @@ def test_costs_follow_what_ran():
     tokens, real = texts((12, 12))
     cost = {}
     for routing, keys in KINDS:
-        part = part_of(routing, keys)
+        part = part_of(routing, keys).train()
         with torch.no_grad():
             _, routed = part(tokens, real, torch.tensor([1, 2 / 3, 1 / 3]))
         cost[routing, keys] = part.flops(routed)

@@ -12,7 +12,7 @@ from workbench import figures, trace
 from workbench.errors import SettingError
 from workbench.metrics import mean_interval, rouge_l, rouge_l_tokens
 from workbench.tasks import Prompt
-from workbench.techniques import ConfidenceExit
+from workbench.techniques import CompletionStop, ConfidenceExit
 
 PROMPTS = [random_tokens(10, seed) for seed in range(6)]
 SMALL = {"lens": "untrained", "first": 0.2, "every": 1, "vocabulary": 0}
@@ -79,6 +79,26 @@ def test_references_are_compared_with_as_far_as_answers_reach(bundled):
     assert found.attrs["references"] == 1 and found.attrs["prompts"] == 2
     assert float(found.rouge_l_reference[0]) == float(found.rouge_l_reference[1]) == pytest.approx(wanted)
     assert json.loads(found.attrs["settings"])[1].startswith("confidence_exit")
+
+
+@pytest.mark.bundled
+def test_answers_that_end_early_are_judged_by_what_the_full_model_would_have_said(bundled):
+    code = [Prompt(str(place), "def add(a, b):\n" * (1 + place), text, "code_completion", chat=False)
+            for place, text in enumerate(["    return a + b\n"] * 2 + ["nothing like it"] * 2)]  # fmt: skip
+    ends = CompletionStop(exit_above=1, stop_above=0.0, weights="untrained", lens="untrained")
+    data = wb.exit_frontier(bundled, {"never": ConfidenceExit.neutral(), "ends": ends}, code, 6)["exit_frontier"]
+    whole = [list(wb.generate(bundled, prompt.prompt, max_new_tokens=6)) for prompt in code]
+    short = [len(list(wb.generate(bundled, prompt.prompt, [ends], max_new_tokens=6))) for prompt in code]
+    early = np.array([count < len(steps) for count, steps in zip(short, whole)])
+    real = np.array([
+        rouge_l(bundled.decode(said(bundled, steps)), bundled.decode(bundled.encode(prompt.reference)[:6]))
+        for prompt, steps in zip(code, whole)
+    ])  # fmt: skip
+    assert early.any() and float(data.stopped[2]) == pytest.approx(early.mean()) and float(data.stopped[1]) == 0
+    assert float(data.stopped_reference[2]) == pytest.approx(real[early].mean())
+    kept = real[~early].mean() if not early.all() else np.nan
+    np.testing.assert_allclose(float(data.kept_reference[2]), kept)
+    assert np.isnan(data.stopped_reference[1]) and float(data.kept_reference[1]) == pytest.approx(real.mean())
 
 
 def test_its_figure_has_a_point_for_every_setting(found):

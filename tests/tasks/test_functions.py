@@ -30,10 +30,11 @@ def test_nothing_that_is_held_out_is_learned_from():
 
 def test_every_function_is_cut_where_a_statement_begins_and_is_whole_with_its_rest():
     for prompt in held_out_functions():
-        assert prompt.prompt.endswith("\n") and prompt.reference.strip() and not prompt.chat
+        assert prompt.prompt[-1] != "\n" == prompt.reference[0] and prompt.reference.strip() and not prompt.chat
         [function] = ast.parse(prompt.prompt + prompt.reference).body
         assert isinstance(function, ast.FunctionDef) and prompt.id.endswith(f".{function.name}")
-        line = prompt.prompt.count("\n") + 1
+        before = len(prompt.reference) - len(prompt.reference.lstrip("\n"))
+        line = prompt.prompt.count("\n") + before + 1
         assert line in {node.lineno for node in ast.walk(function) if isinstance(node, ast.stmt)}
         assert prompt.metadata["licence"] == "PSF-2.0"
     stated = files("workbench_data").joinpath("prompts", "SOURCES.md").read_text(encoding="utf-8")

@@ -12,7 +12,15 @@ from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.models.tiny import tiny
 from workbench.parts.exits import load_lens
-from workbench.training import RECIPES, CompletionStop, DataSettings, completion_stop, function_texts, train
+from workbench.training import (
+    RECIPES,
+    CompletionStop,
+    DataSettings,
+    completion_stop,
+    function_texts,
+    train,
+    unseen_functions,
+)
 from workbench.training.loop import Training
 from workbench.training.writing import write_texts
 
@@ -97,6 +105,9 @@ def test_functions_are_held_out_by_module_and_their_openings_are_not_foreseen():
     assert len(function_texts(model, 30).tokens) == 30
     one, other = (function_texts(model, seed=seed) for seed in (0, 1))
     assert torch.equal(one.tokens, other.tokens) and not torch.equal(one.held_out, other.held_out)
+    unseen = unseen_functions(model, 20)
+    assert len(unseen.tokens) == unseen.facts["texts"] == 20 and not unseen.held_out.any()
+    assert not {tuple(row) for row in unseen.tokens.tolist()} & {tuple(row) for row in data.tokens.tolist()}
     with raises(SettingError, match="no tokenizer"):
         function_texts(tiny("llama"))
 

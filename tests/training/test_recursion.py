@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from workbench.errors import SettingError
 from workbench.models.tiny import tiny
 from workbench.parts.recursive import Routed
 from workbench.training import RECIPES, RecursionExpert, RecursionToken, TrainingData
@@ -36,8 +37,7 @@ def test_the_auxiliary_losses_are_their_formulas():
     expected = 3 * sum(float(chosen[depth] * probability[:, depth].mean()) for depth in range(3))
     assert float(routed.balance()) == pytest.approx(expected, rel=1e-5)
     odds, taken = torch.randn(2, 9, generator=generator), torch.rand(2, 9, generator=generator) > 0.5
-    routed.decided(0, odds, real, real)
-    routed.decided(1, odds, real, taken & real)
+    routed.decided(odds[real], taken[real])
     loss, foretold = routed.foretelling()
     assert float(loss) == pytest.approx(float(F.binary_cross_entropy_with_logits(odds[real], taken[real].float())))
     assert foretold == pytest.approx(float(((odds > 0) == taken)[real].float().mean()))
@@ -78,6 +78,11 @@ def test_some_steps_teach_it_the_text_and_its_router(kind, data):
     assert not torch.equal(made.part.router.weight, before)
     if kind is RecursionExpert:
         assert made.curve["foretold"][-1] > 0.6
+
+
+def test_a_width_that_heads_cannot_share_is_refused(data):
+    with pytest.raises(SettingError, match="width=32 is shared by heads=3"):
+        training(RecursionExpert, data, width=32, heads=3)
 
 
 def test_the_recipes_train_one_model_each():

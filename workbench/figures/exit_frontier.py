@@ -14,7 +14,7 @@ from workbench.figures._reduce import frame, spread
 from workbench.figures._text import heading, visible
 from workbench.figures._theme import CATEGORIES
 
-_KINDS = {"rouge_l": "the full model's answer", "rouge_l_reference": "the reference, of the full model's"}
+_KINDS = {"rouge_l": "the full model's answer", "rouge_l_reference": "the reference"}
 
 
 @figure("exit_frontier/layers_saved", "exit_frontier/rouge_l", "exit_frontier/reference_lost")
@@ -37,7 +37,7 @@ def exit_frontier(tree: xr.DataTree, *, layers: float = 0.25) -> alt.TopLevelMix
         "setting": np.tile([visible(names[place], spaces=False) for place in kept], len(kinds)),
         "kind": np.repeat(np.array(kinds, dtype=object), len(kept)),
     }
-    for name in ("layers_saved", "flops_saved", "written"):
+    for name in ("layers_saved", "flops_saved", "written", "stopped"):
         columns[name] = np.tile(data[name].values[kept], len(kinds))
     for end, other in (("", ""), ("_low", "_high"), ("_high", "_low")):
         columns[f"layers_saved{end}"] = np.tile(data[f"layers_saved{end}"].values[kept], len(kinds))
@@ -46,15 +46,16 @@ def exit_frontier(tree: xr.DataTree, *, layers: float = 0.25) -> alt.TopLevelMix
     table = frame(columns)
     colour = alt.Color("kind:N", title="ROUGE-L with", sort=kinds,
                        scale=alt.Scale(domain=kinds, range=list(CATEGORIES[: len(kinds)])))  # fmt: skip
-    base = alt.Chart(table).encode(color=colour)
     across = alt.X("layers_saved:Q", title="layers saved of a decoded token", axis=alt.Axis(format="%"))
-    up = alt.Y("left:Q", title=f"ROUGE-L of {data.attrs['by']} that is left", axis=alt.Axis(format="%"))
+    up = alt.Y("left:Q", title=f"ROUGE-L of {data.attrs['by']}, of the full model's", axis=alt.Axis(format="%"))
     hover = [alt.Tooltip("setting:N"), alt.Tooltip("kind:N", title="with")]
     hover += [alt.Tooltip(f"{name}:Q", title=title, format=".1%") for name, title in (
         ("layers_saved", "layers saved"), ("flops_saved", "operations saved, counted"), ("left", "ROUGE-L left"),
-        ("left_low", "  low"), ("left_high", "  high"), ("written", "tokens written"))]  # fmt: skip
-    shape = alt.Shape("kind:N", title="ROUGE-L with", sort=kinds)
-    points = base.mark_point(filled=True, size=70).encode(x=across, y=up, shape=shape, tooltip=hover)
+        ("left_low", "  low"), ("left_high", "  high"), ("written", "tokens written"),
+        ("stopped", "answers ended early"))]  # fmt: skip
+    base = alt.Chart(table).encode(x=across, y=up, color=colour)
+    shape = alt.Shape("kind:N", title="ROUGE-L with", sort=kinds, scale=alt.Scale(domain=kinds))
+    points = base.mark_point(filled=True, size=70).encode(shape=shape, tooltip=hover)
     goal = frame({"layers_saved": np.array([layers]), "left": np.array([1 - within])})
     lines = [alt.Chart(goal).mark_rule(color=CATEGORIES[6], strokeDash=[4, 3]).encode(**{axis: f"{field}:Q"})
              for axis, field in (("x", "layers_saved"), ("y", "left"))]  # fmt: skip

@@ -15,7 +15,7 @@ from workbench.figures._text import heading
 from workbench.figures._theme import CATEGORIES, SEQUENTIAL
 
 EXPERTS = 64  # 64 x 64 cells are drawn at once, below the 5,000 that a page bears
-NUMBERS = 100_000  # rates in a page, over all layers that can be chosen
+NUMBERS = 50_000  # rates in a page, and as many by chance, over all layers that can be chosen
 
 
 @figure("probes/expert_coactivation/coactivation", "probes/expert_coactivation/load")
@@ -47,24 +47,31 @@ def expert_coactivation(tree: xr.DataTree, *, layer: int | None = None) -> alt.T
     experts = np.sort(np.argsort(-load.mean(0), kind="stable")[:EXPERTS])
     chosen = {int(i) for i in spread(len(numbers), max(NUMBERS // len(experts) ** 2, 1))} | {numbers.index(first)}
     pairs = data["coactivation"].transpose("layer", "expert", "other_expert").values
+    chance = data["expected"].transpose("layer", "expert", "other_expert").values if "expected" in data else None
     rows = []
     for index in sorted(chosen):
         for expert in experts:
             rates = significant(pairs[index, expert, experts], 3)
+            by_chance = rates if chance is None else significant(chance[index, expert, experts], 3)
             rows.append(
                 {"layer": numbers[index], "expert": int(expert), "load": float(significant(load[index, expert])),
                  "alone": float(rates[list(experts).index(expert)]), "rates": rates.tolist(),
-                 "others": experts.tolist()}
+                 "chances": by_chance.tolist(), "others": experts.tolist()}
             )  # fmt: skip
     shown = sorted(numbers[index] for index in chosen)
     control = alt.binding_select(options=shown, name="layer ")
     picked = alt.param(name="sparse_layer", value=first, bind=control)
     base = alt.Chart(pd.DataFrame(rows)).transform_filter("datum.layer == sparse_layer")
     side = cell(len(experts), 400, 5, 26)
+    beyond = [] if chance is None else [
+        alt.Tooltip("chance:Q", title="by chance, of experts loaded so", format=".2%"),
+        alt.Tooltip("excess:Q", title="beyond chance", format="+.2%"),
+    ]  # fmt: skip
     order = alt.Y("expert:O", title="expert", axis=sparse_axis(experts))
     left = (
-        base.transform_flatten(["rates", "others"], ["rate", "other"])
+        base.transform_flatten(["rates", "chances", "others"], ["rate", "chance", "other"])
         .transform_filter("datum.expert != datum.other")
+        .transform_calculate(excess="datum.rate - datum.chance")
         .mark_rect()
         .encode(
             x=alt.X("other:O", title="other expert", axis=sparse_axis(experts, 16)),
@@ -72,7 +79,7 @@ def expert_coactivation(tree: xr.DataTree, *, layer: int | None = None) -> alt.T
             color=alt.Color("rate:Q", scale=alt.Scale(scheme=SEQUENTIAL, domainMin=0))
             .legend(title="tokens that chose both (share of all)", orient="bottom", format="~%", gradientLength=260),
             tooltip=[alt.Tooltip("layer:O"), alt.Tooltip("expert:O"), alt.Tooltip("other:O", title="other expert"),
-                     alt.Tooltip("rate:Q", title="tokens that chose both", format=".2%")],
+                     alt.Tooltip("rate:Q", title="tokens that chose both", format=".2%"), *beyond],
         )
         .properties(width=alt.Step(side), height=alt.Step(side))
     )  # fmt: skip

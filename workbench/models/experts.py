@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from workbench.models.multiply import Multiply
 from workbench.models.projection import LinearMap, Projection
 from workbench_kernels.arithmetic import computes
-from workbench_kernels.few_experts import few_experts
+from workbench_kernels.few_experts import FewExperts
 
 _FEW = 64  # pairs of a row and an expert up to which the compiled kernel takes them one by one
 
@@ -87,6 +88,10 @@ class Router:
         Experts per token.
     normalised : bool
         Whether the chosen experts' weights are made to sum to one.
+
+    Notes
+    -----
+    Its experts may be read once and be remembered: other ones are put in the place of a router as a whole.
     """
 
     scores: LinearMap
@@ -99,10 +104,25 @@ class Router:
         """Whether all experts are dense weights of one size that the compiled kernels multiply."""
         maps = [(expert.gate_up, expert.down) for expert in self.experts]
         return len({(up.weight.shape, down.weight.shape) for up, down in maps}) == 1 and all(
-            type(each) is Projection and each.bias is None and each.multiply.compiled and each.weight.is_contiguous()
+            type(each) is Projection
+            and each.bias is None
+            and isinstance(each.multiply, Multiply)
+            and each.multiply.compiled
+            and each.weight.is_contiguous()
             for both in maps
             for each in both
         )
+
+    @functools.cached_property
+    def _kernels(self) -> dict[str, FewExperts]:
+        return {}
+
+    def kernel(self, kind: str) -> FewExperts:
+        """Of plain experts with an activation of :data:`workbench_kernels.activation.KINDS`."""
+        if kind not in self._kernels:
+            gate_up, down = ([getattr(each, name).weight for each in self.experts] for name in ("gate_up", "down"))
+            self._kernels[kind] = FewExperts(gate_up, down, kind)
+        return self._kernels[kind]
 
 
 def apply_experts(
@@ -156,14 +176,6 @@ def _pair_by_pair(
     rows: Tensor, weights: Tensor, indices: Tensor, router: Router, kind: str, fetch: Callable[[int], Expert]
 ) -> Tensor:
     """The same sums in the same order, in one call of the compiled kernel."""
-    chosen, none = indices.shape[1], len(router.experts)
-    named = sorted((expert, pair) for pair, expert in enumerate(indices.flatten().tolist()) if expert != none)
-    experts = {expert: fetch(expert) for expert in dict(named)}
-    return few_experts(
-        rows,
-        [pair // chosen for _, pair in named],
-        [experts[expert].gate_up.weight for expert, _ in named],
-        [experts[expert].down.weight for expert, _ in named],
-        weights.flatten()[[pair for _, pair in named]],
-        kind,
-    )
+    for expert in sorted(set(indices.flatten().tolist()) - {len(router.experts)}):
+        fetch(expert)  # which is the router's own, as the kernel has it
+    return router.kernel(kind)(rows, indices.long(), weights)

@@ -19,7 +19,7 @@ the dense MLP whatever they and the router have learned, up to the order of sums
 with: the router's softmax, ``1 / E`` where its logits are zero, which ``E`` times the output weights make up for; the
 shared expert counts a half, the sigmoid of zero, which twice the output weights make up for. Both factors are exact
 where ``E`` is a power of two. The logits of a trained router are kept small by :data:`ROUTER_SCALE`: they say who comes
-first, and move the weights by less than a thousandth.
+first, and move the weights by about a thousandth.
 """
 
 from __future__ import annotations

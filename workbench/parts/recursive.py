@@ -91,8 +91,9 @@ class RecursiveLanguageModel(nn.Module):
         real : bool Tensor [texts, tokens]
             False behind the end of a text.
         capacity : Tensor [times], optional
-            Of expert-choice: the share of a text's tokens that each recursion takes, those of the highest odds. By
-            default those of even odds and more, which needs no other token and is what decoding does.
+            Of expert-choice: the share of a text's tokens that each recursion takes while it is trained, those of the
+            highest odds. In evaluation mode it takes those above even odds, which needs no other token and is what
+            decoding does; the shares are then what the odds are compared with.
         """
         x = self.llama.embed_tokens(tokens)
         positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
@@ -108,8 +109,7 @@ class RecursiveLanguageModel(nn.Module):
         for recursion in range(self.layout.times):
             if self.routing == "expert":
                 odds = self.router(x)[..., recursion]
-                before, active = active, _taken(odds, active, real, recursion, capacity)
-                routed.decided(recursion, odds, before, active)
+                active = self._taken(recursion, odds, active, capacity, routed)
             elif depths is not None:
                 active = active & (depths > recursion)
             routed.active.append(active)
@@ -144,6 +144,15 @@ class RecursiveLanguageModel(nn.Module):
             read = _pairs(active, real if borrows else active)
             total += layout.block * (float(active.sum()) * (maps - borrows * spared) + per_key * read)
         return total / tokens
+
+    def _taken(self, recursion: int, odds: Tensor, active: Tensor, capacity: Tensor | None, routed: Routed) -> Tensor:
+        """Which of the active tokens an expert-choice recursion takes; the first one takes all."""
+        if recursion == 0:
+            return active
+        best = None if capacity is None else _best(odds, active, capacity[recursion] * routed.real.sum(1))
+        if best is not None:
+            routed.decided(odds[active], best[active])
+        return best if best is not None and self.training else active & (odds > 0)
 
     def _recursion(
         self, recursion: int, x: Tensor, active: Tensor, rope: Any, shared: _FirstKeys
@@ -188,10 +197,9 @@ class Routed:
         self.real, self.active, self.odds = real, list[Tensor](), None
         self._decisions: list[tuple[Tensor, Tensor]] = []
 
-    def decided(self, recursion: int, odds: Tensor, before: Tensor, active: Tensor) -> None:
-        """Expert-choice has taken some of the tokens that were there before; the first recursion takes all."""
-        if recursion:
-            self._decisions.append((odds[before], active[before]))
+    def decided(self, odds: Tensor, best: Tensor) -> None:
+        """Of the tokens that were there some, bool [tokens], are the best of their text by odds [tokens]."""
+        self._decisions.append((odds, best))
 
     def shares(self) -> list[float]:
         """Share of the tokens that ran each recursion."""
@@ -199,7 +207,7 @@ class Routed:
         return [float(active.sum()) / tokens for active in self.active]
 
     def foretelling(self) -> tuple[Tensor, float]:
-        """Binary cross-entropy of the odds with what was taken, and the share that even odds foretell."""
+        """Binary cross-entropy of the odds with what a share of each text takes, and how many even odds foretell."""
         if not self._decisions:
             return self.real.new_zeros((), dtype=torch.float32), 1.0
         odds = torch.cat([each for each, _ in self._decisions]).float()
@@ -230,15 +238,10 @@ class _FirstKeys:
         return self._kept[layer]
 
 
-def _taken(odds: Tensor, active: Tensor, real: Tensor, recursion: int, capacity: Tensor | None) -> Tensor:
-    """Which of the active tokens an expert-choice recursion takes."""
-    if recursion == 0:
-        return active
-    if capacity is None:
-        return active & (odds > 0)
-    wanted = (capacity[recursion] * real.sum(1)).ceil().long()
+def _best(odds: Tensor, active: Tensor, wanted: Tensor) -> Tensor:
+    """Of every text as many active tokens as are wanted [texts], those of the highest odds."""
     rank = odds.masked_fill(~active, -torch.inf).argsort(1, descending=True).argsort(1)
-    return active & (rank < wanted[:, None])
+    return active & (rank < wanted.ceil()[:, None])
 
 
 def _pairs(asking: Tensor, held: Tensor) -> float:

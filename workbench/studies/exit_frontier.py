@@ -38,6 +38,9 @@ _BOUNDED = {
     "rouge_l_reference": "ROUGE-L with the reference",
     "reference_lost": "share of the full model's ROUGE-L with the reference that is lost",
     "written": "tokens written, of the full model's",
+    "stopped": "share of answers that end before the full model's",
+    "stopped_reference": "ROUGE-L with the reference of the full model's answers where these end before",
+    "kept_reference": "ROUGE-L with the reference of the full model's answers where these do not",
 }
 
 
@@ -73,8 +76,10 @@ def exit_frontier(
     xarray.DataTree
         None if it was cancelled. Group ``exit_frontier``, over ``setting``, the first being the model alone:
         ``layers_saved``, ``flops_saved``, ``rouge_l`` (with the full model's answers), ``rouge_l_reference``,
-        ``reference_lost`` and ``written``, each with its 95 % interval over prompts as ``…_low`` and ``…_high``; and
-        ``scores`` (setting, prompt), the ROUGE-L of every answer with the full model's. Attributes: ``settings``
+        ``reference_lost``, ``written`` and ``stopped``, each with its 95 % interval over prompts as ``…_low`` and
+        ``…_high``; ``stopped_reference`` and ``kept_reference``: how good the full model's answers are where a setting
+        ends early and where it does not; and ``scores`` (setting, prompt), the ROUGE-L of every answer with the full
+        model's. Attributes: ``settings``
         (JSON), ``by``, ``within``, ``prompts``, ``references`` (how many), and ``best`` and ``best_reference``, the
         places of the settings that save most layers while ``rouge_l``, or that with the references, stays within; 0
         where none but the full model does. A token that is decoded counts, the prompt's pass does not.
@@ -132,6 +137,11 @@ def _dataset(model: Model, given: list[Case], answers: list[list[list[Step]]], m
         "rouge_l_reference": [mean_interval(row, None, 0, 1) for row in real],
         "reference_lost": [mean_interval(real[0] - row, real[0], -np.inf, 1) for row in real],
         "written": [mean_interval(count, decoded[0], 0) for count in decoded],
+        "stopped": [mean_interval(count < decoded[0], None, 0, 1) for count in decoded],
+        "stopped_reference": [mean_interval(np.where(count < decoded[0], real[0], np.nan), None, 0, 1)
+                              for count in decoded],
+        "kept_reference": [mean_interval(np.where(count < decoded[0], np.nan, real[0]), None, 0, 1)
+                           for count in decoded],
     }  # fmt: skip
     data = {"scores": variable("setting prompt", full, "1", "ROUGE-L with the full model's answer")}
     for name, bounds in found.items():

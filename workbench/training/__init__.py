@@ -12,7 +12,7 @@ from workbench.training._of_parts import recipe_of
 from workbench.training._recipe import RECIPES, Recipe, register
 from workbench.training.accelerated_residual import AcceleratedResidual
 from workbench.training.acceptance_head import AcceptanceHead
-from workbench.training.completion_stop import CompletionStop, function_texts
+from workbench.training.completion_stop import CompletionStop, function_texts, unseen_functions
 from workbench.training.curve import trace
 from workbench.training.data import DataSettings, TrainingData
 from workbench.training.draft_model import DraftModel
@@ -60,6 +60,7 @@ __all__ = [
     "trace",
     "train",
     "training_data",
+    "unseen_functions",
 ]
 
 

@@ -38,7 +38,7 @@ from workbench.models import Model
 from workbench.parts.exit_controller import EXIT, STOP, ExitController, classes_of, right_at
 from workbench.parts.exits import Lens, load_lens
 from workbench.settings import outside, settings
-from workbench.tasks.functions import LEARNED_MODULES, learned_functions
+from workbench.tasks.functions import LEARNED_MODULES, held_out_functions, learned_functions
 from workbench.tokenizing import token_ids
 from workbench.training._forward import streams
 from workbench.training._recipe import Recipe, register
@@ -168,27 +168,39 @@ def function_texts(model: Model, limit: int = 0, held_out: float = 0.1, seed: in
     SettingError
         If the model has no tokenizer.
     """
-    if model.tokenizer is None:
-        raise SettingError(f"{model.name} has no tokenizer: give texts as data=")
-    found = [(module, token_ids(model.tokenizer, text)[:_LENGTH]) for module, text in learned_functions()]
-    found = [(module, ids) for module, ids in found if len(ids) > 2 * _OPENING]
+    found = learned_functions()
     kept = min(len(found), limit or len(found))
     found = [found[number * len(found) // kept] for number in range(kept)]
-    tokens = torch.zeros(len(found), _LENGTH, dtype=torch.int32)
-    lengths = torch.tensor([len(ids) for _, ids in found], dtype=torch.int32)
-    for row, (_, ids) in enumerate(found):
-        tokens[row, : len(ids)] = torch.tensor(ids, dtype=torch.int32)
-    places = torch.arange(_LENGTH)
-    answer = (places >= _OPENING) & (places < lengths[:, None])
+    data = _read_whole(model, [text for _, text in found])
     modules = list(dict.fromkeys(module for module, _ in found))
     groups = [modules.index(module) for module, _ in found]
-    facts: dict[str, Any] = {
-        "texts": len(found),
-        "tokens": int(lengths.sum()),
-        "answer_tokens": int(answer.sum()),
+    data.held_out = hold_out(groups, held_out, torch.Generator().manual_seed(seed))
+    data.facts |= {
         "groups": len(modules),
         "sources": f"functions of {len(modules)} of {len(LEARNED_MODULES)} modules of the standard library "
         f"(workbench.tasks.LEARNED_MODULES) of Python {platform.python_version()}",
         "held_out_by": "modules",
     }
-    return TrainingData(tokens, answer, lengths, hold_out(groups, held_out, torch.Generator().manual_seed(seed)), facts)
+    return data
+
+
+def unseen_functions(model: Model, limit: int | None = None) -> TrainingData:
+    """Functions of other modules, to judge by: those of :func:`workbench.tasks.held_out_functions`."""
+    prompts = held_out_functions(limit)
+    data = _read_whole(model, [prompt.prompt + (prompt.reference or "") for prompt in prompts])
+    data.facts |= {"sources": f"{len(prompts)} of workbench.tasks.held_out_functions"}
+    return data
+
+
+def _read_whole(model: Model, texts: list[str]) -> TrainingData:
+    if model.tokenizer is None:
+        raise SettingError(f"{model.name} has no tokenizer: give texts as data=")
+    found = [token_ids(model.tokenizer, text)[:_LENGTH] for text in texts]
+    tokens = torch.zeros(len(found), _LENGTH, dtype=torch.int32)
+    lengths = torch.tensor([len(ids) for ids in found], dtype=torch.int32)
+    for row, ids in enumerate(found):
+        tokens[row, : len(ids)] = torch.tensor(ids, dtype=torch.int32)
+    places = torch.arange(_LENGTH)
+    answer = (places >= _OPENING) & (places < lengths[:, None])
+    facts = {"texts": len(found), "tokens": int(lengths.sum()), "answer_tokens": int(answer.sum())}
+    return TrainingData(tokens, answer, lengths, torch.zeros(len(found), dtype=torch.bool), facts)

@@ -27,6 +27,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.models.recursive import MARKS, Keys, Layout, Routing
 from workbench.parts.recursive import RecursiveLanguageModel, Routed, text_pieces
@@ -54,8 +55,8 @@ class _Recursive(Recipe):
     Notes
     -----
     Figures: ``cross_entropy`` [nats] of the next token, ``bits_per_byte``; ``accuracy``; ``layers`` of a token on
-    average; ``megaflops`` of a token's forward; of expert-choice ``foretold``, the share of choices that the threshold
-    foretells.
+    average; ``megaflops`` of a token's forward; of expert-choice ``foretold``, the share of the choices among a whole
+    text that the threshold makes too.
     """
 
     steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 400
@@ -92,6 +93,10 @@ class _Recursive(Recipe):
         return {"tokenizer": stored, "routing": self.routing, "keys": self.keys}
 
     def part(self, model: Model) -> RecursiveLanguageModel:
+        if self.width % (2 * self.heads):
+            raise SettingError(
+                f"width={self.width} is shared by heads={self.heads}, an even part for each: change either"
+            )
         layout = Layout(self.block, self.times)
         sizes = self.vocabulary, self.width, self.neurons, self.heads
         return RecursiveLanguageModel(layout, *sizes, self.routing, self.keys, self._room).to(model.device)
@@ -101,7 +106,7 @@ class _Recursive(Recipe):
     ) -> tuple[Tensor, dict[str, float]]:
         ids, real, size = self._own_tokens(model, part, tokens, answer)
         capacity = 1 - torch.arange(self.times, device=ids.device) / self.times
-        streams, routed = part(ids, real, capacity if part.training else None)
+        streams, routed = part(ids, real, capacity)
         wanted = real[:, 1:]
         logits = part.logits(streams[:, :-1][wanted]).float()
         following = ids[:, 1:][wanted]

@@ -6,7 +6,6 @@ bit for bit, so that a pass of many rows may take those.
 """
 
 import ctypes
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -16,73 +15,66 @@ from workbench_kernels.activation import KINDS
 from workbench_kernels.dispatch import BackendUnavailable
 from workbench_kernels.native import function
 
-__all__ = ["BackendUnavailable", "compiled", "few_experts"]
+__all__ = ["BackendUnavailable", "FewExperts", "compiled"]
 
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
-@functools.cache
 def compiled(kind: str, dtype: torch.dtype, *flags: str) -> ctypes._CFuncPtr:
     """The function for an activation and a dtype; :class:`workbench_kernels.dispatch.BackendUnavailable` where there is
     none."""
     if dtype not in _NAMES or kind not in KINDS:
         raise BackendUnavailable(f"there is no kernel of experts for {kind} and {dtype}")
-    arguments = [ctypes.c_void_p] * 7 + [ctypes.c_long] * 5
-    return function(f"few_experts_{kind}_{_NAMES[dtype]}", arguments, *flags)
+    return function(f"few_experts_{kind}_{_NAMES[dtype]}", [ctypes.c_void_p] * 7 + [ctypes.c_long] * 6, *flags)
 
 
-def few_experts(
-    rows: Tensor,
-    tokens: Sequence[int],
-    gate_up: Sequence[Tensor],
-    down: Sequence[Tensor],
-    weights: Tensor,
-    kind: str,
-    *flags: str,
-) -> Tensor:
-    """``out[token] += weight * down @ f(gate @ row) * (up @ row)``, for every pair of a token and an expert of it.
+class FewExperts:
+    """The experts of one layer, made ready once; it checks nothing.
 
     Parameters
     ----------
-    rows : Tensor [tokens, width]
-        float32 or bfloat16, on the CPU.
-    tokens : sequence of int
-        The row of each pair.
     gate_up, down : sequence of Tensor
-        Weights of each pair's expert, contiguous, [2 * inner, width] and [width, inner]; all of one size.
-    weights : Tensor [pairs]
-        What each counts; of the dtype of the rows.
+        Weights of every expert, [2 * inner, width] and [width, inner], contiguous, float32 or bfloat16, on the CPU; at
+        every call they are read where they stand.
     kind : str
         Activation f, of :data:`workbench_kernels.activation.KINDS`.
-
-    Returns
-    -------
-    Tensor [tokens, width]
-        What several experts give a row is added in the order of the pairs.
+    *flags : str
+        For the compiler, after ``-march=native``.
 
     Raises
     ------
     BackendUnavailable
         If it cannot be compiled here, or there is none for the activation or dtype.
     """
-    run = compiled(kind, rows.dtype, *flags)
-    rows, weights, pairs = rows.contiguous(), weights.contiguous(), len(tokens)
-    (count, width), out = rows.shape, torch.empty_like(rows)
-    inner = down[0].shape[1] if pairs else 0
-    scratch = rows.new_empty(pairs * (3 * inner + width))
-    pointers = ctypes.c_void_p * pairs
-    run(
-        rows.data_ptr(),
-        (ctypes.c_long * pairs)(*tokens),
-        pointers(*(each.data_ptr() for each in gate_up)),
-        pointers(*(each.data_ptr() for each in down)),
-        weights.data_ptr(),
-        scratch.data_ptr(),
-        out.data_ptr(),
-        count,
-        width,
-        inner,
-        pairs,
-        torch.get_num_threads(),
-    )
-    return out
+
+    def __init__(self, gate_up: Sequence[Tensor], down: Sequence[Tensor], kind: str, *flags: str) -> None:
+        self._run = compiled(kind, down[0].dtype, *flags)
+        self._held = tuple(gate_up), tuple(down)
+        pointers = ctypes.c_void_p * len(down)
+        self._pointers = [pointers(*(each.data_ptr() for each in weights)) for weights in self._held]
+        (self._width, self._inner), self._experts = down[0].shape, len(down)
+
+    def __call__(self, rows: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+        """``out[row] = sum of weight * down @ (f(gate @ row) * (up @ row))`` over a row's experts.
+
+        Parameters
+        ----------
+        rows : Tensor [rows, width]
+            Of the weights' dtype.
+        indices : int64 Tensor [rows, any]
+            Experts of each row; a number that no expert has is none.
+        weights : Tensor [rows, any]
+            What each counts; of the weights' dtype.
+
+        Returns
+        -------
+        Tensor [rows, width]
+        """
+        rows, indices, weights = rows.contiguous(), indices.contiguous(), weights.contiguous()
+        out = torch.empty_like(rows)
+        scratch = rows.new_empty(indices.numel() * (3 * self._inner + self._width))
+        self._run(
+            rows.data_ptr(), indices.data_ptr(), weights.data_ptr(), *self._pointers, scratch.data_ptr(),
+            out.data_ptr(), *indices.shape, self._width, self._inner, self._experts, torch.get_num_threads(),
+        )  # fmt: skip
+        return out

@@ -9,12 +9,14 @@ from torch.nn import functional as F
 _ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}
 
 
-def few_experts(
-    rows: Tensor, tokens: Sequence[int], gate_up: Sequence[Tensor], down: Sequence[Tensor], weights: Tensor, kind: str
+def reference_experts(
+    gate_up: Sequence[Tensor], down: Sequence[Tensor], kind: str, rows: Tensor, indices: Tensor, weights: Tensor
 ) -> Tensor:
-    """See :func:`workbench_kernels.few_experts.few_experts`."""
+    """See :class:`workbench_kernels.few_experts.FewExperts`."""
     out = torch.zeros_like(rows)
-    for token, into, back, weight in zip(tokens, gate_up, down, weights, strict=True):
-        gate, up = (into @ rows[token]).chunk(2)
-        out[token] += weight * (back @ (_ACTIVATIONS[kind](gate) * up))
+    for row, chosen in enumerate(indices.tolist()):
+        for place, expert in enumerate(chosen):
+            if expert < len(down):
+                gate, up = (gate_up[expert] @ rows[row]).chunk(2)
+                out[row] += weights[row, place] * (down[expert] @ (_ACTIVATIONS[kind](gate) * up))
     return out

@@ -4,13 +4,17 @@ import pytest
 import torch
 from helpers import random_tokens, run, tokens_of
 
-from workbench.engine import generate, teacher_force
+from workbench.engine import Decoder, generate, teacher_force
+from workbench.engine.run import Run
+from workbench.engine.sampling import Sampler
 from workbench.errors import CorruptModel, IncompatibleTechniques, SettingError
-from workbench.models.load import wrap
+from workbench.models.load import load, wrap
 from workbench.models.recursive import Layout, Recursive, llama_config, recursion_of, unrolled
 from workbench.models.tiny import tiny
 from workbench.parts.recursive import RecursiveLanguageModel
+from workbench.tasks import load_prompts
 from workbench.techniques import PromptLookup, Recursion, SelfSpeculative
+from workbench.techniques.depth.recursion.routed import Routed
 
 LAYOUT = Layout(block=2, times=3)
 PROMPT = random_tokens(14, seed=4)
@@ -143,3 +147,46 @@ def test_a_table_that_does_not_fit_its_model_is_refused():
     ):
         with pytest.raises(CorruptModel, match="recursion"):
             recursion_of(llama_config(8, 96, 16, 24, 2, recursion={**table, **wrong}))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """The expert-choice model that comes with the workbench, and texts that it was not trained on."""
+    model = load("recursion-expert", device="cpu")
+    return model, [model.encode(prompt.prompt[:1500])[:200] for prompt in load_prompts("mixed", limit=24)]
+
+
+@torch.inference_mode()
+def judged(model, texts, technique):
+    """Cross-entropy [nats] of the next token, layers and operations of a token."""
+    losses, layers, flops = [], 0, 0
+    for text in texts:
+        decoder = Decoder(model, 0, {"depth": technique.start(Run(model, tuple(text), 1, Sampler(), 0))})
+        logits = decoder.prefill(text, logits="all")[:-1]
+        losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(text[1:]), reduction="none"))
+        layers += sum(layer.length for layer in decoder.cache.layers)
+        flops += decoder.flops
+    tokens = sum(map(len, texts))
+    return float(torch.cat(losses).mean()), layers / tokens, flops / tokens
+
+
+@pytest.mark.bundled
+def test_the_routed_model_spends_less_than_all_recursions_and_foretells_as_well(trained):
+    routed, deepest, shallowest = (judged(*trained, Recursion(threshold=threshold)) for threshold in (0.5, 0.0, 1.0))
+    assert routed[1] == pytest.approx(6, abs=0.3) and (deepest[1], shallowest[1]) == (8, 4)
+    assert routed[2] < 0.82 * deepest[2]
+    assert routed[0] < shallowest[0] and routed[0] < 1.002 * deepest[0]
+
+
+@pytest.mark.bundled
+def test_its_router_chooses_better_than_chance(trained, monkeypatch):
+    """As many tokens, with the same odds, but others."""
+    own, odds, generator = judged(*trained, Recursion()), Routed._odds, torch.Generator().manual_seed(0)
+
+    def shuffled(self, recursion, x):
+        return odds(self, recursion, x)[torch.randperm(len(x), generator=generator)]
+
+    monkeypatch.setattr(Routed, "_odds", shuffled)
+    by_chance = judged(*trained, Recursion())
+    assert by_chance[1] == pytest.approx(own[1], abs=0.2)
+    assert own[0] < by_chance[0] - 0.01

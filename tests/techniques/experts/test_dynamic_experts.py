@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import random_tokens
 
+import workbench as wb
 from workbench.engine import Decoder, generate
 from workbench.engine.ledger import Ledger
 from workbench.errors import SettingError
@@ -171,3 +172,28 @@ def test_what_has_no_experts_or_too_few_is_refused_with_a_reason():
         next(generate(tiny("llama"), PROMPT, [DynamicExperts()], max_new_tokens=1))
     with pytest.raises(SettingError, match=r"has 8 experts, so most is 0 … 8, not 9"):
         next(generate(tiny("mixtral"), PROMPT, [DynamicExperts(most=9)], max_new_tokens=1))
+
+
+@pytest.mark.bundled(seconds=12)
+def test_lower_layers_and_harder_tokens_take_more_experts(bundled):
+    """What the paper finds of a model that was trained so, of one that was not."""
+    moe = wb.load("smollm2-moe", dtype="float32", device="cpu")
+    prompt = wb.tasks.load_prompts("mixed", limit=1)[0].prompt
+    tokens = moe.encode(prompt)[:160]
+    policy, counts = DynamicExperts(mass=0.65, most=32).start(Run(moe)), []
+    choose = policy.choose_experts
+
+    def noting(block, x, logits):
+        weights, indices = choose(block, x, logits)
+        counts.append((indices < 32).sum(-1).double())
+        return weights, indices
+
+    policy.choose_experts = noting
+    with torch.no_grad():
+        Decoder(moe, policies={"experts": policy}).forward(tokens, logits="none", prefill=True)
+        logits = Decoder(bundled).forward(tokens, logits="all", prefill=True).log_softmax(-1)
+    counts = torch.stack(counts)[:, 1:]  # the first token, which nothing stands before, is like no other
+    third = len(counts) // 3
+    assert counts[:third].mean() > counts[-third:].mean() + 1
+    entropy = -(logits.exp() * logits).sum(-1)[1:].double()
+    assert torch.corrcoef(torch.stack((counts.mean(0), entropy)))[0, 1] > 0.1
