@@ -10,6 +10,9 @@ drawn one as if it were the distribution (straight through, with Gumbel noise)::
 
     loss = KL(model || routed model) + penalty (mean chance of big - budget)^2
 
+In use nothing is drawn: the rows whose log-odds of big are above a level take it, the level that a share ``budget`` of
+the rows of training text passed.
+
 Deviates
 --------
 The paper's routers learn the text's own next token, together with a module that they scale; the model is frozen here,
@@ -30,10 +33,12 @@ from workbench import artifacts
 from workbench.models import Block, Model
 from workbench.parts.neuron_predictor import dense_neurons, read_of
 from workbench.parts.small_big import BIG, NONE, SMALL, SMALL_MLPS, Routers, SmallMlp, small_mlps
-from workbench.parts.small_big.routers import choose
+from workbench.parts.small_big.routers import choose, margin
 from workbench.settings import settings
 from workbench.training._forward import residual, some_places
 from workbench.training._recipe import Recipe, register
+
+_RATE = 0.1
 
 
 @register
@@ -86,7 +91,7 @@ class SmallBigRouter(Recipe):
         real = (answer.flip(1).cumsum(1).flip(1) > 0).flatten()
         with torch.no_grad():
             target = anatomy.unembed(residual(anatomy, tokens)[text, place]).float().log_softmax(-1)
-        met: list[tuple[Tensor, Tensor]] = []
+        met: list[tuple[Tensor, Tensor, Tensor]] = []
 
         def route(block: Block) -> _Drawn:
             return _Drawn(block, part, small[block.index], real, met)
@@ -94,7 +99,10 @@ class SmallBigRouter(Recipe):
         last = residual(anatomy, tokens, choose=route)[text, place]
         said = anatomy.unembed(last).float().log_softmax(-1)
         divergence = (target.exp() * (target - said)).sum(-1).mean()
-        chance, taken = (torch.stack(each) for each in zip(*met))
+        chance, taken, margins = (torch.stack(each) for each in zip(*met))
+        if part.training:
+            with torch.no_grad():
+                part.level.lerp_(margins.flatten().quantile(1 - self.budget)[None], _RATE)
         off = chance.mean() - self.budget
         figures = {
             "divergence": float(divergence.detach()),
@@ -113,7 +121,7 @@ class _Drawn:
     """Gives every row of a block's MLP what was drawn for it, in training, or what its router decides."""
 
     def __init__(
-        self, block: Block, part: Routers, small: SmallMlp, real: Tensor, met: list[tuple[Tensor, Tensor]]
+        self, block: Block, part: Routers, small: SmallMlp, real: Tensor, met: list[tuple[Tensor, Tensor, Tensor]]
     ) -> None:
         self._block, self._part, self._small, self._real, self._met = block, part, small, real, met
 
@@ -126,10 +134,10 @@ class _Drawn:
             kinds = weight.argmax(-1)
             big = chances[self._real, BIG].mean()
         else:
-            kinds = choose(odds, 0.5)
+            kinds = choose(odds - F.pad(self._part.level, (2, 0)), 0.5)
             weight = F.one_hot(kinds, 3)
             big = (kinds[self._real] == BIG).float().mean()
-        self._met.append((big, kinds[self._real]))
+        self._met.append((big, kinds[self._real], margin(odds.detach()[self._real])))
         weight = weight.to(x.dtype)
         added = weight[:, BIG, None] * block.mlp_sublayer(x[None])[0]
         return kinds.new_empty(0), added + weight[:, SMALL, None] * self._small(block, normed).to(x.dtype)

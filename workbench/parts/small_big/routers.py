@@ -32,6 +32,8 @@ class Routers(nn.Module):
 
     Notes
     -----
+    ``level`` [1] is the log-odds of the big MLP above which a row takes it at a chance of a half: what was drawn in
+    training, seven rows of ten say, is decided in use, and rows that all have a chance of 0.7 would all take it.
     Weights are over the width: a step of the optimiser, which is as large for a weight as for a bias, would else turn
     the log-odds of every row by more than all that is to be learned.
     """
@@ -43,6 +45,7 @@ class Routers(nn.Module):
             for each in self.router.values():
                 each.weight.normal_().mul_(spread * width**0.5)
                 each.bias.copy_(torch.tensor(_BIAS))
+        self.register_buffer("level", torch.zeros(1))
 
     def forward(self, layer: int, normed: Tensor) -> Tensor:
         """Log-odds [..., 3] of none, small and big, from what the layer's ``up`` multiplies [..., width]."""
@@ -68,8 +71,9 @@ def router_maps(model: Model, weights: str = "bundled") -> dict[int, Projection]
     with torch.device("meta"):
         check_fit(ROUTER, model, Routers(width, layers).state_dict(), tensors)
     multiply = model.anatomy.multiply
+    level = torch.nn.functional.pad(tensors["level"], (2, 0))
     return {
-        layer: Projection(tensors[f"router.{layer}.weight"] / width, tensors[f"router.{layer}.bias"], multiply)
+        layer: Projection(tensors[f"router.{layer}.weight"] / width, tensors[f"router.{layer}.bias"] - level, multiply)
         for layer in layers
     }
 
@@ -78,3 +82,8 @@ def choose(odds: Tensor, chance: float) -> Tensor:
     """What each row takes [rows]: big where its chance is above ``chance``, else none or small, the likelier."""
     small = (odds[..., 1] >= odds[..., 0]).long()
     return torch.where(odds.float().softmax(-1)[..., 2] > chance, 2, small)
+
+
+def margin(odds: Tensor) -> Tensor:
+    """Log-odds of the big MLP against the two others together [...], from log-odds [..., 3]."""
+    return odds[..., 2] - odds[..., :2].logsumexp(-1)
