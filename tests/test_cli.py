@@ -140,7 +140,8 @@ def test_the_markdown_table_has_a_row_for_each_technique(shell):
 
 def test_models(shell):
     listed = json.loads(shell("models", "--json").stdout)
-    assert [row["name"] for row in listed["bundled"]] == ["smollm2-135m", "gemma3-270m"]
+    names = [row["name"] for row in listed["bundled"]]
+    assert names[:2] == ["smollm2-135m", "gemma3-270m"] and {"smollm2-moe", *wb.models.bundled.BUNDLED} == set(names)
     assert "llama" in listed["families"]
     assert "smollm2-135m" in shell("models").stdout
 
@@ -404,6 +405,8 @@ def test_fetch_says_where_the_model_is(shell, monkeypatch):
     assert result.stdout == "/there\n" and "downloading" in result.stderr and told == [("smollm2-135m", False)]
     shell("fetch", "gemma3-270m", "--accept-terms")
     assert told[1] == ("gemma3-270m", True)
+    shell("fetch", "smollm2-moe")
+    assert told[2] == ("smollm2-135m", False), "it is built of that one"
 
 
 def test_fetch_shows_terms_and_refuses_without_acceptance(shell, monkeypatch, tmp_path):

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from workbench.studies.budget_met import budget_met
     from workbench.studies.compare import compare
     from workbench.studies.compatibility import compatibility
+    from workbench.studies.exit_calibration import exit_calibration
+    from workbench.studies.exit_frontier import exit_frontier
     from workbench.studies.layer_maps import layer_maps
+    from workbench.studies.layers_right import layers_right
     from workbench.studies.observe import observe
+    from workbench.studies.routing_gap import routing_gap
     from workbench.studies.run import run
     from workbench.studies.study import Study
 
@@ -33,10 +37,14 @@ _OBJECTS = {
     "budget_met": "workbench.studies.budget_met",
     "compare": "workbench.studies.compare",
     "compatibility": "workbench.studies.compatibility",
+    "exit_calibration": "workbench.studies.exit_calibration",
+    "exit_frontier": "workbench.studies.exit_frontier",
     "generate": "workbench.engine.generate",
     "layer_maps": "workbench.studies.layer_maps",
+    "layers_right": "workbench.studies.layers_right",
     "load": "workbench.models.load",
     "observe": "workbench.studies.observe",
+    "routing_gap": "workbench.studies.routing_gap",
     "run": "workbench.studies.run",
     "teacher_force": "workbench.engine.generate",
     "verify_cost": "workbench.engine.verify_cost",
@@ -50,14 +58,18 @@ __all__ = [
     "compare",
     "compatibility",
     "cost",
+    "exit_calibration",
+    "exit_frontier",
     "figures",
     "generate",
     "layer_maps",
+    "layers_right",
     "load",
     "metrics",
     "models",
     "observe",
     "probes",
+    "routing_gap",
     "run",
     "tasks",
     "teacher_force",

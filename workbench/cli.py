@@ -101,6 +101,16 @@ def models(as_json: AsJson = False) -> None:
         }
         for row in wb.models.bundled.BUNDLED.values()
     ]
+    rows += [
+        {
+            "name": made.name,
+            "description": made.description,
+            "licence": made.row.licence,
+            "terms": made.row.terms,
+            "fetched": wb.models.bundled.installed(made.base) is not None,
+        }
+        for made in wb.models.built.BUILT.values()
+    ]
     families = list(wb.models.FAMILIES)
     if as_json:
         _print_json({"bundled": rows, "families": families})
@@ -137,8 +147,8 @@ def fetch(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A bundled model; see: workbench models.")],
     accept_terms: Annotated[bool, typer.Option(help="You have read and accept the model's terms.")] = False,
 ) -> None:
-    """Fetch a bundled model into the cache, its checksum verified."""
-    bundled = wb.models.bundled
+    """Fetch a bundled model into the cache, or the one that another is built of, its checksum verified."""
+    bundled, name = wb.models.bundled, wb.models.built.base_of(name)
     row = bundled.BUNDLED.get(name)
     if row is not None and row.terms and not accept_terms and bundled.installed(name) is None:
         with contextlib.suppress(WorkbenchError):  # without an index the refusal below still names their address
@@ -312,6 +322,7 @@ def train(
     curve: Annotated[Path | None, typer.Option(help="The loss curve as a page (.html).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")] = False,
     seed: Annotated[int, typer.Option(help="Of everything that is left to chance.")] = 0,
+    optimiser: Annotated[str, typer.Option(help="adamw; or adamw8bit, its states in 8 bits.")] = "adamw",
     dtype: Dtype = "bfloat16",
     device: Device = None,
     listed: Annotated[bool, typer.Option("--list", help="List the recipes with settings and papers.")] = False,
@@ -322,10 +333,13 @@ def train(
         return
     wanted = dict(_pair(text) for text in setting or [])
     build(listing.registered("training")[name], wanted)  # what is wrong is said before the model is loaded
+    wb.training.optimiser.check(optimiser)
     curve = curve and _place(curve, (".html",))
     loaded, cancel = wb.load(model, dtype, device), threading.Event()
     with _interrupt(cancel):
-        card = wb.training.train(name, loaded, out, data, resume, seed, progress=_progress(), cancel=cancel, **wanted)
+        card = wb.training.train(
+            name, loaded, out, data, resume, seed, optimiser=optimiser, progress=_progress(), cancel=cancel, **wanted
+        )
     if card is None:
         typer.echo("stopped; the same command with --resume goes on", err=True)
         raise typer.Exit(130)

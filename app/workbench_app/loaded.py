@@ -77,7 +77,7 @@ def about(model: Any) -> str:
 
 def bundled_names() -> list[str]:
     """Names of the models that need no hub."""
-    return list(wb.models.bundled.BUNDLED)
+    return list(wb.models.built.NAMES)
 
 
 @cache

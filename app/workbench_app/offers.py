@@ -19,7 +19,7 @@ Kind = Literal["model", "part", "lens", "text"]
 
 LONGEST_NAME = 300
 """Characters of a model's name; the hub's own are shorter."""
-BUNDLED = tuple(wb.models.bundled.BUNDLED)
+BUNDLED = wb.models.built.NAMES
 _NAME = re.compile(r"\w[\w.-]{0,79}", re.ASCII)
 _ON_THE_HUB = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+\.gguf)?", re.ASCII)
 # What settings call something else.

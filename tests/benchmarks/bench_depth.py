@@ -15,6 +15,7 @@ from _report import passing, spelled, table, write
 from bench_engine import loaded
 
 import workbench as wb
+from workbench import artifacts
 from workbench.tasks import load_prompts
 
 RECIPES = {
@@ -26,6 +27,13 @@ RECIPES = {
     "self-speculation": "self_speculative:exit_layer=26",
     "DEL": "dynamic_exit_layer",
 }
+SORTED = {
+    "sorted, 24 of 30": "sorted_exit:budget=0.8",
+    "its layers untuned": "sorted_exit:budget=0.8,strength=0",
+    "sorted, exit, 0.8": "sorted_exit:budget=1+confidence_exit:lens=logit,first=0.7,every=3",
+    "untuned, the same exits": "confidence_exit:lens=logit,first=0.7,every=3",
+}
+"""Beside the others where such a model has been trained."""
 HEAD = ["task", "recipe", "layers a token", "operations", "bytes", "speed-up", "agreement", "ROUGE-L"]
 
 
@@ -54,7 +62,8 @@ def main():
     if not options.untested:
         passing("tests/engine", "tests/techniques/depth", "-m", "not bundled")
     model = loaded(options.model, options.dtype, options.device)
-    recipes = dict(each.split("=", 1) for each in options.recipe) or RECIPES
+    known = RECIPES | SORTED if artifacts.place("sorted_exit").is_file() else RECIPES
+    recipes = dict(each.split("=", 1) for each in options.recipe) or known
     lines = []
     for task in options.tasks.split(","):
         study = wb.compare(

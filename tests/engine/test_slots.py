@@ -8,6 +8,7 @@ from engine.given import Given
 from helpers import random_tokens, tokens_of
 
 from workbench.engine import SLOTS, Decoder, generate, teacher_force
+from workbench.engine.mlp_choice import MlpChoice
 from workbench.errors import SettingError
 from workbench.models.projection import Projection
 from workbench.models.tiny import tiny
@@ -128,6 +129,65 @@ def test_rows_that_leave_the_sublayer_out_are_not_counted():
     (whole, read), (half, same), (none, unread) = spent
     assert whole - half == half - none == 2 * numbers * len(PROMPT) // 2
     assert read == same == unread + 4 * numbers
+
+
+class StandIn(Neurons):
+    """Every third row goes through the MLP; to the others a tenth of themselves is added."""
+
+    def stand_in(self, block, x):
+        self.asked.append((block.index, len(x)))
+        own = (x[:, 0] > 0.3).nonzero()[:, 0]
+        return own, x * 0.1
+
+
+@pytest.mark.parametrize("family", DENSE)
+def test_rows_that_something_else_stands_in_for(family):
+    """The others go through the MLP, each as alone, and ``neurons`` is asked of them alone."""
+    model = tiny(family)
+    block, x = dense(model)[0], torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(4))
+    for choose, given in ((lambda *_: None, {}), (every_third, {"choose": _Only(every_third, block)})):
+        policy = StandIn(choose)
+        choice = MlpChoice(block, policy)
+        found = block.mlp_sublayer(x, choose=choice)[0]
+        own = (x[0, :, 0] > 0.3).tolist()
+        assert 0 < sum(own) < 9 and policy.asked == [(block.index, 9), (block.index, sum(own))]
+        for row, through in enumerate(own):
+            alone = block.mlp_sublayer(x[:, row : row + 1], **given)[0, 0] if through else 0.1 * x[0, row]
+            torch.testing.assert_close(found[row], alone, rtol=1e-4, atol=1e-5)
+        each = (block.up.weight.numel() + block.down.weight.numel()) // width(block)
+        run = width(block) if not given else len(every_third(block, x))
+        assert choice.spared_flops == 2 * each * (9 * width(block) - sum(own) * run)
+        assert choice.spared_bytes == 4 * each * (width(block) - run)
+
+
+def test_an_mlp_that_no_row_goes_through_is_not_read():
+    class Nothing(Neurons):
+        def stand_in(self, block, x):
+            return torch.empty(0, dtype=torch.long), torch.zeros_like(x)
+
+    model = tiny("llama")
+    plain, other = Decoder(model), Decoder(model, 0, {"mlp": Nothing(every_third)})
+    plain.forward(PROMPT[:3]), other.forward(PROMPT[:3])
+    numbers = sum(block.up.weight.numel() + block.down.weight.numel() for block in model.anatomy.blocks)
+    assert plain.flops - other.flops == 2 * 3 * numbers and plain.bytes - other.bytes == 4 * numbers
+
+
+@pytest.mark.parametrize(
+    ("own", "added", "said"),
+    [
+        (torch.ones(24, dtype=torch.bool), torch.zeros(24, 32), r"gave places of rows as bool \[24\]"),
+        (torch.zeros(1), torch.zeros(24, 32), r"gave places of rows as float32 \[1\]"),
+        (torch.arange(2), torch.zeros(2, 32), r"torch.float32 \[2, 32\] to be added to torch.float32 \[24, 32\]"),
+        (torch.arange(2), torch.zeros(24, 32).half(), r"torch.float16 .* to be added to torch.float32"),
+    ],
+)
+def test_what_does_not_stand_in_is_refused(own, added, said):
+    class Wrong(Neurons):
+        def stand_in(self, block, x):
+            return own, added
+
+    with pytest.raises(SettingError, match=said):
+        steps_of(tiny("llama"), [Given(lambda run: Wrong(every_third), "mlp")])
 
 
 def test_a_mask_of_another_shape_is_refused():

@@ -68,7 +68,7 @@ def draw(seen, study, synthetic, every_probe):
         figure = FIGURES[name]
         if figure.each_run:
             settings.setdefault("run", 1)
-        traces = (seen, study, synthetic.compatibility(), synthetic.training(), synthetic.mapped(), synthetic.budgets())
+        traces = seen, study, *(make() for make in synthetic.OTHERS)
         # A probe that no synthetic trace knows is drawn from what it really sees.
         trace = next((each for each in traces if figure.applies(each)), None) or every_probe(20)
         return figure.draw(trace, **settings)

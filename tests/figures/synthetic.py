@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,6 +207,86 @@ def budgets(count: int = 4, model: str = "tiny-llama") -> xr.DataTree:
     return trace.build(groups, model=Model(model), kind="observe", recipe={}, used=used, budgets=names)
 
 
+def routed(budgets: int = 5, places: int = 20, model: str = "tiny-llama") -> xr.DataTree:
+    """Losses of an oracle, a router and chance that fall with the number of big MLPs."""
+    rng, big, chances = np.random.default_rng(4), np.arange(budgets), np.array([0.1, 0.5, 0.9])
+    fall = 3 * np.exp(-big / budgets)[:, None] + rng.uniform(0, 1, (budgets, places))
+    losses = {"oracle_loss": fall, "best_random_loss": fall + 1, "random_loss": fall + 2}
+    data = {name: variable("budget place", value, "nats", name) for name, value in losses.items()}
+    data |= {
+        "router_loss": variable("chance place", rng.uniform(3, 4, (3, places)), "nats", "router"),
+        "router_big": variable("chance place", np.full((3, places), 2.0), "MLPs", "big MLPs"),
+        "whole_loss": variable("place", rng.uniform(1, 2, places), "nats", "whole"),
+        "gap": variable("chance", chances, "nats", "gap"),
+    }
+    made = _dataset(data, budget=big, chance=chances, place=np.arange(places)).assign_attrs(layers=budgets - 1)
+    groups = {"tokens": trace.tokens(ids(8)), "routing_gap": made}
+    return trace.build(groups, model=Model(model), kind="observe", recipe={}, used=range(len(VOCABULARY)))
+
+
+def calibrated(places: int = 4, model: str = "tiny-llama") -> xr.DataTree:
+    """Three readers of exits, the first too sure, read at some layers."""
+    rng = np.random.default_rng(8)
+    shape = (3, places + 1, 2, 10)
+    middle = np.linspace(0.05, 0.95, 10)
+    share = np.clip(middle * np.array([0.6, 0.9, 1])[:, None, None, None] + rng.uniform(-0.04, 0.04, shape), 0, 1)
+    count = rng.integers(1, 90, (*shape[:2], 10))
+    data = {
+        "count": variable("reader place bin", count, "tokens", "tokens in the bin"),
+        "tokens": variable("reader place", count.sum(-1), "tokens", "tokens"),
+        "confidence": variable("reader place bin", np.broadcast_to(middle, count.shape), "probability", "confidence"),
+        "share": variable("reader place target bin", share, "1", "share right"),
+        "low": variable("reader place target bin", np.clip(share - 0.05, 0, 1), "1", "low"),
+        "high": variable("reader place target bin", np.clip(share + 0.05, 0, 1), "1", "high"),
+        "accuracy": variable("reader place target", share.mean(-1), "1", "share right"),
+        "error": variable("reader place target", np.abs(share - middle).mean(-1), "1", "calibration error"),
+        "cutoff": variable("reader", np.array([0.9, 0.8, np.nan]), "probability", "cut-off"),
+        "layers": variable("reader", np.array([9.0, 8.5, 8.0]), "layers", "layers a token"),
+    }
+    groups = {"tokens": trace.tokens(ids(8)), "exit_calibration": _dataset(data, reader=np.arange(3))}
+    names = {"readers": ["logit lens", MARKUP, "joint exits"], "places": [*range(6, 6 + places), -1]}
+    return trace.build(
+        groups, model=Model(model), kind="observe", recipe={}, used=range(len(VOCABULARY)),
+        targets=["full model", "text"], **names,
+    )  # fmt: skip
+
+
+def frontier(count: int = 4, prompts: int = 6, references: int = 6, model: str = "tiny-llama") -> xr.DataTree:
+    """Exits of which each saves more and loses more than the one before."""
+    saved = np.linspace(0, 0.6, count)
+    data = {"scores": variable("setting prompt", np.ones((count, prompts)), "1", "ROUGE-L")}
+    for name, values in (
+        ("layers_saved", saved), ("flops_saved", saved - 0.05), ("rouge_l", 1 - saved**2),
+        ("rouge_l_reference", 0.4 - saved / 3), ("reference_lost", saved / 2), ("written", 1 - saved / 3),
+    ):  # fmt: skip
+        for end, off in (("", 0), ("_low", -0.02), ("_high", 0.02)):
+            data[name + end] = variable("setting", values + off, "1", name)
+    names = ["full depth", *(f"exit {place} {MARKUP}" for place in range(1, count))]
+    found = _dataset(data, setting=np.arange(count)).assign_attrs(
+        settings=json.dumps(names), by="words", within=0.02, prompts=prompts, references=references, best=1,
+        best_reference=0,
+    )  # fmt: skip
+    groups = {"tokens": trace.tokens(ids(8)), "exit_frontier": found}
+    return trace.build(groups, model=Model(model), kind="observe", recipe={}, used=range(len(VOCABULARY)))
+
+
+def right(layers: int = 8, judged: bool = True, model: str = "tiny-llama") -> xr.DataTree:
+    """Layers of which each is right of more tokens than the one before, and a classifier of them."""
+    share = np.linspace(0.1, 0.6, layers)
+    data = {"never": variable("", 0.3, "1", "never right")}
+    kinds = {"right": ("layer", share), "so_far": ("layer", share + 0.1)}
+    if judged:
+        names = ("exit_precision", "exit_recall", "stop_precision", "stop_recall")
+        kinds |= {name: ("asked", share[:-1]) for name in names}
+    for name, (dim, values) in kinds.items():
+        for end, off in (("", 0), ("_low", -0.02), ("_high", 0.02)):
+            data[name + end] = variable(dim, values + off, "1", name)
+    places = {"layer": np.arange(layers)} | ({"asked": np.arange(layers - 1)} if judged else {})
+    found = _dataset(data, **places).assign_attrs(texts=9, tokens=1234)
+    groups = {"tokens": trace.tokens(ids(8)), "layers_right": found}
+    return trace.build(groups, model=Model(model), kind="observe", recipe={}, used=range(len(VOCABULARY)))
+
+
 def study(runs: int = 8, prompts: int = 5, repeats: int = 3, tokens: int = 64) -> xr.DataTree:
     """A study of up to eight runs, whose text holds every trap."""
     rng = np.random.default_rng(2)
@@ -265,7 +346,7 @@ def study(runs: int = 8, prompts: int = 5, repeats: int = 3, tokens: int = 64) -
     groups = {
         "scores": xr.Dataset(scores), "timing": xr.Dataset(timing), "modelled": xr.Dataset(modelled),
         "steps": xr.Dataset(facts), "text": _text(steps, shape, tokens),
-        "drafts": drafts(steps, shape),
+        "drafts": drafts(steps, shape), "layers": _layers(steps),
     }  # fmt: skip
     named = [
         {"name": name, "technique": spec, "exact_declared": exact, "simulated": False}
@@ -356,6 +437,15 @@ def _steps(rng: np.random.Generator, shape: tuple[int, int], tokens: int) -> dic
     return found
 
 
+def _layers(tokens: np.ndarray, layers: int = 30) -> xr.Dataset:
+    """Passes of layers: the second run leaves after block 17, 23 or never, in turn, with three passes of them."""
+    passes = np.where(tokens[..., None] >= 0, 1, -1) * np.ones(layers, dtype=np.int16)
+    if len(passes) > 1:
+        exits = np.array([18, 24, layers])[np.arange(tokens.shape[-1]) % 3]
+        passes[1] = np.where((np.arange(layers) < exits[:, None]) & (passes[1] > 0), 3, passes[1])
+    return xr.Dataset({"passes": variable("run prompt step layer", passes.astype(np.int16), "passes", "passes")})
+
+
 def drafts(steps: dict[str, np.ndarray], shape: tuple[int, int]) -> xr.Dataset:
     """Drafts of every step: a chain of what was accepted and rejected, and in every second step a sibling of each.
 
@@ -383,6 +473,16 @@ def drafts(steps: dict[str, np.ndarray], shape: tuple[int, int]) -> xr.Dataset:
     return xr.Dataset(data, {"node": np.arange(len(rows))})
 
 
+def _layers(steps: dict[str, np.ndarray]) -> xr.Dataset:
+    """A step that runs fewer layers than 30 skips the first ones after layer 4, which runs twice."""
+    place = np.arange(30)
+    left_out = 31 - steps["layers"][..., None]
+    passes = np.where((place > 4) & (place <= 4 + left_out), 0, 1) + (place == 4)
+    passes = np.where(left_out > 1, passes, 1)
+    passes = np.where(steps["layers"][..., None] < 0, -1, passes).astype(np.int16)
+    return xr.Dataset({"passes": variable("run prompt step layer", passes, "passes", "times the layer ran")})
+
+
 def _text(steps: dict[str, np.ndarray], shape: tuple[int, int], tokens: int) -> xr.Dataset:
     made, draft = (np.full((*shape, tokens), -1, dtype=np.int32) for _ in range(2))
     words = np.broadcast_to(ids(tokens, 3), (*shape, tokens)).astype(np.int32)
@@ -398,3 +498,16 @@ def _text(steps: dict[str, np.ndarray], shape: tuple[int, int], tokens: int) -> 
             "accepted_draft": variable("run prompt token", draft, "1", "whether the token came from a draft"),
         }
     )
+
+
+OTHERS: dict[Any, dict[str, int]] = {
+    compatibility: {"techniques": 100},
+    training: {"steps": 9000},
+    mapped: {"layers": 90, "others": 120},
+    budgets: {"count": 6000},
+    routed: {"budgets": 200, "places": 400},
+    calibrated: {"places": 90},
+    frontier: {"count": 6000, "prompts": 2},
+    right: {"layers": 90},
+}
+"""What makes a trace that is neither of a run nor a study -> what makes it a large one."""

@@ -159,3 +159,21 @@ def test_the_comparison_fits_or_scrolls_with_a_sign(visit, wide, width, scheme):
         [first.bounding_box()["x"] + 10, first.bounding_box()["y"] + 8],
     )
     assert over == "row", "what scrolls goes below them"
+
+
+def test_dragging_over_steps_leaves_the_sums_of_those_alone(visit, study, tmp_path):
+    """Steps 6 to 8 of the timeline left after blocks 17, 23 and 29, one each."""
+    page = visit(figures.save_html(figures.exit_timeline(study, run=1), tmp_path / "timeline.html"))
+    drawn(page)
+    bars = page.locator("svg .mark-rect.role-mark path")
+    every = page.locator('[aria-label^="left after block: "][aria-label*="decode steps: 7"]')
+    chosen = page.locator('[aria-label^="left after block: "][aria-label*="decode steps: 1;"]')
+    expect(every).to_have_count(3)
+    first, last = bars.nth(5).bounding_box(), bars.nth(7).bounding_box()
+    height = last["y"] + last["height"] - 3
+    page.mouse.move(first["x"] + 2, height)
+    page.mouse.down()
+    page.mouse.move(last["x"] + last["width"] - 2, height, steps=5)
+    page.mouse.up()
+    expect(chosen).to_have_count(3)
+    assert every.count() == 0 and page.said == []

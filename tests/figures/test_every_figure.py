@@ -50,7 +50,7 @@ def test_it_is_a_valid_chart_with_a_title_that_those_who_cannot_see_hear(name, d
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_field_it_names_is_in_its_data_with_the_type_it_names(name, draw):
     spec = draw(name).to_dict()
-    made = {"rate", "other"}  # unfolded in the page
+    made = {"rate", "other", "steps", "each", "kept"}  # unfolded or summed in the page
     rows = [row for data in spec["datasets"].values() for row in data]
     for channel, encoding in channels(spec):
         field = encoding["field"]
@@ -75,10 +75,8 @@ def test_axes_and_legends_say_what_they_show(name, draw):
 @pytest.mark.parametrize("name", FIGURES)
 def test_long_traces_are_reduced_below_five_thousand_rows(name, long, synthetic, every_probe):
     figure = FIGURES[name]
-    traces = (
-        long, synthetic.study(runs=2, prompts=1, tokens=6000), synthetic.compatibility(techniques=100),
-        synthetic.training(steps=9000), synthetic.mapped(layers=90, others=120), synthetic.budgets(6000),
-    )  # fmt: skip
+    others = (make(**large) for make, large in synthetic.OTHERS.items())
+    traces = long, synthetic.study(runs=2, prompts=1, tokens=6000), *others
     tree = next((each for each in traces if figure.applies(each)), None) or every_probe(100)
     spec = figure.draw(tree, **({"first": 10**6} if name == "compute_strip" else {})).to_dict()
     assert sum(len(rows) for rows in spec["datasets"].values()) <= 5000

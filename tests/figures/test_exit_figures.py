@@ -7,8 +7,11 @@ import pytest
 
 from workbench import figures
 from workbench.errors import TraceError
+from workbench.figures import FIGURES
+from workbench.figures._exits import exit_layers
 from workbench.models.tiny import tiny
 from workbench.probes import ExitOracle, LogitLens, TunedLens
+from workbench.studies.compare import compare
 from workbench.studies.observe import observe
 
 
@@ -62,3 +65,92 @@ def test_the_oracle_shows_every_criterion_and_who_would_be_wrong(read):
     assert any(not row["right"] for row in tokens) and all(
         row["right"] for row in tokens if row["criterion"] == named[0]
     )
+
+
+# One run, step by step
+
+
+@pytest.fixture(scope="module")
+def ran():
+    techniques = {
+        "exits": "joint_exit:weights=untrained",
+        "drafts": "self_speculative:exit_layer=0.5,threshold=0,lens=logit",
+        "skips": "unified_layer_skip:speedup=1.5",
+    }
+    prompts = [[3, 4, 5, 6, 3, 4, 5], [7, 8, 9, 7, 8, 11]]
+    return compare(tiny("llama", layers=6), prompts, techniques, max_new_tokens=14, stop_tokens=(), hardware=()).tree
+
+
+def shows(tree):
+    return [FIGURES["exit_timeline"].shows(tree, run) for run in range(tree["steps"].sizes["run"])]
+
+
+def test_a_step_left_after_the_last_of_the_layers_that_ran_most(ran):
+    passes, found = ran["layers/passes"].transpose("run", "prompt", "step", "layer").values, exit_layers(ran)
+    for place in np.ndindex(found.shape):
+        counts = passes[place].tolist()
+        most = max(counts)
+        assert found[place] == (max(at for at, count in enumerate(counts) if count == most) if most > 0 else -1)
+    assert shows(ran) == [False, True, True, False], "a layer skipped in the middle is no exit"
+    drafted = ran["steps/drafted"].transpose("run", "prompt", "step").values[2] > 0
+    assert set(found[2][drafted].tolist()) == {2}
+
+
+@pytest.mark.parametrize(("run", "drafts"), [("exits", False), ("drafts", True)])
+def test_every_step_stands_with_its_exit_its_tokens_and_its_time(ran, run, drafts):
+    spec = figures.exit_timeline(ran, run=run, prompt=1).to_dict()
+    (table,) = spec["datasets"].values()
+    number = [item["name"] for item in json.loads(ran.attrs["runs"])].index(run)
+    at = ran["steps"].isel(run=number, prompt=1)
+    assert [row["step"] for row in table] == [step for step in range(1, at.sizes["step"]) if at["tokens"][step] > 0]
+    for row in table:
+        step = row["step"]
+        assert row["exit"] == exit_layers(ran)[number, 1, step]
+        assert [row[name] for name in ("tokens", "drafted", "accepted")] == [
+            int(at[name][step]) for name in ("tokens", "drafted", "accepted")
+        ]
+        assert row["ms"] * row["tokens"] == pytest.approx(1e3 * float(at["seconds"][step]), rel=1e-3)
+        assert row["step_ms"] == pytest.approx(1e3 * float(at["seconds"][step]), rel=1e-3)
+    assert len(spec["vconcat"]) == 3 + drafts and len(spec["vconcat"][-1]["hconcat"]) == 2 + drafts
+
+
+def test_one_selection_lives_in_the_panels_and_all_of_them_ask_it(ran):
+    spec = figures.exit_timeline(ran, run="drafts").to_dict()
+    brush, here = spec["params"]
+    named = [panel["layer"][0]["name"] for panel in spec["vconcat"][:-1]]
+    assert brush["views"] == named[:1] and here["views"] == named
+    for panel in spec["vconcat"][:-1]:
+        assert panel["layer"][0]["encoding"]["opacity"]["condition"]["param"] == brush["name"]
+        assert panel["layer"][-1]["encoding"]["opacity"]["condition"]["param"] == here["name"]
+    for panel in spec["vconcat"][-1]["hconcat"]:
+        assert panel["transform"][0] == {"filter": {"param": brush["name"]}}
+
+
+def test_what_did_not_leave_has_no_timeline(ran):
+    plain = ran.isel(run=[0, 3])
+    assert not FIGURES["exit_timeline"].applies(plain)
+    with pytest.raises(TraceError, match="no prompt 9"):
+        figures.exit_timeline(ran, run="exits", prompt=9)
+    few = figures.exit_timeline(ran, run="exits", first=3).to_dict()
+    assert "first 3 of 13 decode steps" in " ".join(few["title"]["subtitle"])
+
+
+def test_a_frontier_shows_both_what_is_left_of_the_full_models_answers_and_of_the_references(synthetic):
+    tree = synthetic.frontier()
+    spec = figures.exit_frontier(tree, layers=0.3).to_dict()
+    points = next(table for table in spec["datasets"].values() if "setting" in table[0])
+    assert len(points) == 8 and {row["kind"] for row in points[4:]} == {"the reference, of the full model's"}
+    data = tree["exit_frontier"]
+    assert [row["left"] for row in points[:4]] == pytest.approx(data.rouge_l.values.tolist(), rel=1e-4)
+    assert [row["left"] for row in points[4:]] == pytest.approx((1 - data.reference_lost.values).tolist(), rel=1e-4)
+    assert [row["left_low"] for row in points[4:]] == pytest.approx((1 - data.reference_lost_high.values).tolist())
+    assert "30% of the layers" in " ".join(spec["title"]["subtitle"])
+    alone = synthetic.frontier(references=0)
+    (points,) = (each for each in figures.exit_frontier(alone).to_dict()["datasets"].values() if "setting" in each[0])
+    assert len(points) == 4
+
+
+def test_layers_that_are_right_stand_alone_where_nobody_judged_them(synthetic):
+    panels = [figures.layers_right(synthetic.right(judged=judged)).to_dict()["hconcat"] for judged in (True, False)]
+    assert [len(each) for each in panels] == [2, 1]
+    assert "30.0%" in " ".join(figures.layers_right(synthetic.right()).to_dict()["title"]["subtitle"])

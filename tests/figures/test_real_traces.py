@@ -11,8 +11,12 @@ from workbench.registry import PROBES
 from workbench.studies.budget_met import budget_met
 from workbench.studies.compare import compare
 from workbench.studies.compatibility import compatibility
+from workbench.studies.exit_calibration import exit_calibration
+from workbench.studies.exit_frontier import exit_frontier
 from workbench.studies.layer_maps import layer_maps
-from workbench.techniques import BudgetedExit
+from workbench.studies.layers_right import layers_right
+from workbench.studies.routing_gap import routing_gap
+from workbench.techniques import BudgetedExit, ConfidenceExit
 from workbench.training import curve
 
 
@@ -26,35 +30,35 @@ def compared(tiny):
     return compare(
         tiny("llama"),
         [[3, 4, 5, 6, 3, 4, 5], [7, 8, 9, 7, 8]],
-        {"lookup": "prompt_lookup", "recycling": "token_recycling"},
+        {"exits": "joint_exit:weights=untrained", "lookup": "prompt_lookup", "recycling": "token_recycling"},
         max_new_tokens=12,
         hardware=["H100 SXM"],
     )
 
 
-@pytest.fixture(scope="module")
-def together(tiny):
-    return compatibility(tiny("llama"), ["prompt_lookup", "snap_kv"])
+PROMPT = list(range(3, 12))
 
 
-@pytest.fixture(scope="module")
-def trained():
-    return curve.trace(json.loads((artifacts.folder() / "hydra_heads.json").read_text("utf-8")))
-
-
-@pytest.fixture(scope="module")
-def mapped(tiny):
-    model, texts = tiny("llama"), [list(range(first, first + 24)) for first in range(3, 9)]
+def mapped(model):
+    texts = [list(range(first, first + 24)) for first in range(3, 9)]
     return layer_maps(model, model.variant(range(model.layers - 1)), texts)
 
 
-@pytest.fixture(scope="module")
-def budgets(tiny):
-    return budget_met(tiny("llama"), BudgetedExit.examples(), [list(range(3, 12))], max_new_tokens=6)
+OTHERS = (
+    lambda model: compatibility(model, ["prompt_lookup", "snap_kv"]),
+    lambda model: curve.trace(json.loads((artifacts.folder() / "hydra_heads.json").read_text("utf-8"))),
+    mapped,
+    lambda model: budget_met(model, BudgetedExit.examples(), [PROMPT], max_new_tokens=6),
+    lambda model: routing_gap(model, [PROMPT], "untrained", "untrained", samples=2),
+    lambda model: exit_calibration(model, [PROMPT], "untrained", "untrained", max_new_tokens=6),
+    lambda model: exit_frontier(model, ConfidenceExit.examples()[:1], [PROMPT], max_new_tokens=6),
+    lambda model: layers_right(model, [list(range(3, 24))], lens="logit"),
+)
+"""From a model, a trace that is neither of a run nor a study."""
 
 
-def test_every_figure_draws_from_real_data(observed, compared, together, trained, mapped, budgets):
-    traces = observed, compared.tree, together, trained, mapped, budgets
+def test_every_figure_draws_from_real_data(observed, compared, tiny):
+    traces = observed, compared.tree, *(make(tiny("llama")) for make in OTHERS)
     for name, figure in FIGURES.items():
         trace = next(each for each in traces if figure.applies(each))
         spec = figure.draw(trace).to_dict()

@@ -63,8 +63,8 @@ def test_all_figures_that_apply_are_in_it(outline, study):
     shown = {attrs["data-figure"].split(":")[0] for attrs in outline.all("figure")}
     assert shown == {name for name, figure in FIGURES.items() if figure.applies(study)}
     whole = [figure for figure in FIGURES.values() if figure.applies(study) and not figure.each_run]
-    # A strip for each of eight runs, and two figures of drafts for each of the three that draft.
-    assert len(outline.all("figure")) == len(whole) + 8 + 3 + 3
+    # A strip for each of eight runs, two figures of drafts for each of three that draft, the exits of the one that has.
+    assert len(outline.all("figure")) == len(whole) + 8 + 3 + 3 + 1
 
 
 def test_the_library_is_in_it_once(page):

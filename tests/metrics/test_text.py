@@ -1,7 +1,7 @@
 import numpy
 import pytest
 
-from workbench.metrics.text import exact_match, first_divergence, rouge_l
+from workbench.metrics.text import exact_match, first_divergence, rouge_l, rouge_l_tokens
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,29 @@ def test_rouge_l_at_its_edges():
     assert rouge_l("alpha beta", "gamma delta") == 0.0
     assert rouge_l("слова", "слова") == 1.0
     assert rouge_l("слова и", "слова") == 0.0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rouge_l_of_tokens_is_the_formula(seed):
+    random = numpy.random.default_rng(seed)
+    candidate, reference = (random.integers(0, 5, random.integers(1, 30)).tolist() for _ in range(2))
+    common = longest_common_subsequence(candidate, reference)
+    precision, recall = common / len(candidate), common / len(reference)
+    wanted = 2 * precision * recall / (precision + recall) if common else 0.0
+    assert rouge_l_tokens(candidate, reference) == pytest.approx(wanted)
+    assert rouge_l_tokens(candidate, reference) == rouge_l_tokens(reference, candidate)
+
+
+def test_rouge_l_of_tokens_is_the_librarys_where_tokens_are_words():
+    """As the paper scores code: ids written as words."""
+    random = numpy.random.default_rng(1)
+    for _ in range(5):
+        one, other = (random.integers(0, 6, 12).tolist() for _ in range(2))
+        found = rouge_l(" ".join(map(str, one)), " ".join(map(str, other)))
+        assert rouge_l_tokens(one, other) == pytest.approx(found)
+
+
+def test_rouge_l_of_tokens_at_its_edges():
+    assert rouge_l_tokens([], []) == 1.0
+    assert rouge_l_tokens([], [0]) == rouge_l_tokens([0], []) == rouge_l_tokens([1], [0]) == 0.0
+    assert rouge_l_tokens((7, 8), [7, 8]) == 1.0

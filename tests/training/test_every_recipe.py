@@ -259,7 +259,7 @@ def test_a_checkpoint_of_another_training_is_refused(model, data, tmp_path):
         train("draft_model", model, tmp_path / "elsewhere", data, resume=True, **settings("draft_model"))
 
 
-@pytest.mark.parametrize("kind", ["part", "best", "exp_avg"])
+@pytest.mark.parametrize("kind", ["part", "best", "optimiser/exp_avg"])
 def test_a_checkpoint_that_lacks_a_tensor_is_refused(model, data, tmp_path, kind):
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file

@@ -106,6 +106,13 @@ class Counts:
         moved = cost.bytes(tokens, touched, ran.experts_run, entry_bytes) - ran.spared_bytes
         self.ledger.count(MODEL, flops, moved + state_bytes)
 
+    def count_borrowed(self, index: int, tokens: int, layer: KeyValueState) -> None:
+        """Take back, of a block just counted, the keys and values that it neither computed nor stored."""
+        block = self._blocks[index]
+        whole, share = block.query_key_value, 2 * block.kv_heads / (block.heads + 2 * block.kv_heads)
+        moved = share * whole.bytes(tokens) + tokens * layer.entry_bytes
+        self.ledger.count(MODEL, -share * whole.flops(tokens), -moved)
+
     def count_fill(self, index: int, tokens: int, who: str, layer: KeyValueState) -> None:
         """Write down that keys and values of so many tokens were computed and stored, queries beside them."""
         self.ledger.product(who, tokens, self._blocks[index].query_key_value)

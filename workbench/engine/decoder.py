@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -92,6 +92,7 @@ class Decoder(Counts):
         # A depth policy may wish to hold the pass that it is asked about.
         self.opened = getattr(self.depth, "opened", None)
         self.stretch = getattr(self.depth, "stretch", None)
+        self.borrowed: Mapping[int, int] = getattr(self.depth, "borrowed", {})
         self._open: Pass | None = None
         self.embeddings: Tensor | None = None
         self.repeated: set[int] = set()

@@ -161,6 +161,8 @@ def _layers(running: Running, until: int | None) -> list[Any]:
     chain, layers = running.relation.chain or len(rows) == 1, []
     for index in range(first, decoder.anatomy.layers if until is None else min(until, decoder.anatomy.layers)):
         layer, window = decoder.cache.layers[index], fused.windows[index]
+        if index in decoder.borrowed:
+            break
         if fused.usable[index] and layer.recurrent:
             layers.append(layer)
             continue

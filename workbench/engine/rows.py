@@ -42,6 +42,7 @@ class Rows:
     finished: bool
     _length: int | None
     _evicted: set[int]
+    _carried: tuple[Tensor, Tensor, Tensor] | None
     _postponed = False
 
     @property
@@ -65,6 +66,12 @@ class Rows:
             return self.x[0, numbers([places[row] for row in rows], self.x.device)]
         return torch.stack([self.x[0, places[row]] if row in places else self.shelf.look([row])[0] for row in rows])
 
+    def change(self, x: Tensor) -> None:
+        """Go on with another residual stream [rows, width] of the rows that run."""
+        self._check_streams(x, len(self.rows))
+        self.x = x[None]
+        self._carried = None
+
     def _embed(self, rows: Sequence[int], inputs: Tensor | None = None) -> None:
         """Run these of the tokens, from before the first block on."""
         anatomy = self.decoder.anatomy
@@ -87,7 +94,7 @@ class Rows:
             self.relation, rows, self.start, self.positions, self._evicted, self.decoder.repeated
         )
         self._straight = rows[-1] - rows[0] == len(rows) - 1
-        self._carried: tuple[Tensor, Tensor, Tensor] | None = None
+        self._carried = None
 
     def _merge(self, rows: Sequence[int], x: Tensor) -> None:
         """Let these rows [rows, width] run beside the others."""

@@ -57,6 +57,8 @@ class Running(Rows):
         self.shelf, self.answers, self.finished = Shelf(), Answers(), False
         self._watch, self._read_as, self._length = decoder.watch, cache.read_as, length
         self._evicted: set[int] = set()
+        # Layers that others read are evicted from when all have read them.
+        self._late: list[tuple[int, Tensor]] = []
         self._pending = decoder.shelf.snapshot()
         if not self.start:
             self._length = cache.read_as = length or len(self.tokens)
@@ -89,6 +91,8 @@ class Running(Rows):
             while self.layer is not None and self.rows and (until is None or self.layer < until):
                 if not run_together(self, until):
                     self._block(self.layer)
+            while self.layer is None and self._late:
+                self._evict(*self._late.pop())
         except BaseException:
             self.close()
             raise
@@ -146,20 +150,25 @@ class Running(Rows):
         if layer.recurrent:
             self._recur(index, block, layer)
             return
-        rows = self.x.shape[1]
+        rows, holder = self.x.shape[1], self._holder(index)
+        own, layer = holder == index, decoder.cache.layers[holder]
         rope = self.tables.get(block.rope_kind)
-        query, key, value = self._carried or block.enter(self.x, rope)
+        if own:
+            query, key, value = self._carried or block.enter(self.x, rope)
+            self._append(index, key, value, self.rows, self._straight)
+        else:
+            query = block.queries(self.x, rope)
         self._carried = None
-        self._append(index, key, value, self.rows, self._straight)
-        visible = self.visibility.over(layer, index, block.window)
+        visible = self.visibility.over(layer, holder, block.window)
         attended, keys_read = decoder.attend(block, query, layer, visible)
-        if self._watch is not None:
+        if self._watch is not None and own:
             self._watch("query_key_value", index, (query, key, value))
-        if decoder.cache_policy is not None and self.prefill and self.last_chunk:
-            decoder.cache_policy.prefilled(index, query, layer)
-            if not layer.rows:
-                self._evicted.add(index)
-        if self.prefill:
+        if own and decoder.cache_policy is not None and self.prefill and self.last_chunk:
+            if index in decoder.borrowed.values():
+                self._late.append((index, query))
+            else:
+                self._evict(index, query)
+        if self.prefill and own:
             layer.pack()
         # A depth policy looks at the residual stream between blocks, so only the plain steps serve it.
         upcoming = index + 1 if index + 1 < decoder.anatomy.layers else None
@@ -175,6 +184,21 @@ class Running(Rows):
             self._tell(index)
             self.go_on(index)
         decoder.count_block(index, rows, keys_read, layer, choice)
+        if not own:
+            decoder.count_borrowed(index, rows, layer)
+
+    def _holder(self, index: int) -> int:
+        """The layer whose entries a block's queries read: its own, but where the depth policy has it borrow another's
+        and that one has attention."""
+        source = self.decoder.borrowed.get(index, index)
+        return index if self.decoder.cache.layers[source].recurrent else source
+
+    def _evict(self, index: int, query: Tensor) -> None:
+        """The last chunk of the prompt has read a layer."""
+        decoder = self.decoder
+        decoder.cache_policy.prefilled(index, query, layer := decoder.cache.layers[index])
+        if not layer.rows:
+            self._evicted.add(index)
 
     def _recur(self, index: int, block: Block, layer: RecurrentState) -> None:
         """A block whose mixer carries a state from row to row, of a draft from each row's parent."""

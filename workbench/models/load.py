@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from workbench.errors import SettingError
 from workbench.files import is_there
-from workbench.models import bundled, safety
+from workbench.models import built, bundled, safety, split
 from workbench.models.anatomy import Anatomy
 from workbench.models.device import device_named
 from workbench.models.families import FAMILIES
@@ -34,8 +35,9 @@ def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = N
     Parameters
     ----------
     name : str
-        A bundled model (``smollm2-135m``, ``gemma3-270m``), a Hugging Face id, or a local folder or GGUF file.
-        ``name/layers`` (of a bundled model or a folder) is :meth:`Model.shallow` of it.
+        A bundled model (``smollm2-135m``, ``gemma3-270m``, ``recursion-expert``, …), one that is built of a bundled one
+        (``smollm2-moe``), a Hugging Face id, or a local folder or GGUF file. ``name/layers`` (of all but an id) is
+        :meth:`Model.shallow` of it.
     dtype : {"float32", "bfloat16", "float16"} or torch.dtype
     device : str, optional
         By default a GPU if there is one.
@@ -50,10 +52,12 @@ def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = N
     dtype = dtype_named(dtype)
     device = str(device_named(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     whole, layers = folder_and_layers(name)
-    if layers is None and (cut := _CUT.fullmatch(name)) and cut[1] in bundled.BUNDLED:
+    if layers is None and (cut := _CUT.fullmatch(name)) and cut[1] in built.NAMES:
         whole, layers = cut[1], int(cut[2])
     if layers is not None:
         return load(whole, dtype, device, revision).shallow(layers)
+    if name in built.BUILT:
+        return _built(name, load(built.BUILT[name].base, dtype, device))
     if name in bundled.BUNDLED:
         folder, revision = bundled.fetch(name), bundled.BUNDLED[name].revision
     elif is_there(name):
@@ -69,6 +73,15 @@ def load(name: str, dtype: str | torch.dtype = "float32", device: str | None = N
     return model
 
 
+def _built(name: str, base: Model) -> Model:
+    """A model that is built of another. Its proof is that with all experts on it gives the logits of the other."""
+    hf, chosen = built.build(name, base)
+    model = wrap(hf, base.tokenizer, name, built.BUILT[name].revision, untouched(base.hf))
+    split.choose(model, chosen)
+    model.notes = base.notes
+    return model
+
+
 def folder_and_layers(name: str) -> tuple[str, int | None]:
     """A local folder and how many of its layers are wanted (``folder/4``); any other name as it is."""
     cut = _CUT.fullmatch(name)
@@ -77,8 +90,11 @@ def folder_and_layers(name: str) -> tuple[str, int | None]:
     return name, None
 
 
-def wrap(hf: Any, tokenizer: Any, name: str, revision: str = "") -> Model:
-    """A :class:`Model` around a transformers model that is already in memory; its anatomy is proven first.
+def wrap(
+    hf: Any, tokenizer: Any, name: str, revision: str = "", expected: tuple[Tensor, Tensor] | None = None
+) -> Model:
+    """A :class:`Model` around a transformers model that is already in memory; its anatomy is proven first, to give what
+    the model itself gives, or the logits ``expected`` of some tokens.
 
     Raises
     ------
@@ -91,7 +107,8 @@ def wrap(hf: Any, tokenizer: Any, name: str, revision: str = "") -> Model:
     if row is not None and (capped or row.sinks):
         # Torch's fused attention knows neither soft caps nor sinks.
         hf.set_attn_implementation("eager")
-    expected = None if row is None else untouched(hf)  # of others the anatomy says what it needs
+    if expected is None and row is not None:  # of others the anatomy says what it needs
+        expected = untouched(hf)
     anatomy = Anatomy(hf)
     proof = verify(hf, anatomy, expected)
     return Model(hf, tokenizer, anatomy, name, revision, proof)

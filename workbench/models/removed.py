@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from workbench.models.block import Block
 from workbench.models.variant import varied
+from workbench.models.views import Views
 
 if TYPE_CHECKING:
     from workbench.models.anatomy import Anatomy
 
-_MOST_VIEWS = 4
-_LOWER: WeakKeyDictionary[Anatomy, dict[int, Anatomy]] = WeakKeyDictionary()
+_LOWER = Views()
 
 
 @dataclass
@@ -53,14 +52,11 @@ def without(block: Block, attention: bool = False, mlp: bool = False) -> Block:
 
 
 def lower_blocks(anatomy: Anatomy, count: int) -> Anatomy:
-    """A view with the first ``count`` blocks alone, in which nothing is left of the others.
-
-    The same object every time, of the few that were asked for last: much is laid out for one when it is first used.
-    """
-    views = _LOWER.setdefault(anatomy, {})
-    if count not in views:
-        while len(views) >= _MOST_VIEWS:
-            del views[next(iter(views))]
-        gone = range(count, anatomy.layers)
-        views[count] = varied(anatomy, others={layer: without(anatomy.blocks[layer], True, True) for layer in gone})
-    return views[count]
+    """A view with the first ``count`` blocks alone, in which nothing is left of the others; the same object every time
+    (:class:`workbench.models.views.Views`)."""
+    gone = range(count, anatomy.layers)
+    return _LOWER.of(
+        anatomy,
+        count,
+        lambda: varied(anatomy, others={layer: without(anatomy.blocks[layer], True, True) for layer in gone}),
+    )

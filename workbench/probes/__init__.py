@@ -10,6 +10,7 @@ from workbench.probes.layer_similarity import LayerSimilarity
 from workbench.probes.logit_lens import LogitLens
 from workbench.probes.residual_contribution import ResidualContribution
 from workbench.probes.residual_velocity import ResidualVelocity
+from workbench.probes.token_difficulty import TokenDifficulty
 from workbench.probes.tuned_lens import TunedLens
 
 __all__ = [name for name in dir() if name == "register" or name[0].isupper()]

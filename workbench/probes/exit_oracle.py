@@ -33,11 +33,11 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.models import Model
-from workbench.parts.exits import load_lens
+from workbench.parts.exits import LensName, load_lens
 from workbench.parts.exits.confidence import saturation
 from workbench.probes._lens import LensReader
 from workbench.probes._probe import Probe, Reader, axis, register
-from workbench.settings import outside, settings
+from workbench.settings import settings
 from workbench.trace import variable
 
 CRITERIA = ("agrees", "settled", "close", "probability", "margin", "entropy", "saturation")
@@ -68,7 +68,7 @@ class ExitOracle(Probe):
     Whoever never meets a criterion leaves at the end, saves nothing and is right.
     """
 
-    lens: Annotated[str, outside("lens", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
+    lens: LensName = "bundled"
     threshold: Annotated[float, Field(ge=0, le=1, description="confidence above which a token leaves")] = 0.9
     divergence: Annotated[float, Field(gt=0, description="nats from the last layer that are close")] = 0.1
     positions: Annotated[int, Field(ge=1, description="positions read, from the end; all if none")] | None = None

@@ -3,7 +3,8 @@
 Paper
 -----
 Load: Fedus et al., Switch Transformers, 2021, arXiv 2101.03961. Co-activation: Muennighoff et al., OLMoE, 2024,
-arXiv 2409.02060, section 5.2.
+arXiv 2409.02060, section 5.2. What chance alone gives: Chen, Dempster, Liu, Weighted Finite Population Sampling to
+Maximize Entropy, 1994, Biometrika 81(3).
 
 Deviates
 --------
@@ -27,6 +28,8 @@ from workbench.probes._probe import Probe, Reader, axis, register
 from workbench.settings import settings
 from workbench.trace import variable
 
+_ROUNDS, _NEAR = 500, 1e-7  # of the fit of odds to shares: most rounds, and how close
+
 
 @register
 @settings
@@ -39,8 +42,12 @@ class ExpertCoactivation(Probe):
     ``router_entropy`` (layer) [nats], the mean entropy of the router's distribution over all experts;
     ``coactivation`` (layer, expert, other_expert), the share of tokens that chose both, its diagonal the share of
     tokens that chose the expert. ``layer`` holds the numbers of the layers that have experts. All are means over the
-    tokens, so their number biases none of them; but pairs come together by chance too, with ``k`` of ``E`` experts even
-    in load in ``k (k - 1) / (E (E - 1))`` of the tokens.
+    tokens, so their number biases none of them.
+
+    Pairs come together by chance too, the more the more they are loaded. ``expected`` (layer, expert, other_expert) is
+    what routing that is independent but for its load would give: of all distributions over ``k`` different experts in
+    which every expert has the share of tokens that it was found to have, the one of most entropy. ``excess`` is what
+    was found less that.
     """
 
     sites = ("router_logits",)
@@ -83,6 +90,11 @@ class _Reader(Reader):
                 "layer expert other_expert", self._pairs, "1", "share of tokens that chose both experts"
             ),
         }
+        found = self._pairs.double().cpu().numpy()
+        expected = by_chance(np.diagonal(found, axis1=1, axis2=2))
+        whose = "layer expert other_expert"
+        variables["expected"] = variable(whose, expected, "1", "share of tokens that chance would give both experts")
+        variables["excess"] = variable(whose, found - expected, "1", "share of tokens with both experts beyond chance")
         experts = np.arange(self._experts)
         coordinates = {
             **axis("layer", np.array(self._sparse), "layer", "layer"),
@@ -90,3 +102,36 @@ class _Reader(Reader):
             **axis("other_expert", experts, "expert", "other expert"),
         }
         return xr.Dataset(variables, coordinates)
+
+
+def by_chance(shares: np.ndarray) -> np.ndarray:
+    """Share of tokens with both of two experts [layers, experts, experts] where nothing but the experts' own shares is
+    given, and that all tokens have as many; on the diagonal the shares.
+
+    Parameters
+    ----------
+    shares : array [layers, experts]
+        Of tokens that chose each expert; a layer's sum is how many a token has.
+    """
+    chosen = int(np.round(shares[0].sum()))
+    target = np.clip(shares, 0, 1 - _NEAR)
+    odds = target / (1 - target)
+    for _ in range(_ROUNDS):
+        if np.abs(inclusion(odds, chosen) - target).max() < _NEAR:
+            break
+        odds = target / np.maximum(1 - inclusion(odds, chosen - 1), _NEAR)
+    others = odds[:, None, :] * (1 - np.eye(shares.shape[1]))
+    # Given one expert, the rest are drawn of the others with the same odds.
+    expected = shares[..., None] * inclusion(others, chosen - 1)
+    expected = (expected + expected.swapaxes(1, 2)) / 2
+    return expected + np.eye(shares.shape[1]) * shares[:, None]
+
+
+def inclusion(odds: np.ndarray, chosen: int) -> np.ndarray:
+    """Chance of each expert [..., experts] to be among ``chosen`` different ones, where a set's chance is in proportion
+    to the product of its experts' ``odds`` [..., experts]."""
+    chance = np.zeros_like(odds)
+    for count in range(1, chosen + 1):
+        free = odds * (1 - chance)
+        chance = np.clip(count * free / np.maximum(free.sum(-1, keepdims=True), 1e-300), 0, 1)
+    return chance

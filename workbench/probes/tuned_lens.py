@@ -17,10 +17,10 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.models import Model
-from workbench.parts.exits import load_lens
+from workbench.parts.exits import LensName, load_lens
 from workbench.probes._lens import LensReader
 from workbench.probes._probe import Probe, register
-from workbench.settings import outside, settings
+from workbench.settings import settings
 
 
 @register
@@ -44,7 +44,7 @@ class TunedLens(Probe):
     Writes what :class:`workbench.probes.LogitLens` writes, of the mapped streams; the last layer has no map.
     """
 
-    lens: Annotated[str, outside("lens", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
+    lens: LensName = "bundled"
     top_k: Annotated[int, Field(ge=1, le=32, description="candidates per layer and token")] = 5
     first_layer: Annotated[int, Field(ge=-1, description="first layer read; -1 is the embedding")] = -1
     positions: Annotated[int, Field(ge=1, description="positions read, from the end; all if none")] | None = None

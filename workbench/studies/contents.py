@@ -10,6 +10,7 @@ from workbench import artifacts
 from workbench.errors import WorkbenchError
 from workbench.files import is_there
 from workbench.models import Model, fingerprint
+from workbench.models.built import BUILT
 from workbench.models.bundled import BUNDLED
 from workbench.models.load import folder_and_layers
 from workbench.models.second_model import is_cut, load_beside
@@ -80,6 +81,9 @@ def _of_name(model: Model, name: str) -> str:
     base, _ = folder_and_layers(name)
     if name.endswith(".safetensors") or is_there(base):
         return fingerprint.of_path(base)
-    bundled = BUNDLED.get(name.partition("/")[0])
+    whole = name.partition("/")[0]
+    if whole in BUILT:
+        return BUILT[whole].checksum
+    bundled = BUNDLED.get(whole)
     # A name on the hub is a branch, which moves.
     return bundled.sha256 if bundled else fingerprint.of_model(load_beside(name, model.dtype, str(model.device)))

@@ -3,6 +3,7 @@
 from workbench.tasks import humaneval, scorers
 from workbench.tasks.conversation import greedy_answer, next_turn, unroll
 from workbench.tasks.encoding import encode_parts, encode_prompt, format_prompt, question_view
+from workbench.tasks.functions import LEARNED_MODULES, held_out_functions, learned_functions
 from workbench.tasks.humaneval import MissingPackage
 from workbench.tasks.needle import needle, needle_found
 from workbench.tasks.pages import shared_pages
@@ -14,6 +15,7 @@ from workbench.tasks.spec_bench import load_spec_bench
 from workbench.tasks.training_prompts import TRAINING_TASKS, training_prompts
 
 __all__ = [
+    "LEARNED_MODULES",
     "SCORERS",
     "TRAINING_TASKS",
     "MissingPackage",
@@ -25,7 +27,9 @@ __all__ = [
     "encode_prompt",
     "format_prompt",
     "greedy_answer",
+    "held_out_functions",
     "humaneval",
+    "learned_functions",
     "list_tasks",
     "load_prompts",
     "load_spec_bench",

@@ -6,7 +6,11 @@ from workbench.techniques.accept.optimal_transport_accept import OptimalTranspor
 from workbench.techniques.attention.token_select import TokenSelect
 from workbench.techniques.depth.accelerated_residual import AcceleratedResidual
 from workbench.techniques.depth.budgeted_exit import BudgetedExit
+from workbench.techniques.depth.completion_stop import CompletionStop
 from workbench.techniques.depth.confidence_exit import ConfidenceExit
+from workbench.techniques.depth.joint_exit import JointExit
+from workbench.techniques.depth.layer_router import LayerRouter
+from workbench.techniques.depth.recursion import Recursion
 from workbench.techniques.depth.unified_layer_skip import UnifiedLayerSkip
 from workbench.techniques.draft.candidate_length import CandidateLength
 from workbench.techniques.draft.chimera import Chimera
@@ -35,9 +39,12 @@ from workbench.techniques.draft_length.goodput import Goodput
 from workbench.techniques.evict.random_eviction import RandomEviction
 from workbench.techniques.evict.snap_kv import SnapKV
 from workbench.techniques.evict.streaming_llm import StreamingLLM
+from workbench.techniques.experts.dynamic_experts import DynamicExperts
 from workbench.techniques.logits.logits_processors import LogitsProcessors
 from workbench.techniques.mlp.neuron_gate import NeuronGate
+from workbench.techniques.mlp.small_big_router import SmallBigRouter
 from workbench.techniques.switch.entropy_adaptive import EntropyAdaptive
 from workbench.techniques.weights.layer_drop import LayerDrop
+from workbench.techniques.weights.sorted_exit import SortedExit
 
 __all__ = [name for name in dir() if name == "register" or name[0].isupper()]

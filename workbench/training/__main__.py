@@ -12,13 +12,14 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from workbench.errors import WorkbenchError
 from workbench.models import load
 from workbench.models.bundled import BUNDLED
 from workbench.settings import build
 from workbench.training import RECIPES, DataSettings, train, training_data
+from workbench.training.optimiser import Optimiser, check
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="training text written before")
     parser.add_argument("--out", type=Path, help="a folder; of data, the file")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting; repeatable")
+    parser.add_argument("--optimiser", choices=get_args(Optimiser), default="adamw")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -57,6 +59,7 @@ def _run(options: argparse.Namespace, cancel: threading.Event) -> int:
     given = pairs(options.set)
     # A wrong setting is said before the model is loaded.
     settings = build_data(given) if options.name == "data" else build(RECIPES[options.name], given)
+    check(options.optimiser)
     model = load(options.model, options.dtype, options.device)
     if options.called:
         known = BUNDLED.get(options.called)
@@ -70,7 +73,7 @@ def _run(options: argparse.Namespace, cancel: threading.Event) -> int:
         return 0
     card = train(
         options.name, model, options.out, options.data, options.resume, options.seed,
-        progress=say, cancel=cancel, **given,
+        optimiser=options.optimiser, progress=say, cancel=cancel, **given,
     )  # fmt: skip
     if card is None:
         print("stopped; go on with --resume", file=sys.stderr)

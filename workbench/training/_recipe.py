@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import abc
+import threading
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
 from workbench.models import Model
 from workbench.registry import Registry
-from workbench.training.data import DataSettings
+from workbench.training.data import DataSettings, TrainingData
+from workbench.training.writing import Progress, training_data
 
 RECIPES = Registry("training recipe")
 register = RECIPES.register
@@ -27,7 +29,7 @@ class Recipe(abc.ABC):
     learning_rate : float
         The peak; warmed up over the first twentieth of the steps and brought to zero by a cosine.
     data : DataSettings
-        The text that it is trained on if none is given.
+        The text that :meth:`texts` lets the model write.
     name : str
         Name in the registry, the class name in snake case; the artefact is called so too.
 
@@ -72,6 +74,25 @@ class Recipe(abc.ABC):
         A tensor is copied into the part's parameter or buffer of that name; anything else is handed to the card.
         """
         return {}
+
+    def prepare_texts(self, model: Model, texts: TrainingData, progress: Progress | None = None) -> dict[str, Any]:
+        """The same of texts that must be told apart; by default :meth:`prepare` of all of them together.
+
+        Parameters
+        ----------
+        model : Model
+        texts : TrainingData
+            Those that are trained on.
+        progress : callable, optional
+            ``progress(done, texts, message)``, where it takes long.
+        """
+        return self.prepare(model, texts.flat().to(model.device))
+
+    def texts(
+        self, model: Model, progress: Progress | None = None, cancel: threading.Event | None = None
+    ) -> TrainingData:
+        """The text that it is trained on if none is given; by default what the model itself writes."""
+        return training_data(model, self.data, progress, cancel)
 
     @classmethod
     def example(cls) -> Self:

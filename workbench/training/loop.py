@@ -24,13 +24,13 @@ from workbench.errors import CorruptModel, NumericalError, SettingError
 from workbench.files import save_tensors
 from workbench.models import Model, fingerprint
 from workbench.models.weight_files import read_safetensors
-from workbench.training._recipe import Recipe
+from workbench.training._recipe import Progress, Recipe
 from workbench.training.batches import Batches
 from workbench.training.data import TrainingData
 from workbench.training.evaluate import autocast, evaluate
+from workbench.training.optimiser import Optimiser, optimiser_of, restore, size, states
 
 _CLIP = 1.0
-_DECAY = 0.01
 _WATCHED = 96  # held-out texts of every point of the curve, evenly spread over all of them
 
 
@@ -42,7 +42,8 @@ class Training:
     recipe : Recipe
     model : Model
     data : TrainingData
-    seed, evaluations : int
+    seed, evaluations, progress
+    optimiser : {"adamw", "adamw8bit"}
         As for :func:`workbench.training.train`.
 
     Attributes
@@ -57,7 +58,16 @@ class Training:
         same ones at every point.
     """
 
-    def __init__(self, recipe: Recipe, model: Model, data: TrainingData, seed: int = 0, evaluations: int = 10) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: Model,
+        data: TrainingData,
+        seed: int = 0,
+        evaluations: int = 10,
+        progress: Progress | None = None,
+        optimiser: Optimiser = "adamw",
+    ) -> None:
         self.recipe, self.model, self.data, self.seed = recipe, model, data, seed
         learned, unseen = data.part(held_out=False), data.part(held_out=True)
         if not len(learned.tokens) or not len(unseen.tokens):
@@ -67,7 +77,7 @@ class Training:
         self._unseen = Batches(unseen, batch, length, seed, device)
         self._every = max(1, recipe.steps // max(1, evaluations))
         with self._seeded(-1):
-            prepared = recipe.prepare(model, learned.flat().to(device))
+            prepared = recipe.prepare_texts(model, learned, progress)
             self.part = recipe.part(model)
         state = self.part.state_dict()
         tensors = {key: value for key, value in prepared.items() if isinstance(value, Tensor)}
@@ -76,7 +86,7 @@ class Training:
             for key, value in tensors.items():
                 state[key].copy_(value)
         self._named = {key: value for key, value in self.part.named_parameters() if value.requires_grad}
-        self._optimiser = torch.optim.AdamW(self._named.values(), recipe.learning_rate, weight_decay=_DECAY)
+        self._kind, self._optimiser = optimiser, optimiser_of(optimiser, self._named, recipe.learning_rate)
         self.step = 0
         self.seconds = 0.0
         self.best: dict[str, Any] = {"step": 0, "loss": math.inf, "part": {}}
@@ -124,10 +134,8 @@ class Training:
     def checkpoint(self, file: Path) -> None:
         """Write part, optimiser and curve as one safetensors file; no pickle."""
         tensors = {f"part/{key}": value.detach().cpu().contiguous() for key, value in self.part.state_dict().items()}
-        for key, parameter in self._named.items():
-            for kind in ("exp_avg", "exp_avg_sq"):
-                if parameter in self._optimiser.state:
-                    tensors[f"{kind}/{key}"] = self._optimiser.state[parameter][kind].cpu().contiguous()
+        kept = states(self._optimiser, self._named)
+        tensors |= {f"optimiser/{key}": value.cpu().contiguous() for key, value in kept.items()}
         tensors |= {f"best/{key}": value.cpu() for key, value in self.best["part"].items()}
         best = {key: self.best[key] for key in ("step", "loss")} if self.best["part"] else None
         named = self._identity()
@@ -165,13 +173,9 @@ class Training:
             raise CorruptModel(f"{file.name} lacks the part as it was at its best")
         if state["best"]:
             self.best = {**state["best"], "part": {key: value.to(self.model.device) for key, value in best.items()}}
-        for key, parameter in self._named.items():
-            if state["step"] > 0:
-                try:
-                    moments = {kind: tensors[f"{kind}/{key}"].to(parameter) for kind in ("exp_avg", "exp_avg_sq")}
-                except KeyError:
-                    raise CorruptModel(f"{file.name} lacks the optimiser's state of {key}") from None
-                self._optimiser.state[parameter] = {"step": torch.tensor(float(state["step"])), **moments}
+        if state["step"] > 0:
+            moments = {key.partition("/")[2]: tensors[key] for key in tensors if key.startswith("optimiser/")}
+            restore(self._optimiser, self._named, state["step"], moments)
         self.step, self.seconds, self.curve = state["step"], state["seconds"], state["curve"]
 
     def finish(self, place: Path) -> dict[str, Any]:
@@ -194,6 +198,7 @@ class Training:
             "seconds": round(self.seconds, 3),
             "machine": _machine(self.model.device),
             "parameters": sum(value.numel() for value in self._named.values()),
+            "optimiser": {"name": self._kind, "bytes": size(self._optimiser, self._named)},
             "result": {f"held_out_{key}": round(value, 5) for key, value in result.items()},
             "curve": _thinned(self.curve),
         }
@@ -213,6 +218,7 @@ class Training:
 
     def _identity(self) -> dict[str, Any]:
         named = {"recipe": self.recipe.name, "settings": _public(self.recipe), "seed": self.seed, **self._prepared}
+        named["optimiser"] = self._kind
         model = artifacts.name_of(self.model)
         content = {"weights": fingerprint.of_model(self.model), "texts": fingerprint.of_tensor(self.data.tokens)}
         return json.loads(json.dumps({**named, "model": model, **content}))

@@ -13,6 +13,7 @@ from workbench.settings import build
 from workbench.training._recipe import RECIPES
 from workbench.training.data import DataSettings, TrainingData
 from workbench.training.loop import Training
+from workbench.training.optimiser import Optimiser, check
 from workbench.training.writing import Progress, training_data
 
 
@@ -25,6 +26,7 @@ def train(
     seed: int = 0,
     checkpoint_every: int = 100,
     evaluations: int = 10,
+    optimiser: Optimiser = "adamw",
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
     **settings: Any,
@@ -44,12 +46,15 @@ def train(
         Folder for ``<name>.safetensors``, its card ``<name>.json`` and, while training, ``<name>.checkpoint``; by
         default one for this model in ``trained`` of the user's cache folder.
     data : TrainingData, path or DataSettings, optional
-        By default :func:`workbench.training.writing.training_data` of the model, as the recipe wants it.
+        By default :meth:`workbench.training.Recipe.texts`: what the model writes, as the recipe wants it, or text of
+        the recipe's own.
     resume : bool
         Go on from the checkpoint in ``out``; the result is the same as without the interruption.
     seed : int
     checkpoint_every, evaluations : int
         Steps between checkpoints, and how often the held-out loss is looked at on the way.
+    optimiser : {"adamw", "adamw8bit"}
+        AdamW, or the same with its states in 8 bits, of the library bitsandbytes, for a quarter of their memory.
     progress : callable, optional
         ``progress(step, steps, message)`` after every step.
     cancel : Event, optional
@@ -65,18 +70,21 @@ def train(
     Raises
     ------
     SettingError
-        If there is no such recipe or setting, or nothing to resume.
+        If there is no such recipe, setting or optimiser, or nothing to resume.
     NumericalError
         If the loss is no number; the last checkpoint stays.
     """
     recipe = build(RECIPES[name], settings)
+    check(optimiser)
     place = Path(out) if out is not None else cache_folder() / "trained" / folder_name(model)
     place.mkdir(parents=True, exist_ok=True)
-    if data is None or isinstance(data, DataSettings):
-        data = training_data(model, data or recipe.data, progress, cancel)
+    if data is None:
+        data = recipe.texts(model, progress, cancel)
+    elif isinstance(data, DataSettings):
+        data = training_data(model, data, progress, cancel)
     elif not isinstance(data, TrainingData):
         data = TrainingData.read(Path(data))
-    training = Training(recipe, model, data, seed, evaluations)
+    training = Training(recipe, model, data, seed, evaluations, progress, optimiser)
     file = place / f"{name}.checkpoint"
     if resume:
         training.restore(file)

@@ -2,6 +2,7 @@
 
 #include "../activation/activation.cpp"
 #include "../blocks/blocks.cpp"
+#include "../few_experts/few_experts.cpp"
 #include "../few_rows/few_rows.cpp"
 #include "../highest/highest.cpp"
 #include "../rms_norm/rms_norm.cpp"

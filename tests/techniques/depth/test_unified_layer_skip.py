@@ -20,6 +20,23 @@ def test_the_number_of_layers_follows_from_the_target(speedup, kept):
     assert max(gaps) - min(gaps) <= 1
 
 
+@pytest.mark.parametrize(
+    ("order", "skipped"), [("early", {1, 2, 3}), ("middle", {4, 5, 6}), ("late", {7, 8, 9}), ("spread", {1, 5, 7})]
+)
+def test_as_many_layers_are_skipped_in_one_stretch(order, skipped):
+    assert {*range(10)} - {*UnifiedLayerSkip(speedup=10 / 7, order=order).kept(10)} == skipped
+
+
+@pytest.mark.parametrize("order", ["spread", "early", "middle", "late"])
+@pytest.mark.parametrize("total", [2, 3, 7, 30])
+def test_every_order_runs_the_same_number_and_is_neutral_at_one(total, order):
+    for speedup in (1.0, 1.3, 2.0, 16.0):
+        kept = UnifiedLayerSkip(speedup=speedup, order=order).kept(total)
+        assert len(kept) == len(UnifiedLayerSkip(speedup=speedup).kept(total)) and kept == sorted({*kept})
+        assert kept[0] == 0 and kept[-1] < total and (order == "late" or kept[-1] == total - 1)
+    assert UnifiedLayerSkip(speedup=1.0, order=order).kept(total) == list(range(total))
+
+
 @pytest.mark.parametrize("total", range(2, 40))
 def test_evenly_gives_as_many_layers_as_asked(total):
     for kept in range(2, total + 1):
@@ -69,15 +86,12 @@ def test_neighbouring_layers_run_in_one_compiled_call(monkeypatch):
 def test_spread_skipping_hurts_less_than_cutting_off_the_last_layers(bundled):
     from workbench.tasks import encode_prompt, load_prompts
 
-    class LastLayersOff(UnifiedLayerSkip):
-        def kept(self, layers):
-            return list(range(len(super().kept(layers))))
-
     spread, cut = [], []
     for prompt in load_prompts("summarising", limit=3):
         ids = encode_prompt(bundled.tokenizer, prompt)[:180]
         reference = torch.tensor(ids[101:])
-        for kind, losses in ((UnifiedLayerSkip, spread), (LastLayersOff, cut)):
-            logits = torch.cat(list(teacher_force(bundled, ids[:101], ids[101:], [kind(speedup=1.25)])))
+        for order, losses in (("spread", spread), ("late", cut)):
+            skip = UnifiedLayerSkip(speedup=1.25, order=order)
+            logits = torch.cat(list(teacher_force(bundled, ids[:101], ids[101:], [skip])))
             losses.append(float(torch.nn.functional.cross_entropy(logits, reference[: len(logits)])))
     assert sum(spread) < sum(cut), (spread, cut)

@@ -182,6 +182,11 @@ def test_an_exit_that_leaves_nothing_to_verify_is_refused():
             workbench.generate(tiny("llama"), PROMPT, [SelfSpeculative(exit_layer=exit_layer)])
 
 
+def test_a_broken_number_of_layers_is_refused():
+    with pytest.raises(SettingError, match=r"exit_layer=1.7 is no number of layers: take 1 … 3, or a share below 1"):
+        workbench.generate(tiny("llama"), PROMPT, [SelfSpeculative(exit_layer=1.7)])
+
+
 @pytest.mark.bundled
 def test_a_later_exit_of_real_weights_is_right_more_often(bundled):
     """And the drafts of its middle are seldom right: the model was not trained to leave early."""

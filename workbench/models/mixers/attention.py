@@ -10,7 +10,7 @@ from torch import Tensor
 
 from workbench.models.attention import Scoring
 from workbench.models.norm import Norm
-from workbench.models.projection import LinearMap
+from workbench.models.projection import LinearMap, some_outputs
 from workbench.models.rotate import Rope, apart, rotate
 
 
@@ -79,6 +79,22 @@ class Attention:
             rotated = rotate(apart(rotated, rope[0].shape[-1]) if self.rotary_pairs else rotated, rope)
         query, key = rotated.split((heads, kv_heads), 2)
         return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+
+    def queries(self, normed: Tensor, rope: Rope | None) -> Tensor:
+        """The queries of :meth:`enter` alone, from the rows of the projection that give them."""
+        heads, size = self.heads, self.head_dim
+        chosen: slice | Tensor = slice(heads * size)
+        if self.interleaved:
+            chosen = torch.arange(heads * 3 * size, device=normed.device).view(heads, 3, size)[:, 0].flatten()
+        query = some_outputs(self.query_key_value, chosen)(normed)
+        if self.query_norm is not None and self.norm_over_all_heads:
+            query = self.query_norm(query)
+        query = query.view(*normed.shape[:2], heads, size)
+        if self.query_norm is not None and not self.norm_over_all_heads:
+            query = self.query_norm(query)
+        if rope is not None:
+            query = rotate(apart(query, rope[0].shape[-1]) if self.rotary_pairs else query, rope)
+        return query.transpose(1, 2)
 
     def leave(self, attended: Tensor) -> Tensor:
         """What weighted values [batch, heads, tokens, head_dim] add to the residual stream [batch, tokens, width],

@@ -1,4 +1,4 @@
-"""Low-rank changes of a model's weights with which its first layers, and its first neurons, are models of their own.
+"""Low-rank changes of a model's upper blocks that make models of their own of its first layers, and first neurons.
 
 Source
 ------
@@ -6,29 +6,33 @@ Valipour et al., Sorted LLaMA: Unlocking the Potential of Intermediate Layers of
 Inference, 2023, arXiv 2309.08968; Valipour et al., SortedNet, 2023, arXiv 2309.00255. The low-rank change of a weight:
 Hu et al., LoRA, 2021, arXiv 2106.09685.
 
-``W' = W + U D`` for every linear map of a block. The sub-model of n layers is the first n blocks, the final norm and
-the unembedding; that of a share of the width keeps in every MLP the first neurons of an order of importance.
+``W' = W + U D`` for every linear map of the blocks from ``first`` on. The sub-model of n layers is the first n blocks,
+the final norm and the unembedding; that of a share of the width keeps in the MLPs of these blocks the first neurons of
+an order of importance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from workbench.errors import SettingError
-from workbench.models import Block, Model
-from workbench.models.projection import some_inputs, some_outputs
-from workbench.models.variant import named_weights
+from workbench.artifacts import fit
+from workbench.errors import ArtifactError, SettingError
+from workbench.models import Model
+from workbench.parts.loading import part_tensors, sizes
 
+NAME = "sorted_exit"
 KINDS = ("query_key_value", "attention_output", "up", "down")
 """Linear maps of a block that change."""
 
+_UNTRAINED_RANK = 4
+
 
 class SortedAdapter(nn.Module):
-    """The trained change of all blocks of a dense model.
+    """The trained change of the upper blocks of a dense model.
 
     Parameters
     ----------
@@ -41,22 +45,31 @@ class SortedAdapter(nn.Module):
         Layers of the sub-models, increasing.
     widths : sequence of float
         Shares of the MLPs' neurons of the sub-models, falling.
+    vocabulary : int
+        Tokens whose order by frequency is kept.
 
     Attributes
     ----------
-    down, up : dict of str to Tensor
-        Of a map of shape [outputs, inputs]: [rank, inputs] and [outputs, rank]. Their names in the ``state_dict`` are
-        ``layers/0/up/in`` and ``layers/0/up/out``.
-    order : int32 Tensor [layers, neurons], a buffer
-        Neurons of every block, the most important first.
+    first : int
+        The first block that changes.
+    order : int32 Tensor [blocks that change, neurons], a buffer
+        Neurons of each of them, the most important first.
     depths, widths : Tensor, buffers
+    vocabulary : int32 Tensor [tokens], a buffer
+        The most frequent tokens, the most frequent first.
     acceptance : Tensor [widths, depths], a buffer
         Share of held-out places where a sub-model has the untouched model's first token.
+
+    Notes
+    -----
+    Of a map of shape [outputs, inputs] the change's two factors are [rank, inputs], ``15/up/in`` in the
+    ``state_dict``, and [outputs, rank], ``15/up/out``, which begins at nought.
     """
 
     order: Tensor
     depths: Tensor
     widths: Tensor
+    vocabulary: Tensor
     acceptance: Tensor
 
     def __init__(
@@ -66,53 +79,101 @@ class SortedAdapter(nn.Module):
         neurons: int,
         depths: Sequence[int],
         widths: Sequence[float],
+        vocabulary: int,
     ) -> None:
         super().__init__()
-        self.names = sorted(shapes)
-        for name in self.names:
-            outputs, inputs = shapes[name]
-            # A module's names hold no dots.
-            key = name.replace(".", "/")
-            self.register_parameter(f"{key}/in", nn.Parameter(torch.randn(rank, inputs) * inputs**-0.5))
-            self.register_parameter(f"{key}/out", nn.Parameter(torch.zeros(outputs, rank)))
-        layers = len({name.split(".")[1] for name in shapes})
-        self.register_buffer("order", torch.arange(neurons, dtype=torch.int32).repeat(layers, 1))
+        for name, (outputs, inputs) in shapes.items():
+            self.register_parameter(f"{name}/in", nn.Parameter(torch.randn(rank, inputs) * inputs**-0.5))
+            self.register_parameter(f"{name}/out", nn.Parameter(torch.zeros(outputs, rank)))
+        layers = {int(name.split("/")[0]) for name in shapes}
+        self.first = min(layers)
+        self.register_buffer("order", torch.arange(neurons, dtype=torch.int32).repeat(len(layers), 1))
         self.register_buffer("depths", torch.tensor(depths, dtype=torch.int32))
         self.register_buffer("widths", torch.tensor(widths))
+        self.register_buffer("vocabulary", torch.arange(vocabulary, dtype=torch.int32))
         self.register_buffer("acceptance", torch.zeros(len(widths), len(depths)))
 
-    def changed(self, model: Model) -> dict[str, Tensor]:
-        """Weights of a model with the change, by the names of :meth:`workbench.models.Model.variant`."""
-        plain, made = named_weights(model.anatomy), {}
-        for name in self.names:
-            key, weight = name.replace(".", "/"), plain[f"{name}.weight"]
-            low, high = self.get_parameter(f"{key}/in"), self.get_parameter(f"{key}/out")
-            made[f"{name}.weight"] = (weight.to(low.dtype) + high @ low).to(weight.dtype)
-        return made
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor], model: Model) -> SortedAdapter:
+        """The change whose ``state_dict`` the tensors are.
+
+        Raises
+        ------
+        SettingError
+            If the model is not dense; an ArtifactError if they are of something else, or do not fit it.
+        """
+        neurons, (changed, ordered) = neurons_of(model), sizes(tensors, "order", 2)
+        first = model.layers - changed
+        depths, widths = (tensors[key].tolist() for key in ("depths", "widths") if sizes(tensors, key, 1))
+        if first < 0 or ordered != neurons or depths[-1] != model.layers:
+            raise ArtifactError(
+                f"a {NAME} of {depths[-1]} layers with {ordered} neurons does not fit {model.name}, which has "
+                f"{model.layers} with {neurons}"
+            )
+        (known,), (rank, _) = sizes(tensors, "vocabulary", 1), sizes(tensors, f"{first}/up/in", 2)
+        with torch.random.fork_rng(devices=[]):  # first values are drawn, and then replaced
+            part = cls(shapes_of(model, first), rank, neurons, depths, widths, known)
+        fit(part, tensors, NAME)
+        every = torch.arange(neurons, device=part.order.device)
+        rising = all(one < other for one, other in pairwise([0, *depths]))
+        falling = widths[0] == 1 and all(one > other for one, other in pairwise([*widths, 0]))
+        if not (rising and falling and bool((part.order.sort(-1).values == every).all())):
+            raise ArtifactError(f"the {NAME} is damaged: its depths do not rise, or its widths or neurons are amiss")
+        return part.to(tensors[f"{first}/up/in"]).requires_grad_(False)
+
+    def factors(self, layer: int, kind: str) -> tuple[Tensor, Tensor]:
+        """The change of a block's linear map, as [rank, inputs] and [outputs, rank]."""
+        return self.get_parameter(f"{layer}/{kind}/in"), self.get_parameter(f"{layer}/{kind}/out")
 
     def kept(self, layer: int, width: float) -> Tensor:
         """Neurons of a block that a share of the width keeps, int Tensor, increasing."""
-        count = max(1, round(width * self.order.shape[1]))
-        return self.order[layer, :count].long().sort().values
+        return self.order[layer - self.first, : self.count(width)].long().sort().values
+
+    def count(self, width: float) -> int:
+        """Neurons that a share of the width keeps of every block."""
+        return max(1, round(width * self.order.shape[1]))
 
 
-def shapes_of(model: Model) -> dict[str, tuple[int, int]]:
-    """Outputs and inputs of the linear maps that change, by name.
+def load_sorted(model: Model, weights: str = "bundled") -> SortedAdapter:
+    """The change for a model, in its dtype.
+
+    Parameters
+    ----------
+    model : Model
+    weights : str
+        ``bundled``, ``untrained`` or the path of a ``.safetensors`` file.
+
+    Raises
+    ------
+    SettingError
+        If the model is not dense; an ArtifactError if there is no such part, or it does not fit.
+    """
+    neurons = neurons_of(model)
+
+    def fresh() -> SortedAdapter:
+        half = max(1, model.layers // 2)
+        depths, widths = depths_of(model.layers, 1, half), widths_of(0.5, 2)
+        shapes = shapes_of(model, min(half, model.layers - 1))
+        return SortedAdapter(shapes, _UNTRAINED_RANK, neurons, depths, widths, 1)
+
+    return SortedAdapter.of(part_tensors(NAME, model, weights, fresh), model)
+
+
+def shapes_of(model: Model, first: int) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs of the linear maps that change in the blocks from ``first`` on, by name: ``15/up``.
 
     Raises
     ------
     SettingError
         If a block of the model is not dense, or mixes tokens otherwise than by attention.
     """
-    for block in model.anatomy.blocks:
-        if block.router is not None or block.mixer.recurrent:
-            raise SettingError(f"a sorted model is dense and attends; layer {block.index} of {model.name} is not so")
-    kept = {
-        name: tuple(value.shape)
-        for name, value in named_weights(model.anatomy).items()
-        if name.startswith("layers.") and name.endswith(tuple(f".{kind}.weight" for kind in KINDS))
-    }
-    return {name.removesuffix(".weight"): shape for name, shape in kept.items()}
+    neurons_of(model)
+    found = {}
+    for block in model.anatomy.blocks[first:]:
+        for kind in KINDS:
+            outputs, inputs = getattr(block, kind).weight.shape
+            found[f"{block.index}/{kind}"] = (outputs, inputs)
+    return found
 
 
 def neurons_of(model: Model) -> int:
@@ -121,30 +182,15 @@ def neurons_of(model: Model) -> int:
     Raises
     ------
     SettingError
-        If blocks have different numbers.
+        If blocks have different numbers, are not dense, or mix tokens otherwise than by attention.
     """
+    for block in model.anatomy.blocks:
+        if block.up is None or block.mixer.recurrent:
+            raise SettingError(f"a sorted model is dense and attends; layer {block.index} of {model.name} is not so")
     numbers = {block.down.weight.shape[1] for block in model.anatomy.blocks}
     if len(numbers) != 1:
         raise SettingError(f"blocks of {model.name} have MLPs of different widths: {sorted(numbers)}")
     return numbers.pop()
-
-
-def sorted_model(model: Model, part: SortedAdapter, width: float = 1.0) -> Model:
-    """The sub-model of all layers and a share ``width`` of the neurons of every MLP.
-
-    It shares with ``model`` all that does not change.
-    """
-    whole = model.variant(weights=part.changed(model))
-    blocks = whole.anatomy.blocks if width < 1 else []
-    others = {block.index: narrowed(block, part.kept(block.index, width)) for block in blocks}
-    return whole.variant(replace=others, name=f"{model.name} sorted")
-
-
-def narrowed(block: Block, kept: Tensor) -> Block:
-    """A block with some neurons only."""
-    neurons = block.down.weight.shape[1]
-    rows = torch.cat((kept, kept + neurons)) if block.gated else kept
-    return replace(block, up=some_outputs(block.up, rows), down=some_inputs(block.down, kept))
 
 
 def depths_of(layers: int, every: int, shallowest: int) -> list[int]:

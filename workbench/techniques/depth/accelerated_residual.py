@@ -37,7 +37,7 @@ from workbench.engine import Run
 from workbench.engine.ledger import POLICY
 from workbench.engine.passes import Pass
 from workbench.models.device import numbers
-from workbench.parts.exits import load_accelerated
+from workbench.parts.exits import Vocabulary, load_accelerated
 from workbench.parts.exits.confidence import confidence
 from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
@@ -77,7 +77,7 @@ class AcceleratedResidual(Technique):
     )
     threshold: Annotated[float, Field(ge=0, le=1, description="confidence above which a token leaves")] = 0.8
     first: Annotated[float, Field(ge=0, le=1, description="share of the layers before the first check")] = 0.75
-    vocabulary: Annotated[int, Field(ge=0, le=1_000_000, description="tokens a check looks at; 0: all")] = 2048
+    vocabulary: Vocabulary = 2048
     fill: Annotated[Fill, Field(description="what later tokens find in layers left out")] = "copy"
 
     slots = ("depth",)

@@ -37,9 +37,9 @@ from workbench.engine import Run
 from workbench.engine.ledger import POLICY
 from workbench.engine.passes import Pass
 from workbench.models.device import numbers
-from workbench.parts.exits import load_lens
+from workbench.parts.exits import LensName, Vocabulary, load_lens
 from workbench.parts.exits.confidence import Measure, confidence, decayed, saturation
-from workbench.settings import outside, settings
+from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
 from workbench.techniques.depth._exit import ExitPolicy, Fill, Leaving
 
@@ -77,13 +77,13 @@ class ConfidenceExit(Technique):
     Of the bundled model a lens alone lets few layers go: :class:`workbench.probes.ExitOracle` shows how many at most.
     """
 
-    lens: Annotated[str, outside("lens", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
+    lens: LensName = "bundled"
     measure: Annotated[Measure, Field(description="what confidence is")] = "probability"
     threshold: Annotated[float, Field(ge=0, le=1, description="confidence above which a token leaves")] = 0.8
     decay: Annotated[float, Field(ge=0, le=100, description="how fast the threshold falls; 0 keeps it")] = 0.0
     first: Annotated[float, Field(ge=0, le=1, description="share of the layers before the first check")] = 0.75
     every: Annotated[int, Field(ge=1, le=64, description="layers from one check to the next")] = 4
-    vocabulary: Annotated[int, Field(ge=0, le=1_000_000, description="tokens a check looks at; 0: all")] = 2048
+    vocabulary: Vocabulary = 2048
     fill: Annotated[Fill, Field(description="what later tokens find in layers left out")] = "copy"
 
     slots = ("depth",)

@@ -22,9 +22,13 @@ def layer_of(exit_layer: float, layers: int) -> int:
     Raises
     ------
     SettingError
-        If none would be left to verify.
+        If it is neither, or none would be left to verify.
     """
-    chosen = max(1, round(exit_layer * layers)) if exit_layer < 1 else round(exit_layer)
+    if exit_layer >= 1 and exit_layer != int(exit_layer):
+        raise SettingError(
+            f"exit_layer={exit_layer:g} is no number of layers: take 1 … {layers - 1}, or a share below 1 of all"
+        )
+    chosen = max(1, round(exit_layer * layers)) if exit_layer < 1 else int(exit_layer)
     if chosen >= layers:
         raise SettingError(
             f"exit_layer={exit_layer:g} leaves none of {layers} layers to verify: take 1 … {layers - 1}, or a share"

@@ -39,8 +39,8 @@ from typing import Annotated, Self
 from pydantic import Field
 
 from workbench.engine import Decoder, Draft, Run, Verification
-from workbench.parts.exits import Lens, load_accelerated, load_lens
-from workbench.settings import outside, settings
+from workbench.parts.exits import Lens, LensName, Vocabulary, load_accelerated, load_lens
+from workbench.settings import settings
 from workbench.techniques._technique import register
 from workbench.techniques.draft._drafter import Drafter, DraftTechnique
 from workbench.techniques.draft._early_exit import EarlyExit, layer_of
@@ -77,11 +77,9 @@ class SelfSpeculative(DraftTechnique):
     threshold: Annotated[float, Field(ge=0, le=1, description="probability below which a draft ends")] = 0.5
     target: Annotated[float, Field(ge=0, le=1, description="acceptance to move the threshold towards; 0: fixed")] = 0.0
     keep_last: Annotated[bool, Field(description="a token that is not sure is the last of its draft")] = False
-    lens: Annotated[str, outside("lens", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
+    lens: LensName = "bundled"
     accelerated: Annotated[bool, Field(description="read the exit through the accelerated stream")] = False
-    vocabulary: Annotated[int, Field(ge=0, le=1_000_000, description="frequent tokens that can be drafted; 0: all")] = (
-        8192
-    )
+    vocabulary: Vocabulary = 8192
 
     segments = True
     paper = "Elhoushi et al., LayerSkip, 2024, arXiv 2404.16710; Zhang et al., Draft & Verify, 2023, arXiv 2309.08168"

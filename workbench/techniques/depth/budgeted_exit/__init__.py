@@ -55,7 +55,7 @@ from workbench.models import Model
 from workbench.models.device import numbers
 from workbench.models.fingerprint import stamps
 from workbench.models.removed import lower_blocks
-from workbench.parts.exits import Lens, load_lens
+from workbench.parts.exits import Lens, LensName, Vocabulary, load_lens
 from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
 from workbench.techniques.depth._exit import ExitPolicy, Leaving
@@ -111,11 +111,11 @@ class BudgetedExit(Technique):
     average: Annotated[float, Field(gt=0, le=1, description="average FLOPs of a token, of the full model's")] = 0.85
     peak: Annotated[float, Field(gt=0, le=1, description="FLOPs of the deepest token; 1: no limit")] = 1.0
     memory: Annotated[float, Field(gt=0, le=1, description="weights that have to be there; 1: no limit")] = 1.0
-    lens: Annotated[str, outside("lens", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
+    lens: LensName = "bundled"
     criterion: Annotated[Criterion, Field(description="what it is to be sure")] = "probability"
     first: Annotated[float, Field(ge=0, le=1, description="share of the layers before the first look")] = 0.6
     every: Annotated[int, Field(ge=1, le=64, description="layers from one look to the next")] = 3
-    vocabulary: Annotated[int, Field(ge=0, le=1_000_000, description="tokens a look is at; 0: all")] = 2048
+    vocabulary: Vocabulary = 2048
     fill: Annotated[Literal["hole", "copy"], Field(description="what later tokens find in layers left out")] = "copy"
     texts: Annotated[int, Field(ge=1, le=256, description="calibration texts")] = 16
     answer: Annotated[int, Field(ge=2, le=512, description="tokens of an answer to calibrate on")] = 32

@@ -50,8 +50,8 @@ from workbench.engine.passes import Pass
 from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.models.device import numbers, read
-from workbench.parts.exits import Lens, LensHead, load_lens
-from workbench.settings import outside, settings
+from workbench.parts.exits import Lens, LensHead, LensName, Vocabulary, load_lens
+from workbench.settings import settings
 from workbench.techniques._technique import register
 from workbench.techniques.draft._drafter import Drafter, DraftTechnique
 from workbench.techniques.draft._early_exit import EarlyExit
@@ -89,10 +89,8 @@ class DynamicExitLayer(DraftTechnique):
     decay: Annotated[float, Field(gt=0, le=1, description="what a round weighs once another has come")] = 0.95
     confident: Annotated[bool, Field(description="end a draft where its exit is not sure")] = True
     count_head: Annotated[bool, Field(description="count the unembedding among the layers")] = True
-    lens: Annotated[str, outside("lens", "lens: bundled, logit, untrained, or a file", min_length=1)] = "bundled"
-    vocabulary: Annotated[int, Field(ge=0, le=1_000_000, description="frequent tokens that can be drafted; 0: all")] = (
-        8192
-    )
+    lens: LensName = "bundled"
+    vocabulary: Vocabulary = 8192
 
     segments = True
     paper = "Entezari Zarch et al., DEL: Context-Aware Dynamic Exit Layer, 2025, arXiv 2504.05598"

@@ -47,16 +47,16 @@ from workbench.models import Anatomy, Model
 from workbench.models.bundled import cache_folder
 from workbench.models.fingerprint import of_model, stamps
 from workbench.models.variant import varied
+from workbench.models.views import Views
 from workbench.parts.calibration import calibration_texts
 from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
 from workbench.techniques.weights.layer_drop.calibration import Unit, angles, influences, units
 from workbench.techniques.weights.layer_drop.measured import exhaustive, greedy, less
 
-# Of a model's anatomy what was chosen, by settings, and its view without that: each is made once.
+# Of a model's anatomy what was chosen, by settings, and its views without that.
 _CHOSEN: WeakKeyDictionary[Anatomy, dict[Any, tuple[Unit, ...]]] = WeakKeyDictionary()
-_VIEWS: WeakKeyDictionary[Anatomy, dict[frozenset[Unit], Anatomy]] = WeakKeyDictionary()
-_MOST_VIEWS = 4
+_VIEWS = Views()
 
 
 @register
@@ -178,14 +178,13 @@ class _Dropped(WeightsPolicy):
 
 
 def _view(whole: Anatomy, removed: frozenset[Unit]) -> Anatomy:
-    """An anatomy less some units: the same object every time, as much is laid out for one when it is first used."""
-    views = _VIEWS.setdefault(whole, {})
-    if removed not in views:
-        while len(views) >= _MOST_VIEWS:
-            del views[next(iter(views))]
-        gone = {unit.layer for unit in removed}
-        views[removed] = varied(whole, others={layer: less(whole.blocks[layer], removed) for layer in gone})
-    return views[removed]
+    """An anatomy less some units."""
+    gone = {unit.layer for unit in removed}
+    return _VIEWS.of(
+        whole,
+        removed,
+        lambda: varied(whole, others={layer: less(whole.blocks[layer], removed) for layer in gone}),
+    )
 
 
 class _Kept:
