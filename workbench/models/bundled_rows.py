@@ -107,6 +107,12 @@ _ROWS = (
         891_128,
     ),
     _recursive(
+        "recursion_shared",
+        "the same, later recursions reading the first one's keys",
+        "dcf2eaa4dfbe8975f1cfb965db60805b180971456fc22547726eb7fd9db46992",
+        891_128,
+    ),
+    _recursive(
         "recursion_token",
         "the same, each token choosing its recursions",
         "5bbf43fef86984688457b530e67daf09c1cc2186c09d695861c6209f93ce64cf",

@@ -22,8 +22,8 @@ def trained(model: Model) -> Recursive:
     found = recursion_of(model.hf.config)
     if found is None or found.layout.layers != model.layers:
         raise SettingError(
-            f"{model.name} is no recursive model: load recursion-expert or recursion-token, or set "
-            "router=expert or router=token for untrained routers over any model"
+            f"{model.name} is no recursive model: load recursion-expert, recursion-shared or recursion-token, or "
+            "set router=expert or router=token for untrained routers over any model"
         )
     if found.routing == "fixed":
         raise SettingError(f"all tokens of {model.name} run all its recursions: it has no router; set router=none")
