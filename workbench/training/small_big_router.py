@@ -58,6 +58,8 @@ class SmallBigRouter(Recipe):
         Nats for the square of what the share is off.
     places : int
         Tokens of a batch whose next-token distributions are compared.
+    spread : float
+        Standard deviation of the rows' log-odds to begin with.
 
     Notes
     -----
@@ -73,6 +75,7 @@ class SmallBigRouter(Recipe):
     budget: Annotated[float, Field(ge=0, le=1, description="share that may take the big MLP")] = 0.7
     penalty: Annotated[float, Field(ge=0, description="nats for the squared excess")] = 50.0
     places: Annotated[int, Field(ge=1, description="tokens whose distributions are compared")] = 192
+    spread: Annotated[float, Field(ge=0, description="spread of log-odds to begin with")] = 0.0
 
     paper = "Alizadeh et al., Duo-LLM, 2024, arXiv 2410.10846"
 
@@ -82,7 +85,7 @@ class SmallBigRouter(Recipe):
         return {SMALL_MLPS: artifacts.load(SMALL_MLPS, model, self.small)[1]["sha256"]}
 
     def part(self, model: Model) -> Routers:
-        return Routers(model.anatomy.width, dense_neurons(model)).to(model.device)
+        return Routers(model.anatomy.width, dense_neurons(model), self.spread).to(model.device)
 
     def loss(self, model: Model, part: Routers, tokens: Tensor, answer: Tensor) -> tuple[Tensor, dict[str, float]]:
         anatomy, small = model.anatomy, small_mlps(model, self.small)
@@ -114,7 +117,7 @@ class SmallBigRouter(Recipe):
 
     @classmethod
     def example(cls) -> SmallBigRouter:
-        return cls(steps=2, batch=2, length=24, small="untrained", places=16)
+        return cls(steps=2, batch=2, length=24, small="untrained", places=16, spread=0.5)
 
 
 class _Drawn:
