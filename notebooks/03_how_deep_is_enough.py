@@ -76,6 +76,36 @@ study.table()[columns]
 # early, so that it saves little: on this model an exit has to pay for its own look at 49,152 tokens, which costs as much
 # as several layers.
 #
+# ## Parts that were trained for it
+#
+# Gates that were trained together with what they read (`JointExit`), a change of weights that makes the first layers
+# models of their own (`SortedExit`), routers that choose from the prompt which layers are left out (`LayerRouter`), and a
+# small MLP for the tokens that need no big one (`SmallBigRouter`).
+
+# %%
+techniques = wb.techniques
+recipes = {
+    "joint exits": [techniques.JointExit()],
+    "sorted, 27 of 30 layers": [techniques.SortedExit(budget=0.9)],
+    "routed layers": [techniques.LayerRouter()],
+    "big and small MLPs": [techniques.SmallBigRouter()],
+}
+trained = wb.compare(model, prompts, recipes, max_new_tokens=24, repeats=1, hardware=())
+trained.table()[columns]
+
+# %%
+wb.figures.show(wb.figures.layer_choices(trained, run="routed layers"))
+
+# %% [markdown]
+# All of them were trained for minutes, and none saves much without saying something else. What joint training does
+# bring is that an exit is as often right as it is sure to be: below, how sure the exits are against how often they say
+# the full model's token, on text that the model writes.
+
+# %%
+texts = [wb.tasks.encode_prompt(model.tokenizer, prompt) for prompt in prompts]
+wb.figures.show(wb.figures.exit_calibration(wb.exit_calibration(model, texts, max_new_tokens=48)))
+
+# %% [markdown]
 # ## Guess with the lower half, check with the upper
 #
 # An early exit that is only a *draft* cannot harm the text. The first layers run for some tokens in a row, and the others
@@ -94,6 +124,13 @@ facts = {"drafted": drafted, "accepted": accepted, "same text": [run.text == pla
 pd.DataFrame(facts, names)
 
 # %% [markdown]
+# Step by step: drag over the first panel, and the others show the same steps.
+
+# %%
+wb.figures.show(wb.figures.exit_timeline(runs[2].trace))
+
+# %% [markdown]
 # Low exits are unsure, and stop drafting; high ones are right, but have run most of the model by then. Between them no
 # point gains time here (README, *Depth, measured*). Models whose layers were trained to be read early, as LayerSkip's and
-# the sorted ones, move that point: `workbench train sorted_exit` trains such a change on a larger machine.
+# the sorted ones, move that point: `workbench train sorted_exit` trains such a change, and on a larger machine for as long
+# as it takes.
