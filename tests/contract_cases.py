@@ -104,20 +104,26 @@ def partners(name: str, slot: str) -> list[str]:
     ]
 
 
+def meeting(*names: str) -> tuple[str, ...]:
+    """The families that techniques meet together: one with experts where any of them chooses among those."""
+    slots = {slot for name in names for slot in TECHNIQUES[name].slots}
+    return ("qwen2_moe",) if "experts" in slots else ("llama", "gemma3_text")
+
+
 @functools.cache
-def fits(name: str) -> bool:
+def fits(name: str, family: str) -> bool:
     """Whether a technique runs on a tiny model at all."""
     try:
-        next(generate(tiny("llama"), PROMPT, [example(name)], max_new_tokens=1))
+        next(generate(tiny(family), PROMPT, [example(name)], max_new_tokens=1))
     except SettingError:
         return False
     return True
 
 
 def fixed_partner(name: str, slot: str) -> str | None:
-    """The first of a slot that goes together with a technique, and that fits the models."""
+    """The first of a slot that goes together with a technique, and that fits the models that they meet."""
     among = partners(name, slot)
-    return next(filter(fits, among), None)
+    return next((other for other in among if fits(other, meeting(name, other)[0])), None)
 
 
 def rotating_partner(seed: str, name: str, slot: str) -> str | None:

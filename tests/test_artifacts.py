@@ -18,7 +18,8 @@ def test_every_artefact_is_what_its_card_says():
         card = artifacts.card(file)
         assert card["recipe"] == file.stem and card["sha256"] == sha256(file)
         assert card["model"] == {"name": "smollm2-135m", "revision": BUNDLED["smollm2-135m"].revision}
-        assert build(RECIPES[file.stem], card["settings"]).steps == card["steps"]
+        # One that was stopped before its end says so by its steps.
+        assert card["steps"] <= build(RECIPES[file.stem], card["settings"]).steps
         assert card["seconds"] > 0 and card["machine"] and card["data"]["tokens"] and card["result"]
         first, *others = card["curve"]["held_out_loss"]
         assert min(others) < first, f"{file.stem} has not learned"

@@ -19,6 +19,7 @@ from contract_cases import (
     example,
     excluded,
     fixed_partner,
+    meeting,
     pairs,
     partners,
     rotating_partner,
@@ -34,8 +35,17 @@ from workbench.registry import TECHNIQUES
 FIXED = pairs(fixed_partner)
 ROTATION = os.environ["WORKBENCH_ROTATION"]
 ROTATING = [pair for pair in pairs(functools.partial(rotating_partner, ROTATION)) if pair not in FIXED]
-LEANT_ON = {partner for name in TECHNIQUES for slot in SLOTS if (partner := fixed_partner(name, slot))}
-families = pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+LEANT_ON = {
+    (partner, family)
+    for name, slot in itertools.product(TECHNIQUES, SLOTS)
+    if (partner := fixed_partner(name, slot))
+    for family in meeting(name, partner)
+}
+
+
+def together(pairs):
+    """Pairs of techniques, each with the families that the two meet."""
+    return [(*pair, family) for pair in pairs for family in meeting(*pair)]
 
 
 def test_two_that_clash_are_refused_before_anything_runs():
@@ -70,23 +80,20 @@ def test_every_technique_meets_every_slot_and_their_number_stays_in_bounds():
     assert pairs(functools.partial(rotating_partner, "1")) != pairs(functools.partial(rotating_partner, "2"))
 
 
-@families
-@pytest.mark.parametrize("name", sorted(LEANT_ON))
+@pytest.mark.parametrize(("name", "family"), sorted(LEANT_ON))
 def test_a_partner_that_others_lean_on_fits_the_model(name, family):
     """Else all that is shown with it would be skipped."""
     steps = list(generate(tiny(family), PROMPT, [example(name)], max_new_tokens=NEW, stop_tokens=()))
     assert len(tokens_of(steps)) == NEW
 
 
-@families
-@pytest.mark.parametrize(("one", "other"), FIXED)
+@pytest.mark.parametrize(("one", "other", "family"), together(FIXED))
 def test_two_for_different_slots_run_together(one, other, family):
     keep_their_promises(one, other, family)
 
 
 @pytest.mark.slow
-@families
-@pytest.mark.parametrize(("one", "other"), ROTATING)
+@pytest.mark.parametrize(("one", "other", "family"), together(ROTATING))
 def test_two_more_for_different_slots_run_together(one, other, family):
     keep_their_promises(one, other, family)
 

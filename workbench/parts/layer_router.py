@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workbench.engine.slots import StretchPolicy
 from workbench.errors import ArtifactError
 from workbench.models import Model
 from workbench.parts.loading import part_tensors, sizes
@@ -142,8 +141,9 @@ def load_routers(model: Model, weights: str = "bundled", bottleneck: int = 128) 
     return Routers(tensors)
 
 
-class ChoicePolicy(StretchPolicy, abc.ABC):
-    """Slot ``depth``: every layer's choice is made when a pass first comes to it, and kept for all later ones.
+class ChoicePolicy(abc.ABC):
+    """Slot ``depth``, with stretches (:class:`workbench.engine.slots.StretchPolicy`, which recipes load none of): every
+    layer's choice is made when a pass first comes to it, and kept for all later ones.
 
     Parameters
     ----------

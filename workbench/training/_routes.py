@@ -9,18 +9,19 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from workbench.engine.decoder import Decoder
-from workbench.engine.passes import Pass
 from workbench.files import is_there, write_atomically
 from workbench.models import Model, fingerprint
 from workbench.models.bundled import cache_folder
 from workbench.parts.layer_router import RUN, SKIP, FixedChoices, windows_of
 from workbench.training.layer_search import Choices, search, shortest
+
+if TYPE_CHECKING:
+    from workbench.engine.passes import Pass
 
 _HELD = 512  # streams of a text
 
@@ -137,6 +138,8 @@ def pooled_of(model: Model, prompt: tuple[int, ...], choices: Choices, windows: 
 
 
 def _opened(model: Model, ids: list[int] | tuple[int, ...], policy: FixedChoices, inputs: Tensor | None = None) -> Pass:
+    from workbench.engine.decoder import Decoder  # here, as no other recipe needs the engine
+
     return Decoder(model, policies={"depth": policy}).open(ids, inputs=inputs, prompt=True)
 
 
