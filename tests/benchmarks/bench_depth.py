@@ -24,6 +24,10 @@ RECIPES = {
     "exit, tuned lens, 0.8": "confidence_exit:first=0.8,every=2",
     "exit, tuned lens, 0.5": "confidence_exit:first=0.8,every=2,threshold=0.5",
     "exit, logit lens, 0.8": "confidence_exit:first=0.8,every=2,lens=logit",
+    "joint exits": "joint_exit",
+    "accelerated residual": "accelerated_residual",
+    "routed layers": "layer_router",
+    "big and small MLPs": "small_big_router",
     "self-speculation": "self_speculative:exit_layer=26",
     "DEL": "dynamic_exit_layer",
 }
