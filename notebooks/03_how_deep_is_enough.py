@@ -97,9 +97,10 @@ trained.table()[columns]
 wb.figures.show(wb.figures.layer_choices(trained, run="routed layers"))
 
 # %% [markdown]
-# All of them were trained for minutes, and none saves much without saying something else. What joint training does
-# bring is that an exit is as often right as it is sure to be: below, how sure the exits are against how often they say
-# the full model's token, on text that the model writes.
+# All of them were trained for minutes, and none saves much without saying something else. What joint training does bring
+# is a confidence that is nearer the truth: over 931 tokens its expected calibration error is 0.03 to 0.04 at the exits,
+# where the tuned lens has 0.06 to 0.15. Below, the same for two answers, with intervals as wide as so few tokens make
+# them: how sure the exits are, against how often they say the full model's token, and the text's.
 
 # %%
 texts = [wb.tasks.encode_prompt(model.tokenizer, prompt) for prompt in prompts]
