@@ -22,9 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workbench.errors import ArtifactError
 from workbench.models import Model
-from workbench.parts.loading import part_tensors, sizes
+from workbench.parts.loading import check_fit, part_tensors, sizes
 
 NAME = "layer_router"
 
@@ -136,8 +135,7 @@ def load_routers(model: Model, weights: str = "bundled", bottleneck: int = 128) 
     tensors = part_tensors(NAME, model, weights, lambda: LayerRouters(layers, width, bottleneck))
     with torch.device("meta"):
         due = LayerRouters(layers, width, sizes(tensors, "inner", 3)[1]).state_dict()
-    if {key: value.shape for key, value in tensors.items()} != {key: value.shape for key, value in due.items()}:
-        raise ArtifactError(f"the {NAME} does not fit {model.name}: it is of other layers or another width")
+    check_fit(NAME, model, due, tensors)
     return Routers(tensors)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from workbench import artifacts
 from workbench.errors import ArtifactError
 from workbench.models import Model
+from workbench.models.multiply import Multiply
+from workbench.models.projection import Projection
 
 _NOISE = 0.02
 
@@ -60,3 +62,34 @@ def sizes(tensors: dict[str, Tensor], key: str, dims: int) -> tuple[int, ...]:
     if key not in tensors or tensors[key].dim() != dims or not tensors[key].numel():
         raise ArtifactError(f"the file is no such part: it has no tensor {key} of {dims} dimensions with numbers in it")
     return tuple(tensors[key].shape)
+
+
+def check_fit(name: str, model: Model, due: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Refuse a part whose tensors have not the names, shapes and kinds of numbers of those that fit the model.
+
+    Raises
+    ------
+    ArtifactError
+    """
+    kinds = [{key: (value.shape, value.is_floating_point()) for key, value in each.items()} for each in (due, found)]
+    if kinds[0] != kinds[1]:
+        raise ArtifactError(f"the {name} does not fit {model.name}: it is of other layers or of other sizes")
+
+
+def check_frequent(who: str, model: Model, frequent: Tensor) -> None:
+    """Refuse most frequent tokens [tokens] that the model does not have, or of which one comes twice.
+
+    Raises
+    ------
+    ArtifactError
+        Naming ``who`` lists them.
+    """
+    if int(frequent.min()) < 0 or int(frequent.max()) >= model.anatomy.vocabulary:
+        raise ArtifactError(f"{who} names tokens that {model.name} does not have")
+    if len(frequent.unique()) < len(frequent):
+        raise ArtifactError(f"{who} names a token twice among the most frequent")
+
+
+def linear(tensors: Mapping[str, Tensor], key: str, multiply: Multiply) -> Projection:
+    """The linear map of a part that was trained as ``nn.Linear`` under a name, multiplied as the model's own are."""
+    return Projection(tensors[f"{key}.weight"], tensors[f"{key}.bias"], multiply)

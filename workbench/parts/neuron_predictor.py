@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workbench.errors import ArtifactError, SettingError
+from workbench.errors import SettingError
 from workbench.models import Block, Model
-from workbench.models.projection import Projection
-from workbench.parts.loading import part_tensors, sizes
+from workbench.parts.loading import check_fit, linear, part_tensors, sizes
 
 NAME = "neuron_gate"
 
@@ -113,24 +112,10 @@ def predictor_maps(model: Model, weights: str = "bundled", rank: int = 64) -> di
     tensors = part_tensors(NAME, model, weights, lambda: NeuronPredictor(width, neurons, rank))
     first = next(iter(neurons))
     rank = sizes(tensors, f"narrow.{first}.weight", 2)[0]
-    due, found = _kinds(_shapes(width, neurons, rank)), _kinds(tensors)
-    if due != found:
-        raise ArtifactError(f"the {NAME} does not fit {model.name}: it is of other layers, another width or neurons")
+    with torch.device("meta"):
+        check_fit(NAME, model, NeuronPredictor(width, neurons, rank).state_dict(), tensors)
     multiply = model.anatomy.multiply
     return {
-        layer: (
-            Projection(tensors[f"narrow.{layer}.weight"], tensors[f"narrow.{layer}.bias"], multiply),
-            Projection(tensors[f"wide.{layer}.weight"], tensors[f"wide.{layer}.bias"], multiply),
-        )
+        layer: (linear(tensors, f"narrow.{layer}", multiply), linear(tensors, f"wide.{layer}", multiply))
         for layer in neurons
     }
-
-
-def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, bool]]:
-    """Shape of every tensor, and whether it holds fractions."""
-    return {name: (tensor.shape, tensor.is_floating_point()) for name, tensor in tensors.items()}
-
-
-def _shapes(width: int, neurons: Mapping[int, int], rank: int) -> dict[str, Tensor]:
-    with torch.device("meta"):
-        return NeuronPredictor(width, neurons, rank).state_dict()

@@ -24,6 +24,7 @@ from workbench.metrics import mean_interval, rouge_l, rouge_l_tokens
 from workbench.models import Model
 from workbench.settings import spell
 from workbench.studies.cases import Case, cases
+from workbench.studies.quality import until_stop
 from workbench.trace import variable
 
 By = Literal["words", "tokens"]
@@ -118,7 +119,8 @@ def _named(settings: Mapping[str, Any] | Sequence[Any]) -> dict[str, list[Any]]:
 
 
 def _dataset(model: Model, given: list[Case], answers: list[list[list[Step]]], most: int, by: By) -> xr.Dataset:
-    texts = [[_said(model, steps) for steps in row] for row in answers]
+    texts = [[until_stop(model, [token for step in steps for token in step.tokens]) for steps in row]
+             for row in answers]  # fmt: skip
     due = [_reference(model, case, most) for case in given]
     decoded = np.array([[sum(len(step.tokens) for step in steps[1:]) for steps in row] for row in answers])
     layers = np.array([[sum(len(step.layers) for step in steps[1:]) for steps in row] for row in answers])
@@ -150,13 +152,6 @@ def _dataset(model: Model, given: list[Case], answers: list[list[list[Step]]], m
     places = {"setting": variable("setting", np.arange(len(answers)), "1", "setting")}
     references = sum(want is not None for want in due)
     return xr.Dataset(data, places, {"prompts": len(given), "references": references})
-
-
-def _said(model: Model, steps: list[Step]) -> list[int]:
-    """Tokens of an answer up to the first stop token."""
-    tokens = [token for step in steps for token in step.tokens]
-    ends = [place for place, token in enumerate(tokens) if token in model.stop_tokens]
-    return tokens[: ends[0]] if ends else tokens
 
 
 def _reference(model: Model, case: Case, most: int) -> list[int] | None:

@@ -7,6 +7,7 @@ task's own score, is in :mod:`workbench.tasks`.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -107,9 +108,12 @@ def against_baseline(model: Model, tokens: list[int], baseline: list[int]) -> di
 
 def answer(model: Model, tokens: Sequence[int]) -> str:
     """The text of an answer up to the first of the model's stop tokens."""
-    tokens = list(tokens)
-    ends = [place for place, token in enumerate(tokens) if token in model.stop_tokens]
-    return model.decode(tokens[: ends[0]] if ends else tokens)
+    return model.decode(until_stop(model, tokens))
+
+
+def until_stop(model: Model, tokens: Sequence[int]) -> list[int]:
+    """Tokens of an answer up to the first of the model's stop tokens."""
+    return list(itertools.takewhile(lambda token: token not in model.stop_tokens, tokens))
 
 
 def _array(rows: Tensor) -> np.ndarray:

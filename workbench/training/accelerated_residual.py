@@ -29,7 +29,7 @@ from torch import Tensor
 from workbench.errors import SettingError
 from workbench.models import Model
 from workbench.models.projection import some_outputs
-from workbench.parts.exits import Translators, tuned_maps
+from workbench.parts.exits import Translators, checked_layers, tuned_maps
 from workbench.parts.exits.accelerated import Accelerators
 from workbench.settings import outside, settings
 from workbench.training._accuracy import note_ranks
@@ -98,7 +98,7 @@ class AcceleratedResidual(Recipe):
         SettingError
             If there is none, or none at which the stream is to be at the end.
         """
-        found = list(range(max(1, round(self.first * layers)) - 1, layers - 1, self.every))
+        found = list(checked_layers(layers, self.first, self.every))
         if not found or self._target(found[-1], layers) < layers:
             raise SettingError(
                 f"rate={self.rate:g} with first={self.first:g} and every={self.every} never brings the stream to the "

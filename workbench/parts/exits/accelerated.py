@@ -36,7 +36,7 @@ from workbench.errors import ArtifactError
 from workbench.models import Model
 from workbench.models.projection import Projection
 from workbench.parts.exits.lens import Lens
-from workbench.parts.loading import part_tensors, sizes
+from workbench.parts.loading import check_frequent, part_tensors, sizes
 
 NAME = "accelerated_residual"
 _RANKS = 8
@@ -108,7 +108,7 @@ class Accelerators(nn.Module):
         count, linear, width = sizes(tensors, "down", 3)
         (_, gated, _), (_, ranks) = sizes(tensors, "gate", 3), sizes(tensors, "acceptance", 2)
         (vocabulary,), (listed,) = sizes(tensors, "vocabulary", 1), sizes(tensors, "layers", 1)
-        layers, frequent = tensors["layers"].tolist(), tensors["vocabulary"].long()
+        layers = tensors["layers"].tolist()
         if width != model.anatomy.width or listed != count:
             raise ArtifactError(
                 f"accelerators of {listed} layers of width {width} do not fit {model.name}, whose width is "
@@ -116,10 +116,7 @@ class Accelerators(nn.Module):
             )
         if layers != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= model.layers - 1:
             raise ArtifactError(f"{model.name} has no such layers before its last, or not in this order: {layers}")
-        if int(frequent.min()) < 0 or int(frequent.max()) >= model.anatomy.vocabulary:
-            raise ArtifactError(f"the accelerators name tokens that {model.name} does not have")
-        if len(frequent.unique()) < len(frequent):
-            raise ArtifactError("the accelerators name a token twice among the most frequent")
+        check_frequent("the part of the accelerators", model, tensors["vocabulary"].long())
         with torch.random.fork_rng(devices=[]):  # first values are drawn, and then replaced
             part = cls(layers, width, linear, gated, vocabulary, ranks)
         fit(part, tensors, NAME)

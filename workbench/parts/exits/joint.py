@@ -28,8 +28,10 @@ from workbench.artifacts import fit
 from workbench.errors import ArtifactError, SettingError
 from workbench.models import Model
 from workbench.models.projection import Projection
+from workbench.parts.exits.fields import checked_layers
 from workbench.parts.exits.lens import Lens
-from workbench.parts.loading import part_tensors, sizes
+from workbench.parts.exits.tuned import moved
+from workbench.parts.loading import check_frequent, part_tensors, sizes
 
 NAME = "joint_exit"
 FEATURES = 4
@@ -78,8 +80,7 @@ class JointExits(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Streams [exits, rows, width] to be unembedded, from those after the exits' layers, of that shape."""
-        low = torch.bmm(x.to(self.down.dtype), self.down.transpose(1, 2))
-        return x + torch.baddbmm(self.bias[:, None], low, self.up.transpose(1, 2))
+        return moved(x, self.down, self.up, self.bias)
 
     def odds(self, features: Tensor) -> Tensor:
         """Log-odds [exits, rows] that a token leaves which has come so far, from [exits, rows, features]."""
@@ -118,7 +119,7 @@ def exit_layers(layers: int, first: float, every: int) -> list[int]:
     SettingError
         If there is none.
     """
-    found = list(range(max(1, round(first * layers)) - 1, layers - 1, every))
+    found = list(checked_layers(layers, first, every))
     if not found:
         raise SettingError(f"there is no exit from {first:g} of {layers} layers on: set first lower")
     return found
@@ -200,11 +201,10 @@ def load_joint(model: Model, weights: str = "bundled") -> JointLens:
     tensors = part_tensors(NAME, model, weights, functools.partial(_untrained, model))
     _, rank, width = sizes(tensors, "down", 3)
     layers = tensors[_whole(tensors, "layers")].tolist()
-    vocabulary = tensors[_whole(tensors, "vocabulary")].tolist()
+    vocabulary = tensors[_whole(tensors, "vocabulary")]
     if width != model.anatomy.width or not layers or not _increasing(layers, model.layers - 1):
         raise ArtifactError(f"joint exits after layers {layers} of width {width} do not fit {model.name}")
-    if not _increasing(sorted(vocabulary), model.anatomy.vocabulary):
-        raise ArtifactError(f"joint exits name a token twice, or some that {model.name} does not have")
+    check_frequent("the part of the joint exits", model, vocabulary)
     with torch.random.fork_rng(devices=[]):  # first values are drawn, and then replaced
         part = JointExits(layers, width, rank, len(vocabulary))
     fit(part, tensors, "joint exits")

@@ -23,7 +23,7 @@ from workbench.errors import ArtifactError
 from workbench.models import Model
 from workbench.models.projection import Projection
 from workbench.parts.exits.lens import Lens
-from workbench.parts.loading import sizes
+from workbench.parts.loading import check_frequent, sizes
 
 _RANKS = 8
 
@@ -79,11 +79,7 @@ class Translators(nn.Module):
                 f"of width {model.anatomy.width}"
             )
         (vocabulary,), (_, ranks) = sizes(tensors, "vocabulary", 1), sizes(tensors, "acceptance", 2)
-        frequent = tensors["vocabulary"].long()
-        if int(frequent.min()) < 0 or int(frequent.max()) >= model.anatomy.vocabulary:
-            raise ArtifactError(f"the tuned lens names tokens that {model.name} does not have")
-        if len(frequent.unique()) < len(frequent):
-            raise ArtifactError("the tuned lens names a token twice among the most frequent")
+        check_frequent("the tuned lens", model, tensors["vocabulary"].long())
         with torch.random.fork_rng(devices=[]):  # first values are drawn, and then replaced
             part = cls(layers, width, rank, vocabulary, ranks)
         fit(part, tensors, "tuned lens")
@@ -92,8 +88,14 @@ class Translators(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Streams [layers, rows, width] of the last layer from those of all layers before it, of that shape."""
-        low = torch.bmm(x.to(self.down.dtype), self.down.transpose(1, 2))
-        return x + torch.baddbmm(self.bias[:, None], low, self.up.transpose(1, 2))
+        return moved(x, self.down, self.up, self.bias)
+
+
+def moved(x: Tensor, down: Tensor, up: Tensor, bias: Tensor) -> Tensor:
+    """``x + U D x + b`` of streams [layers, rows, width], each layer with maps of its own: D [layers, rank, width], U
+    [layers, width, rank], b [layers, width]."""
+    low = torch.bmm(x.to(down.dtype), down.transpose(1, 2))
+    return x + torch.baddbmm(bias[:, None], low, up.transpose(1, 2))
 
 
 class TunedLens(Lens):

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from workbench.models import Model
 from workbench.models.projection import Projection
-from workbench.parts.loading import part_tensors
+from workbench.parts.loading import check_fit, part_tensors
 from workbench.parts.neuron_predictor import dense_neurons
-from workbench.parts.small_big.small import check_fit
 
 ROUTER = "small_big_router"
 """Recipe and artefact."""

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from workbench.errors import ArtifactError
 from workbench.models import Block, Model
 from workbench.models.projection import Projection
-from workbench.parts.loading import part_tensors, sizes
+from workbench.parts.loading import check_fit, linear, part_tensors, sizes
 from workbench.parts.neuron_predictor import dense_neurons
 
 SMALL_MLPS = "small_mlps"
@@ -103,23 +102,5 @@ def small_mlps(model: Model, weights: str = "bundled", neurons: int = 4) -> dict
         check_fit(SMALL_MLPS, model, SmallMlps(width, gated, neurons).state_dict(), tensors)
     multiply = model.anatomy.multiply
     return {
-        layer: SmallMlp(
-            *(
-                Projection(tensors[f"{kind}.{layer}.weight"], tensors[f"{kind}.{layer}.bias"], multiply)
-                for kind in ("up", "down")
-            )
-        )
-        for layer in gated
+        layer: SmallMlp(*(linear(tensors, f"{kind}.{layer}", multiply) for kind in ("up", "down"))) for layer in gated
     }
-
-
-def check_fit(name: str, model: Model, due: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Refuse a part whose tensors are not those of the model's layers.
-
-    Raises
-    ------
-    ArtifactError
-    """
-    kinds = [{key: (value.shape, value.is_floating_point()) for key, value in each.items()} for each in (due, found)]
-    if kinds[0] != kinds[1]:
-        raise ArtifactError(f"the {name} does not fit {model.name}: it is of other layers or another width")

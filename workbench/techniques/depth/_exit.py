@@ -9,21 +9,34 @@ from __future__ import annotations
 import abc
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from torch import Tensor
 
 from workbench.engine import Run
 from workbench.engine.passes import Pass
 from workbench.engine.slots import OpenedPolicy
 from workbench.errors import SettingError
+from workbench.models.device import numbers
 
 Fill = Literal["hole", "copy", "batch"]
 """In the layers that a token left out: no keys and values; at once those of the stream that it left with (CALM); or its
 own, run together with the first later token that comes as deep (batched, as in FREE and in early-exit serving)."""
 
+Filling = Annotated[Fill, Field(description="what later tokens find in layers left out")]
+"""The setting of it."""
+
 Leaving = tuple[list[int], Tensor, Tensor | None]
 """Rows that leave, increasing, the streams [rows, width] that they are unembedded as, and their logits if known."""
+
+
+def leave(rows: Sequence[int], places: Sequence[int], streams: Tensor, logits: Tensor | None) -> Leaving:
+    """Those of ``rows`` at some places, with their ``streams`` [rows, width] and ``logits`` [rows, vocabulary]."""
+    if not places:
+        return [], streams[:0], None
+    chosen = numbers(places, streams.device)
+    return [rows[place] for place in places], streams[chosen], None if logits is None else logits[chosen]
 
 
 class ExitPolicy(OpenedPolicy, abc.ABC):

@@ -36,12 +36,11 @@ from torch import Tensor
 from workbench.engine import Run
 from workbench.engine.ledger import POLICY
 from workbench.engine.passes import Pass
-from workbench.models.device import numbers
 from workbench.parts.exits import Vocabulary, load_accelerated
 from workbench.parts.exits.confidence import confidence
 from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
-from workbench.techniques.depth._exit import ExitPolicy, Fill, Leaving
+from workbench.techniques.depth._exit import ExitPolicy, Filling, Leaving, leave
 
 
 @register
@@ -78,7 +77,7 @@ class AcceleratedResidual(Technique):
     threshold: Annotated[float, Field(ge=0, le=1, description="confidence above which a token leaves")] = 0.8
     first: Annotated[float, Field(ge=0, le=1, description="share of the layers before the first check")] = 0.75
     vocabulary: Vocabulary = 2048
-    fill: Annotated[Fill, Field(description="what later tokens find in layers left out")] = "copy"
+    fill: Filling = "copy"
 
     slots = ("depth",)
     exact = False
@@ -130,10 +129,7 @@ class _Accelerated(ExitPolicy):
             logits = head.read(x)
             found = confidence(self._settings.measure, logits)
         places = [place for place, sure in enumerate(found.tolist()) if sure > self._settings.threshold]
-        if not places:
-            return [], x[:0], None
-        chosen = numbers(places, x.device)
-        return [rows[place] for place in places], x[chosen], logits[chosen] if head.all_tokens else None
+        return leave(rows, places, x, logits if head.all_tokens else None)
 
     def _advance(self, layer: int, rows: Sequence[int], x: Tensor) -> Tensor:
         """The accelerated streams [rows, width] of rows behind an accelerator, from the slow ones ``x``."""

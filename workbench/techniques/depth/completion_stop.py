@@ -41,10 +41,10 @@ from workbench.engine.passes import Pass
 from workbench.engine.slots import StopPolicy
 from workbench.models.device import numbers
 from workbench.parts.exit_controller import EXIT, STOP, load_controller
-from workbench.parts.exits import LensName, load_lens
+from workbench.parts.exits import LensName, checked_layers, load_lens
 from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
-from workbench.techniques.depth._exit import ExitPolicy, Fill, Leaving
+from workbench.techniques.depth._exit import ExitPolicy, Filling, Leaving
 
 _RULED_OUT = -100.0
 """Logit of every token but the one that ends a completion."""
@@ -83,7 +83,7 @@ class CompletionStop(Technique):
     lens: LensName = "bundled"
     first: Annotated[float, Field(ge=0, le=1, description="share of the layers before the first question")] = 0.0
     every: Annotated[int, Field(ge=1, le=64, description="layers from one question to the next")] = 1
-    fill: Annotated[Fill, Field(description="what later tokens find in layers left out")] = "copy"
+    fill: Filling = "copy"
 
     slots = ("depth", "stop")
     exact = False
@@ -96,7 +96,7 @@ class CompletionStop(Technique):
         """Layers of ``layers`` after which is asked."""
         if self.exit_above == self.stop_above == 1:
             return range(0)
-        return range(max(1, round(self.first * layers)) - 1, layers - 1, self.every)
+        return checked_layers(layers, self.first, self.every)
 
     @classmethod
     def neutral(cls) -> Self:

@@ -36,12 +36,11 @@ from torch import Tensor
 from workbench.engine import Run
 from workbench.engine.ledger import POLICY
 from workbench.engine.passes import Pass
-from workbench.models.device import numbers
-from workbench.parts.exits import LensName, Vocabulary, load_lens
+from workbench.parts.exits import LensName, Vocabulary, checked_layers, load_lens
 from workbench.parts.exits.confidence import Measure, confidence, decayed, saturation
 from workbench.settings import settings
 from workbench.techniques._technique import Technique, register
-from workbench.techniques.depth._exit import ExitPolicy, Fill, Leaving
+from workbench.techniques.depth._exit import ExitPolicy, Filling, Leaving, leave
 
 
 @register
@@ -84,7 +83,7 @@ class ConfidenceExit(Technique):
     first: Annotated[float, Field(ge=0, le=1, description="share of the layers before the first check")] = 0.75
     every: Annotated[int, Field(ge=1, le=64, description="layers from one check to the next")] = 4
     vocabulary: Vocabulary = 2048
-    fill: Annotated[Fill, Field(description="what later tokens find in layers left out")] = "copy"
+    fill: Filling = "copy"
 
     slots = ("depth",)
     exact = False
@@ -95,7 +94,7 @@ class ConfidenceExit(Technique):
 
     def checked(self, layers: int) -> range:
         """Layers of ``layers`` after which a token may leave."""
-        return range(max(1, round(self.first * layers)) - 1, layers - 1, self.every)
+        return checked_layers(layers, self.first, self.every)
 
     @classmethod
     def neutral(cls) -> Self:
@@ -136,15 +135,13 @@ class _Exit(ExitPolicy):
             token = opened.start + opened.relation.depth(rows[place]) - self._first
             if sure > decayed(asked.threshold, asked.decay, token, self._tokens):
                 places.append(place)
-        if not places:
-            return [], x[:0], None
-        chosen = numbers(places, x.device)
-        if read is None:
-            self._count(self._lens.flops(layer, len(places)), self._lens.bytes(layer, len(places)))
-            stream, logits = self._lens.stream(x[chosen], layer), None
-        else:
-            stream, logits = read[0][chosen], None if read[1] is None else read[1][chosen]
-        return [rows[place] for place in places], stream, logits
+        if read is not None:
+            return leave(rows, places, *read)
+        gone, x, _ = leave(rows, places, x, None)
+        if gone:
+            self._count(self._lens.flops(layer, len(gone)), self._lens.bytes(layer, len(gone)))
+            x = self._lens.stream(x, layer)
+        return gone, x, None
 
     def passed(self, layer: int, opened: Pass) -> None:
         if layer + 1 in self.checked and self._settings.measure == "saturation":

@@ -36,11 +36,10 @@ from pydantic import Field
 from workbench.engine import Run
 from workbench.engine.ledger import POLICY
 from workbench.engine.passes import Pass
-from workbench.models.device import numbers
 from workbench.parts.exits.joint import gate_flops, load_joint
 from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
-from workbench.techniques.depth._exit import ExitPolicy, Fill, Leaving
+from workbench.techniques.depth._exit import ExitPolicy, Filling, Leaving, leave
 
 
 @register
@@ -67,7 +66,7 @@ class JointExit(Technique):
 
     weights: Annotated[str, outside("part", "gates and maps: bundled, untrained, or a file", min_length=1)] = "bundled"
     threshold: Annotated[float, Field(ge=0, le=1, description="chance above which a token leaves")] = 0.5
-    fill: Annotated[Fill, Field(description="what later tokens find in layers left out")] = "copy"
+    fill: Filling = "copy"
 
     slots = ("depth",)
     exact = False
@@ -104,6 +103,4 @@ class _Exit(ExitPolicy):
             logits = head.read(stream)
             chances = self._lens.leaves(layer, logits).tolist()
         places = [place for place, chance in enumerate(chances) if chance > self._threshold]
-        chosen = numbers(places, x.device)
-        known = logits[chosen] if head.all_tokens and places else None
-        return [rows[place] for place in places], stream[chosen], known
+        return leave(rows, places, stream, logits if head.all_tokens else None)

@@ -55,7 +55,7 @@ from workbench.models import Model
 from workbench.models.device import numbers
 from workbench.models.fingerprint import stamps
 from workbench.models.removed import lower_blocks
-from workbench.parts.exits import Lens, LensName, Vocabulary, load_lens
+from workbench.parts.exits import Lens, LensName, Vocabulary, checked_layers, load_lens
 from workbench.settings import outside, settings
 from workbench.techniques._technique import Technique, register
 from workbench.techniques.depth._exit import ExitPolicy, Leaving
@@ -142,7 +142,7 @@ class BudgetedExit(Technique):
 
     def checked(self, layers: int) -> list[int]:
         """Layers of ``layers`` after which may be looked."""
-        return list(range(max(1, round(self.first * layers)) - 1, layers - 1, self.every))
+        return list(checked_layers(layers, self.first, self.every))
 
     def plan(self, model: Model) -> Plan:
         """Exits and thresholds for a model, and what they promise; found once for every model and setting.
