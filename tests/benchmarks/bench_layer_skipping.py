@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 
-import torch
 from _report import passing, table, write
 from bench_engine import loaded
 
 from workbench import artifacts
-from workbench.engine import generate, teacher_force
+from workbench.engine import generate
+from workbench.studies.quality import Forced
 from workbench.tasks import encode_prompt, load_prompts
 from workbench.techniques import ConfidenceExit, SortedExit, UnifiedLayerSkip
 from workbench.techniques.depth.unified_layer_skip import ORDERS
@@ -56,29 +56,20 @@ def layers_run(model, prompts, techniques, new):
     return sum(alone) / len(alone), sum(together) / len(together)
 
 
-def distributions(model, prompt, text, techniques=()):
-    """Logarithms of the distributions of every token of a text, [tokens, vocabulary]."""
-    return torch.cat(list(teacher_force(model, prompt, text, techniques))).float().log_softmax(-1)
-
-
-def quality(model, prompts, techniques, plain):
-    """Mean divergence from the model's distributions along its own texts, and share of equal first tokens."""
-    lost, agreed = [], []
-    for prompt, (text, rows) in zip(prompts, plain, strict=True):
-        said = distributions(model, prompt, text, techniques)
-        lost.append((rows.exp() * (rows - said)).sum(-1))
-        agreed.append((rows.argmax(-1) == said.argmax(-1)).float())
-    return float(torch.cat(lost).mean()), float(torch.cat(agreed).mean())
-
-
-def plain_texts(model, prompts, new):
-    """What the model writes, and its distributions there."""
+def plain_views(model, prompts, new):
+    """Along what the model writes to each prompt, what recipes are held against."""
     found = []
     for prompt in prompts:
         steps = generate(model, prompt, max_new_tokens=new, stop_tokens=())
-        text = [token for step in steps for token in step.tokens]
-        found.append((text, distributions(model, prompt, text)))
+        found.append(Forced(model, prompt, [token for step in steps for token in step.tokens]))
     return found
+
+
+def quality(views, techniques):
+    """Mean divergence from the model's distributions along its own texts, all of one length, and share of equal first
+    tokens."""
+    found = [view.compare(techniques) for view in views]
+    return tuple(sum(each[name] for each in found) / len(found) for name in ("kl", "top1_agreement"))
 
 
 def main():
@@ -102,12 +93,12 @@ def main():
         prompts = [
             encode_prompt(model.tokenizer, each)[-options.longest :] for each in load_prompts(task, options.prompts)
         ]
-        plain = plain_texts(model, prompts, options.new_tokens)
+        views = plain_views(model, prompts, options.new_tokens)
         for name, techniques in chosen.items():
             if not name.startswith(tuple(options.only.split(","))):
                 continue
             one, batch = layers_run(model, prompts, techniques, options.new_tokens)
-            lost, agreed = quality(model, prompts, techniques, plain)
+            lost, agreed = quality(views, techniques)
             lines.append([task, name, f"{one:.1f}", f"{batch:.1f}", f"{lost:.2f}", f"{agreed:.2f}"])
     note = f"{options.device}, {options.dtype}, {options.prompts} prompts a task, {options.new_tokens} new tokens."
     write(f"bench_layer_skipping_{options.dtype}", note, table(HEAD, lines))
