@@ -3,9 +3,10 @@
 import pytest
 import torch
 from helpers import random_tokens, run, tokens_of
+from techniques.replayed import leaves_as
 from techniques.trained_parts import needs_artefact
 
-from workbench.engine import Decoder, generate, teacher_force
+from workbench.engine import generate, teacher_force
 from workbench.errors import SettingError
 from workbench.models.tiny import tiny
 from workbench.parts.exits import load_accelerated
@@ -24,30 +25,17 @@ def test_a_token_leaves_after_the_first_layer_whose_accelerated_stream_is_sure(m
         weights="untrained", measure=measure, threshold=threshold, first=0.3, vocabulary=0, fill="hole"
     )
     steps = run(model, PROMPT, [technique], new=24)
-    lens, decoder, text, exits = load_accelerated(model, "untrained"), Decoder(model, 24), list(PROMPT), []
-    decoder.prefill(PROMPT)
-    for index, step in enumerate(steps):
-        if index:
-            lead = None
-            with torch.inference_mode(), decoder.open(text[-1:]) as opened:
-                for layer in range(6):
-                    opened.run(until=layer + 1)
-                    stream = x = opened.x[0]
-                    if layer < 5:
-                        lead = lens.advance(x, layer, lead)
-                        stream = x + lead
-                        sure = float(confidence(measure, model.anatomy.unembed(stream)))
-                        # Two layers are not asked.
-                        if layer >= 1 and sure > threshold:
-                            opened.exit()
-                            break
-                logits = model.anatomy.unembed(stream)
-                opened.finish()
-            assert step.layers == tuple(range(layer + 1))
-            assert int(logits.argmax()) == step.tokens[0]
-            exits.append(layer)
-        text += step.tokens
-    assert len(set(exits)) >= 2, "the thresholds of this test are to tell layers apart"
+    lens, lead = load_accelerated(model, "untrained"), None
+
+    def look(token, layer, x):
+        nonlocal lead
+        if layer == 5:
+            return x, False
+        lead = lens.advance(x, layer, lead if layer else None)
+        sure = float(confidence(measure, model.anatomy.unembed(x + lead)))
+        return x + lead, layer >= 1 and sure > threshold  # two layers are not asked
+
+    leaves_as(look, model, PROMPT, steps)
 
 
 def test_accelerators_and_checks_are_the_policy_s_work_and_nothing_else_is():

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from helpers import random_tokens, run, tokens_of
+from techniques.replayed import leaves_as
 from techniques.trained_parts import needs_artefact
 
 from workbench.engine import Chance, Decoder, Run, Sampler, generate, teacher_force
@@ -58,30 +59,18 @@ def test_a_token_leaves_after_the_first_layer_that_is_sure(measure, weights):
     )
     assert list(technique.checked(6)) == [1, 2, 3, 4]
     steps = run(model, PROMPT, [technique], new=24)
-    lens, decoder, text, exits = load_lens(model, weights), Decoder(model, 24), list(PROMPT), []
-    decoder.prefill(PROMPT)
-    for index, step in enumerate(steps):
-        if index:
-            with torch.inference_mode(), decoder.open(text[-1:]) as opened:
-                before = opened.x[0]
-                for layer in range(6):
-                    opened.run(until=layer + 1)
-                    x = opened.x[0]
-                    stream = lens.stream(x, layer)
-                    sure = saturation(x, before) if measure == "saturation" else confidence(
-                        measure, model.anatomy.unembed(stream)
-                    )  # fmt: skip
-                    before = x
-                    if first <= layer < 5 and float(sure) > decayed(threshold, 2.0, index, 24):
-                        opened.exit()
-                        break
-                logits = model.anatomy.unembed(stream)
-                opened.finish()
-            assert step.layers == tuple(range(layer + 1))
-            assert int(logits.argmax()) == step.tokens[0]
-            exits.append(layer)
-        text += step.tokens
-    assert len(set(exits)) >= 2, "the thresholds of this test are to tell layers apart"
+    lens, before = load_lens(model, weights), None
+
+    def look(token, layer, x):
+        nonlocal before
+        stream, earlier, before = lens.stream(x, layer), before, x
+        if not first <= layer < 5:
+            return stream, False
+        saturates = measure == "saturation"
+        sure = saturation(x, earlier) if saturates else confidence(measure, model.anatomy.unembed(stream))
+        return stream, float(sure) > decayed(threshold, 2.0, token, 24)
+
+    leaves_as(look, model, PROMPT, steps)
 
 
 def test_what_a_check_costs_is_counted_and_nothing_twice():
